@@ -1,0 +1,70 @@
+"""flawmap finds flaws on products after seeing good ones only.
+
+>>> import flawmap
+>>> detector = flawmap.fit("photos", output="model.flawmap")  # doctest: +SKIP
+>>> detector.predict("part.png").verdict  # doctest: +SKIP
+'defect'
+
+Importing flawmap loads neither torch nor anything heavy; names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flawmap.api import configure, evaluate, fit
+    from flawmap.config import Config
+    from flawmap.data import inspect, read_data
+    from flawmap.detector import Detector, load
+    from flawmap.errors import FlawmapError
+    from flawmap.evaluation import Evaluation
+    from flawmap.types import Prediction, Region, Sample
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Config": "flawmap.config",
+    "Detector": "flawmap.detector",
+    "Evaluation": "flawmap.evaluation",
+    "FlawmapError": "flawmap.errors",
+    "Prediction": "flawmap.types",
+    "Region": "flawmap.types",
+    "Sample": "flawmap.types",
+    "configure": "flawmap.api",
+    "evaluate": "flawmap.api",
+    "fit": "flawmap.api",
+    "inspect": "flawmap.data",
+    "load": "flawmap.detector",
+    "read_data": "flawmap.data",
+}
+
+__all__ = [
+    "Config",
+    "Detector",
+    "Evaluation",
+    "FlawmapError",
+    "Prediction",
+    "Region",
+    "Sample",
+    "__version__",
+    "configure",
+    "evaluate",
+    "fit",
+    "inspect",
+    "load",
+    "read_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'flawmap' has no attribute '{name}'")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

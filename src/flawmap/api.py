@@ -1,0 +1,233 @@
+"""The verbs of the command line, in Python."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawmap.config import Config, make_config
+from flawmap.data.detect import read_data
+from flawmap.data.samples import SampleTable
+from flawmap.errors import ConfigError
+from flawmap.progress import Progress
+
+if TYPE_CHECKING:
+    from flawmap.detector import Detector
+    from flawmap.evaluation import Evaluation
+
+PathLike = str | os.PathLike[str]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+
+
+def fit(
+    data: PathLike | SampleTable,
+    *,
+    output: PathLike | None = None,
+    method: str = "patchcore",
+    encoder: str | None = None,
+    preset: str = "cpu",
+    format: str | None = None,
+    categories: Sequence[str] | None = None,
+    separate: bool = False,
+    seed: int = 0,
+    time_budget: str | float | None = None,
+    false_reject_rate: float | None = None,
+    config_file: PathLike | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    config: Config | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Detector:
+    """Learn from good images, set the threshold, and write a bundle if `output` is given.
+
+    Args:
+        data: A folder or table file, or a table that was read already.
+        output: Where the bundle is written.
+        method: A name that `flawmap methods` lists.
+        encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
+        preset: "cpu" or "gpu".
+        format: The layout of `data`; recognised by default.
+        categories: Fit only these products.
+        separate: One model per product instead of one for all.
+        seed: Decides everything random.
+        time_budget: Seconds, or text such as "5m": the fit is planned to end in this time.
+        false_reject_rate: Share of good parts that may raise the alarm; 0.01 by default.
+        config_file: A YAML file with options.
+        options: Dotted names to values, or "a.b=c" texts; they win over everything else.
+        config: A whole configuration; then the options above that shape one must be left out.
+        resume: Go on with a fit that was stopped (needs the same `output`).
+        skip_bad: Leave unreadable images out instead of refusing.
+        progress: Where progress is shown; nowhere by default.
+
+    Raises:
+        ConfigError, DataError, WeightsError, FitError, BundleError: See `flawmap.errors`.
+
+    Example:
+        >>> detector = flawmap.fit("photos/good", output="part.flawmap")  # doctest: +SKIP
+    """
+    from flawmap.training.fit import fit_table, run_folder_of
+
+    if config is None:
+        config = configure(
+            method=method,
+            encoder=encoder,
+            preset=preset,
+            separate=separate,
+            seed=seed,
+            time_budget=time_budget,
+            false_reject_rate=false_reject_rate,
+            config_file=config_file,
+            options=options,
+        )
+    if resume and output is None:
+        raise ConfigError(
+            "a fit can be resumed only if it writes a bundle", where="resume", hint="give output"
+        )
+    if not isinstance(data, SampleTable):
+        data = read_data(
+            data, format=format, categories=categories, seed=config.seed, skip_bad=skip_bad
+        )
+    elif categories is not None:
+        data = data.only(categories)
+    if output is not None:
+        path = Path(output)
+        _writable(path)
+        detector = fit_table(
+            data,
+            config,
+            run_folder=run_folder_of(path),
+            resume=resume,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+        detector.save(path)
+        return detector
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:
+        return fit_table(
+            data, config, run_folder=Path(folder) / "run", skip_bad=skip_bad, progress=progress
+        )
+
+
+def configure(
+    *,
+    method: str = "patchcore",
+    encoder: str | None = None,
+    preset: str = "cpu",
+    separate: bool = False,
+    seed: int = 0,
+    time_budget: str | float | None = None,
+    false_reject_rate: float | None = None,
+    config_file: PathLike | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+) -> Config:
+    """The configuration that `fit` would use with these arguments.
+
+    Raises:
+        ConfigError: A name or a value is wrong.
+    """
+    named: dict[str, Any] = {"seed": seed}
+    if encoder is not None:
+        named["encoder.name"] = encoder
+    if separate:
+        named["separate"] = True
+    if time_budget is not None:
+        named["training.time_budget_seconds"] = seconds(time_budget)
+    if false_reject_rate is not None:
+        named["calibration.false_reject_rate"] = false_reject_rate
+    return make_config(
+        method=method,
+        preset=preset,
+        file=None if config_file is None else Path(config_file),
+        named=named,
+        overrides=options,
+    )
+
+
+def evaluate(
+    detector: Detector | PathLike,
+    data: PathLike | SampleTable,
+    *,
+    format: str | None = None,
+    categories: Sequence[str] | None = None,
+    report: PathLike | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score the test split of a data set, and write a report if asked.
+
+    Args:
+        detector: A fitted detector, or the path of a bundle.
+        data: A folder or table file, or a table that was read already.
+        format: The layout of `data`; recognised by default.
+        categories: Evaluate only these products; the detector's by default.
+        report: Where a self-contained HTML report is written.
+        skip_bad: Leave unreadable images out instead of refusing.
+        progress: Where progress is shown; nowhere by default.
+
+    Raises:
+        ConfigError, DataError, BundleError: See `flawmap.errors`.
+    """
+    from flawmap.detector import Detector, load
+    from flawmap.evaluation import evaluate_table
+
+    if not isinstance(detector, Detector):
+        detector = load(detector)
+    if not isinstance(data, SampleTable):
+        # The seed of the fit gives layouts without a split of their own the same split again.
+        data = read_data(
+            data,
+            format=format,
+            categories=categories,
+            seed=detector.config.seed,
+            skip_bad=skip_bad,
+        )
+    result = evaluate_table(detector, data, progress=progress)
+    if report is not None:
+        from flawmap.report import write_report
+
+        write_report(detector, result, Path(report))
+    return result
+
+
+def seconds(text: str | float) -> float:
+    """A duration: a number of seconds, or text such as "90", "90s", "5m", "1.5h".
+
+    Raises:
+        ConfigError: The text is no positive duration.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(
+            "the time budget is no duration",
+            where="--time-budget",
+            given=text,
+            expected="for example 90s, 5m or 1.5h",
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _writable(path: Path) -> None:
+    """Find out before the fit, not after it, that the bundle can be written."""
+    folder = path.parent
+    if path.is_dir():
+        raise ConfigError(
+            "the output is a folder",
+            where="--output",
+            given=path,
+            expected="the name of a file, such as model.flawmap",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the output's folder cannot be made: {error.strerror}", where="--output", given=path
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("the output's folder cannot be written", where="--output", given=folder)

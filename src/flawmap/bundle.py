@@ -1,0 +1,194 @@
+"""The file that a fit writes: safetensors with a JSON manifest, and a digest over both.
+
+No pickle is written or read. Layout: tensors `model/<i>/...` (what the method learnt; <i> counts
+the models: one for a unified fit, one per category for a separate one), `encoder/...` (weights in
+use, unless left out), `calibration/<i>/{scores,peaks}` (good images' scores). The manifest in the
+header's metadata says what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
+
+from flawmap.errors import BundleError
+from flawmap.files import atomic_path
+from flawmap.scoring.calibration import Calibration, CategoryCalibration
+
+FORMAT = "flawmap-bundle"
+VERSION = 1
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a file holds.
+
+    Attributes:
+        config: The configuration's tree.
+        models: State of each model, by category; the key "*" stands for all categories.
+        encoder: Weights in use, or None when the bundle leaves them out.
+        calibration: Thresholds and the scores they come from.
+        info: Encoder identity, data fingerprint, versions, timings: plain JSON values.
+    """
+
+    config: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Array]]
+    encoder: Mapping[str, Array] | None
+    calibration: Calibration
+    info: Mapping[str, Any]
+
+
+def write(bundle: Bundle, path: Path) -> None:
+    """Write a bundle atomically.
+
+    Raises:
+        BundleError: The disk is full or the folder cannot be written.
+    """
+    tensors: dict[str, Array] = {}
+    names = list(bundle.models)
+    for index, name in enumerate(names):
+        for key, value in bundle.models[name].items():
+            tensors[f"model/{index}/{key}"] = np.ascontiguousarray(value)
+    for key, value in (bundle.encoder or {}).items():
+        tensors[f"encoder/{key}"] = np.ascontiguousarray(value)
+    calibrated = list(bundle.calibration.categories)
+    for index, name in enumerate(calibrated):
+        part = bundle.calibration.categories[name]
+        tensors[f"calibration/{index}/scores"] = part.scores
+        tensors[f"calibration/{index}/peaks"] = part.peaks
+    manifest = {
+        "config": bundle.config,
+        "info": bundle.info,
+        "models": names,
+        "has_encoder": bundle.encoder is not None,
+        "calibration": {
+            "rate": bundle.calibration.rate,
+            "categories": [
+                {"name": name, "exact": bundle.calibration.categories[name].exact}
+                for name in calibrated
+            ],
+        },
+    }
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, default=str)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "manifest": text,
+        "digest": _digest(text, tensors),
+    }
+    with atomic_path(path, error=BundleError) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+
+
+def read(path: Path) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        BundleError: Missing, truncated, altered, of a newer version, or not a bundle.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"the bundle cannot be opened: {error.strerror}",
+            where=str(path),
+            hint="give the file that 'flawmap fit --output' wrote",
+        ) from error
+    metadata = _metadata(data, path)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise BundleError(
+            f"the bundle is truncated or damaged: {error}",
+            where=str(path),
+            given=f"{len(data)} bytes",
+            hint="copy the file again, or fit again",
+        ) from error
+    text = metadata["manifest"]
+    if _digest(text, tensors) != metadata.get("digest"):
+        raise BundleError(
+            "the bundle was altered after it was written: its digest does not match",
+            where=str(path),
+            hint="use the original file; do not trust this one",
+        )
+    manifest = json.loads(text)
+    calibration = Calibration(
+        rate=manifest["calibration"]["rate"],
+        categories={
+            entry["name"]: CategoryCalibration(
+                scores=tensors[f"calibration/{index}/scores"],
+                peaks=tensors[f"calibration/{index}/peaks"],
+                exact=entry["exact"],
+            )
+            for index, entry in enumerate(manifest["calibration"]["categories"])
+        },
+    )
+    return Bundle(
+        config=manifest["config"],
+        models={
+            name: _part(tensors, f"model/{index}/")
+            for index, name in enumerate(manifest["models"])
+        },
+        encoder=_part(tensors, "encoder/") if manifest["has_encoder"] else None,
+        calibration=calibration,
+        info=manifest["info"],
+    )
+
+
+def _metadata(data: bytes, path: Path) -> dict[str, str]:
+    """The header's metadata, read before anything else so that the version is judged first."""
+    problem = BundleError(
+        "the file is not a flawmap bundle, or its beginning is damaged",
+        where=str(path),
+        expected="a file that 'flawmap fit --output' wrote",
+    )
+    if len(data) < 8:
+        raise problem
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > len(data) - 8:
+        raise problem
+    try:
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise problem from error
+    if metadata.get("format") != FORMAT or not str(metadata.get("version", "")).isdecimal():
+        raise problem
+    if int(metadata["version"]) > VERSION:
+        raise BundleError(
+            "the bundle was written by a newer flawmap",
+            where=str(path),
+            given=f"bundle version {metadata['version']}",
+            expected=f"version {VERSION} or older",
+            hint="update flawmap",
+        )
+    if "manifest" not in metadata:
+        raise problem
+    return {str(k): str(v) for k, v in metadata.items()}
+
+
+def _part(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _digest(manifest: str, tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(manifest.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}{value.shape}{value.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()

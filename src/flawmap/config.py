@@ -1,0 +1,309 @@
+"""The configuration of a run: one frozen tree, every default in one place.
+
+Order of precedence, lowest first: the defaults here, the method's own defaults, the preset, a YAML
+file, then single options (`--seed`, `--set a.b=c`). Unknown names are refused with the nearest right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
+
+from flawmap.errors import ConfigError, nearest
+from flawmap.registry import METHODS
+
+Tree = dict[str, Any]
+
+
+class Section(BaseModel):
+    """Base of every configuration section: frozen, and unknown options are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class MethodConfig(Section):
+    """Base of the options of a method; `name` is its name in the registry."""
+
+    name: str
+
+
+def _method(value: Any) -> Any:
+    if isinstance(value, MethodConfig):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise ConfigError("the method needs a name", where="method", given=value)
+    cls = METHODS.load(str(value["name"]))
+    try:
+        return cls.Config.model_validate(dict(value))
+    except ValidationError as error:
+        raise _explain(error, cls.Config, prefix="method.") from error
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, int):
+        return (value, value)
+    return value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+
+
+class EncoderConfig(Section):
+    """Which frozen network sees the images, and where its weights come from."""
+
+    name: str = "lite0"
+    """A name that `flawmap encoders` lists, or any timm model name."""
+    weights: Path | None = None
+    """A local .safetensors or .pth file, for encoders that no offline package carries."""
+    sha256: str | None = None
+    """The file's expected SHA-256."""
+    download: bool = False
+    """Let timm fetch missing weights from the hub."""
+
+
+class DataConfig(Section):
+    """How an image becomes a network input."""
+
+    size: Size = (256, 256)
+    """Input (height, width) in px; one number means a square."""
+    resize: Literal["stretch", "letterbox", "crop"] = "stretch"
+    """stretch: ignore the aspect; letterbox: keep it and pad; crop: the published protocol, which
+    hides the border."""
+    crop_from: Size | None = None
+    """With resize=crop: the size before the centre crop."""
+    white_level: int | None = Field(default=None, ge=1, le=65535)
+    """The value of white in 16-bit images (4095 for 12-bit cameras); None = 65535."""
+
+    @field_validator("size", "crop_from")
+    @classmethod
+    def _positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not all(16 <= n <= 8192 for n in value):
+            raise ValueError(f"height and width must lie in 16..8192 px, got {value}")
+        return value
+
+
+class TrainingConfig(Section):
+    """The loop. One-pass methods use only the batch size, the device and the cache."""
+
+    iterations: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the device computes it natively, else float32."""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
+    cache_memory_mib: int = Field(default=4096, ge=0)
+    cache_disk_mib: int = Field(default=32768, ge=0)
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    time_budget_seconds: float | None = Field(default=None, gt=0)
+    """Plan the number of iterations so that fitting ends in this time."""
+    threads: int = Field(default=0, ge=0)
+    """Threads that decode images; 0 = one per core."""
+
+
+class ScoringConfig(Section):
+    """From raw maps to image scores."""
+
+    sigma: float = Field(default=4.0, ge=0)
+    """Standard deviation of the Gaussian that smooths maps, in px of the network input."""
+    pooling: Literal["max", "top"] = "max"
+    """Image score: the map's maximum, or the mean of its highest `top_fraction`."""
+    top_fraction: float = Field(default=0.01, gt=0, le=1)
+    min_area: int = Field(default=1, ge=1)
+    """Regions with fewer px of the source image are not reported."""
+
+
+class CalibrationConfig(Section):
+    """How the threshold is set, from good images alone."""
+
+    false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
+    strategy: Literal["auto", "holdout", "leave-one-out", "off"] = "auto"
+    """holdout: keep `fraction` of the good images out of the fit; the guarantee is exact.
+    leave-one-out: score every good image as if it had not been learnt (where the method can).
+    auto: holdout if it leaves enough images for the rate asked, else leave-one-out if possible."""
+    fraction: float = Field(default=0.2, gt=0, lt=1)
+
+
+class BundleConfig(Section):
+    """What the file carries."""
+
+    embed_encoder: bool = True
+    """Carry the encoder's used weights, so that the file alone scores images anywhere."""
+
+
+class Config(Section):
+    """Everything that decides what a fit does."""
+
+    method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]
+    encoder: EncoderConfig = EncoderConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    bundle: BundleConfig = BundleConfig()
+    separate: bool = False
+    """One model per category instead of one for all."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+def make_config(
+    *,
+    method: str,
+    preset: str = "cpu",
+    file: Path | None = None,
+    named: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> Config:
+    """Build a configuration from all its sources.
+
+    Args:
+        method: A registered method.
+        preset: "cpu" or "gpu", or another that the method names.
+        file: A YAML file with the tree, or a part of it.
+        named: Dotted names to values, from options that have a name of their own.
+        overrides: Dotted names to values, or strings "a.b=c" as in `--set`.
+
+    Raises:
+        ConfigError: A name or a value is wrong.
+    """
+    tree: Tree = {}
+    from_file = _read_yaml(file) if file else {}
+    if isinstance(from_file.get("method"), str):
+        from_file["method"] = {"name": from_file["method"]}
+    name = from_file.get("method", {}).get("name", method)
+    cls = METHODS.load(name)
+    if preset not in cls.presets:
+        guess = nearest(preset, cls.presets)
+        raise ConfigError(
+            f"the method '{name}' has no preset '{preset}'",
+            where="--preset",
+            given=preset,
+            expected=f"one of: {', '.join(sorted(cls.presets))}",
+            hint=f"did you mean '{guess}'?" if guess else None,
+        )
+    _set(tree, "method.name", name)
+    for source in (cls.defaults, cls.presets[preset]):
+        for key, value in source.items():
+            _set(tree, key, value)
+    _merge(tree, from_file)
+    for key, value in [*(named or {}).items(), *_pairs(overrides)]:
+        _set(tree, key, value)
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> Config:
+    """A configuration from a plain tree, as it comes from YAML or JSON.
+
+    Raises:
+        ConfigError: Names the option, what was given and what is expected.
+    """
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        raise _explain(error, Config) from error
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("the configuration file does not exist", where=str(path)) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"the configuration file cannot be read: {error}", where=str(path)
+        ) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            "the configuration file must hold names and values",
+            where=str(path),
+            given=type(tree).__name__,
+            expected="a mapping such as 'training: {iterations: 500}'",
+        )
+    return tree
+
+
+def _pairs(overrides: Mapping[str, Any] | Sequence[str]) -> list[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                "an option must have the form name=value",
+                where="--set",
+                given=text,
+                expected="for example --set training.iterations=500",
+            )
+        try:
+            pairs.append((key.strip(), yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"the value of '{key.strip()}' cannot be read", where="--set", given=text
+            ) from error
+    return pairs
+
+
+def _set(tree: Tree, dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"'{parent}' is a value, not a section", where="--set", given=dotted
+            )
+        tree = child
+    tree[last] = value
+
+
+def _merge(tree: Tree, other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
+    """The first problem of a validation error, in words that name the option."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    option = prefix + ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section: type[BaseModel] = model
+        for part in path[:-1]:
+            annotation = section.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                section = annotation
+        known = sorted(section.model_fields)
+        guess = nearest(path[-1], known)
+        return ConfigError(
+            f"unknown option '{option}'",
+            where=option,
+            given=problem.get("input"),
+            expected=f"one of: {', '.join(known)}",
+            hint=f"did you mean '{prefix + '.'.join([*path[:-1], guess])}'?" if guess else None,
+        )
+    return ConfigError(
+        f"the option '{option}' has a wrong value",
+        where=option,
+        given=repr(problem.get("input")),
+        expected=problem["msg"],
+        hint="see 'flawmap methods --options' for every option with its type and default",
+    )

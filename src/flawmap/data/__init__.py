@@ -1,0 +1,36 @@
+"""Reading data sets and decoding images; nothing here but `loader` needs torch."""
+
+from flawmap.data.check import Finding, check_table, require_sound
+from flawmap.data.detect import read_data
+from flawmap.data.images import MAX_PIXELS, decode_image, read_image, read_mask, to_rgb
+from flawmap.data.inspect import Inspection
+from flawmap.data.inspect import inspect as inspect_data
+from flawmap.data.samples import Problem, Reader, SampleTable, UnreadableFilesError, list_images
+from flawmap.data.transform import Transform
+from flawmap.data.verify import ImageFacts, Verification
+from flawmap.data.verify import require as require_readable
+from flawmap.data.verify import verify as verify_data
+
+__all__ = [
+    "MAX_PIXELS",
+    "Finding",
+    "ImageFacts",
+    "Inspection",
+    "Problem",
+    "Reader",
+    "SampleTable",
+    "Transform",
+    "UnreadableFilesError",
+    "Verification",
+    "check_table",
+    "decode_image",
+    "inspect_data",
+    "list_images",
+    "read_data",
+    "read_image",
+    "read_mask",
+    "require_readable",
+    "require_sound",
+    "to_rgb",
+    "verify_data",
+]

@@ -1,0 +1,220 @@
+"""What is wrong with a table of images before a single one is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flawmap.data.samples import SampleTable, listed, raise_unreadable, shown
+from flawmap.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+_FEW_GOOD = 20
+_FEW_FOR_ONE_PERCENT = 99
+_UNBALANCED = 10
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a user should know about a data set.
+
+    Attributes:
+        severity: "error": fitting or evaluating would fail. "warning": results would suffer.
+            "note": worth knowing.
+        message: What was found, in one sentence.
+        hint: What to do; "" when there is nothing to do.
+        paths: The files concerned, all of them.
+    """
+
+    severity: Severity
+    message: str
+    hint: str = ""
+    paths: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "severity": self.severity,
+            "message": self.message,
+            "hint": self.hint,
+            "paths": [shown(p) for p in self.paths],
+        }
+
+
+def check_table(table: SampleTable) -> tuple[Finding, ...]:
+    """Everything that the table alone tells, errors first."""
+    found = [*_errors(table), *_warnings(table)]
+    found += [Finding("note", note) for note in table.notes]
+    order = ("error", "warning", "note")
+    return tuple(sorted(found, key=lambda f: order.index(f.severity)))
+
+
+def require_sound(table: SampleTable, *, skip_bad: bool = False) -> None:
+    """Raise what would make a fit or an evaluation fail.
+
+    Args:
+        table: The images.
+        skip_bad: Do without the files and folders that cannot be read.
+
+    Raises:
+        UnreadableFilesError: Files or folders cannot be listed.
+        DataError: The table has errors; all of them are in the message.
+    """
+    if not skip_bad:
+        raise_unreadable(table.problems, where=shown(table.root))
+    errors = list(_errors(table))
+    if not errors:
+        return
+    if len(errors) == 1:
+        message, hint = errors[0].message, errors[0].hint
+    else:
+        message = f"{len(errors)} things are wrong with the data:\n" + listed(
+            [f"{e.message} -> {e.hint}" for e in errors]
+        )
+        hint = "`flawmap inspect` shows the whole data set"
+    raise DataError(message, where=shown(table.root), hint=hint)
+
+
+def _errors(table: SampleTable) -> Iterable[Finding]:
+    if not table.samples:
+        yield Finding(
+            "error",
+            "there are no images",
+            "check the path; `.png`, `.jpg`, `.bmp`, `.tif` and `.webp` files are read",
+        )
+        return
+    good = Counter(s.category for s in table.samples if s.split == "train" and s.label == 0)
+    without = [c for c in table.categories if not good[c]]
+    if without:
+        names = ", ".join(f"'{shown(c)}'" for c in without[:_NAMED])
+        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+        noun = "category" if len(without) == 1 else "categories"
+        yield Finding(
+            "error",
+            f"no good training images in {noun} {names}{more}",
+            "add good images to the training split, or leave the category out",
+        )
+    wrong = [s.path for s in table.samples if s.split != "test" and s.label == 1]
+    if wrong:
+        noun = "defect image" if len(wrong) == 1 else "defect images"
+        yield Finding(
+            "error",
+            f"{len(wrong)} {noun} in the training or validation split: {_some(table, wrong)}",
+            "only good images train and calibrate: move these to the test split",
+            tuple(wrong),
+        )
+    unknown = [s.path for s in table.samples if s.split != "test" and s.label is None]
+    if unknown:
+        yield Finding(
+            "error",
+            f"{len(unknown)} images without a label in the training or validation split: "
+            f"{_some(table, unknown)}",
+            "say that they are good, or move them to the test split",
+            tuple(unknown),
+        )
+    if table.orphan_masks:
+        noun = "mask has" if len(table.orphan_masks) == 1 else "masks have"
+        yield Finding(
+            "error",
+            f"{len(table.orphan_masks)} {noun} no image: {_some(table, table.orphan_masks)}",
+            "a mask is named like its image (with _mask in the MVTec layout) and lies in the "
+            "folder of the same defect: add the image, rename the mask or remove it",
+            table.orphan_masks,
+        )
+    splits: dict[str, set[str]] = {}
+    for sample in table.samples:
+        splits.setdefault(sample.path, set()).add(sample.split)
+    twice = [path for path, of in splits.items() if len(of) > 1]
+    if twice:
+        yield Finding(
+            "error",
+            f"{len(twice)} images are in more than one split: {_some(table, twice)}",
+            "keep each in one split; a test on training images says nothing",
+            tuple(twice),
+        )
+
+
+def _warnings(table: SampleTable) -> Iterable[Finding]:
+    train = Counter(s.category for s in table.samples if s.split == "train" and s.label == 0)
+    held = Counter(s.category for s in table.samples if s.split == "validation" and s.label == 0)
+    for category in table.categories:
+        if 0 < train[category] < _FEW_GOOD:
+            yield Finding(
+                "warning",
+                f"category '{shown(category)}' has only {train[category]} good training images",
+                f"add more, {_FEW_GOOD} at the least: what they do not show is taken for a flaw",
+            )
+        if 0 < train[category] + held[category] < _FEW_FOR_ONE_PERCENT:
+            yield Finding(
+                "note",
+                f"category '{shown(category)}' has {train[category] + held[category]} good images "
+                f"to train and calibrate with: a false-reject rate of 1% needs "
+                f"{_FEW_FOR_ONE_PERCENT} held-out good images",
+                "accept a higher false-reject rate or add good images",
+            )
+    counts = sorted((n, c) for c, n in train.items())
+    if len(counts) > 1 and counts[-1][0] > _UNBALANCED * counts[0][0]:
+        (low, small), (high, large) = counts[0], counts[-1]
+        yield Finding(
+            "warning",
+            f"category '{shown(large)}' has {high} good training images and '{shown(small)}' "
+            f"has {low}",
+            "one model over both would learn the small one badly: add images or fit it apart",
+        )
+    yield from _test_notes(table)
+    masked = [s.path for s in table.samples if s.masks and s.label != 1]
+    if masked:
+        yield Finding(
+            "warning",
+            f"{len(masked)} images have a mask but are not labelled as defects: "
+            f"{_some(table, masked)}",
+            "label them as defects or drop the masks",
+            tuple(masked),
+        )
+
+
+def _test_notes(table: SampleTable) -> Iterable[Finding]:
+    test = [s for s in table.samples if s.split == "test"]
+    if not test:
+        yield Finding(
+            "note",
+            "there are no test images: a fit is possible, a measurement is not",
+            "add defects in a folder of their own to measure",
+        )
+        return
+    for category in table.categories:
+        here = [s for s in test if s.category == category]
+        good = sum(s.label == 0 for s in here)
+        defects = [s for s in here if s.label == 1]
+        if here and not (good and defects):
+            kind = "good" if not good else "defect"
+            yield Finding(
+                "note",
+                f"category '{shown(category)}' has no {kind} test images: AUROC and the other "
+                "metrics need both",
+                f"add {kind} images to the test split",
+            )
+        bare = [s.path for s in defects if not s.masks]
+        if bare and len(bare) == len(defects):
+            yield Finding(
+                "note",
+                f"category '{shown(category)}' has no masks: only image metrics can be measured",
+            )
+        elif bare:
+            yield Finding(
+                "warning",
+                f"category '{shown(category)}': {len(bare)} of {len(defects)} defect images have "
+                f"no mask: {_some(table, bare)}",
+                "add the masks, or pixel metrics take the whole image as good",
+                tuple(bare),
+            )
+
+
+def _some(table: SampleTable, paths: Iterable[str]) -> str:
+    names = [shown(table.relative(p)) for p in paths]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

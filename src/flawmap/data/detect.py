@@ -1,0 +1,136 @@
+"""Recognises the layout of a data set and reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flawmap.data.check import require_sound
+from flawmap.data.samples import Lister, Reader, SampleTable, shown
+from flawmap.errors import DataError
+from flawmap.registry import FORMATS
+
+
+def read_data(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    categories: Sequence[str] | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    check: bool = True,
+) -> SampleTable:
+    """Read the table of images at a path.
+
+    Args:
+        path: A folder, or the file of a table.
+        format: The name of a layout; None recognises it.
+        categories: The categories to keep; None keeps all.
+        seed: For layouts without a split of their own.
+        skip_bad: Do without files and folders that cannot be listed; they stay in `problems`.
+        check: Raise for what would make a fit fail; `inspect` does without.
+
+    Raises:
+        ConfigError: The format or a category is unknown.
+        DataError: The path is missing, its layout is unclear, or the data set has errors.
+    """
+    root = _existing(path)
+    reader = recognise(root) if format is None else _reader(format)
+    table = reader.read(root, seed)
+    if categories is not None:
+        table = table.only(categories)
+    if check:
+        require_sound(table, skip_bad=skip_bad)
+    return table
+
+
+def recognise(root: Path) -> Reader:
+    """The reader whose layout lies at a path.
+
+    A layout with marks of its own wins over the generic ones, which any folder of images may fit.
+
+    Raises:
+        DataError: No layout fits, or several do; the message says what was found and expected.
+    """
+    readers = [_reader(name) for name in FORMATS]
+    reasons = {r.name: why for r in readers if (why := r.matches(root)) is not None}
+    found = [r for r in readers if r.name in reasons]
+    marked = [r for r in found if not r.generic]
+    found = marked or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        choices = "\n".join(f"  --format {r.name}: {reasons[r.name]}" for r in found)
+        raise DataError(
+            f"the layout is ambiguous, {len(found)} formats fit:\n{choices}",
+            where=shown(root),
+            hint="name the format with --format",
+        )
+    expected = "\n".join(f"    {r.name}: {r.expects}" for r in readers)
+    raise DataError(
+        f"the layout is unknown or ambiguous; found {_found(root)}",
+        where=shown(root),
+        expected=f"one of these layouts:\n{expected}",
+        hint="rearrange the folder, or name a format with --format (folder takes every image "
+        "below as good)",
+    )
+
+
+def _reader(name: str) -> Reader:
+    reader: Reader = FORMATS.load(name)()
+    return reader
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    root = Path(path).expanduser()
+    if root.is_symlink() and not root.exists():
+        raise DataError(
+            "the data set is a link to a place that does not exist",
+            where=shown(root),
+            given=shown(root.readlink()),
+            hint="connect the drive or correct the link",
+        )
+    try:
+        there = root.exists()
+        if there and root.is_dir():
+            with os.scandir(root):
+                pass
+    except PermissionError as error:
+        raise DataError(
+            "no permission to read the data set",
+            where=shown(root),
+            hint="give this user the right to read and enter the folder, or run as one who has it",
+        ) from error
+    if not there:
+        raise DataError(
+            "the data set does not exist",
+            where=shown(root),
+            hint="check the path; relative paths start at the current folder",
+        )
+    return root
+
+
+def _found(root: Path) -> str:
+    if root.is_file():
+        return f"a file ending with '{root.suffix}'; give a folder, or a .csv or .jsonl table"
+    lister = Lister()
+    folders, images = lister.level(root)
+    parts = [_count(len(images), "image")]
+    for name in folders[:8]:
+        inner_folders, inner_images = lister.level(root / name)
+        inner = _count(len(inner_images), "image")
+        if inner_folders:
+            inner += f" and {_count(len(inner_folders), 'sub-folder')}"
+        parts.append(f"sub-folder '{shown(name)}' with {inner}")
+    if len(folders) > 8:
+        parts.append(f"{len(folders) - 8} more sub-folders")
+    if lister.ignored:
+        other = ", ".join(f"{ext or 'no extension'} ({n})" for ext, n in lister.ignored.items())
+        parts.append(f"files that are not images: {other}")
+    parts += [str(problem) for problem in lister.problems[:3]]
+    return "; ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

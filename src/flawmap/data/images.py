@@ -1,0 +1,513 @@
+"""Decoding: any of the formats that cameras and editors write, as an RGB array.
+
+Pillow decodes. Beyond it: 16-bit images keep their precision, in colour too; a pixel limit is
+checked on the header, before any memory is taken; every failure is a DataError that names the file.
+
+What counts as the image is what a viewer shows: the EXIF orientation is applied, and transparent
+pixels are composited over black, because what an editor left under them is arbitrary and invisible
+to the person who judges the part. An alpha channel that is zero everywhere is an unused channel
+and is dropped. Colour profiles are not applied: a camera on a line has one fixed profile.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from flawmap.data.samples import shown
+from flawmap.errors import ConfigError, DataError
+from flawmap.types import BoolArray, FloatArray
+
+MAX_PIXELS = 200_000_000
+"""The largest image that is decoded unless asked otherwise: 0.6 GB as 8-bit RGB."""
+
+RgbArray: TypeAlias = npt.NDArray[np.uint8 | np.float32]
+"""(H, W, 3): uint8 in 0..255 or float32 in [0, 1]."""
+
+_ORIENTATION = 0x0112
+_WHITE_16 = 65535
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What the header of an image says, and what decoding showed.
+
+    Attributes:
+        mode: Pillow's name for the way pixels are stored, "L", "RGB", "I;16", ...
+        bits: Bits of one channel: 1, 8, 16 or 32.
+        peak: The largest stored value of an image of more than 8 bits, else None.
+    """
+
+    mode: str
+    bits: int
+    peak: float | None = None
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> RgbArray:
+    """Decode an image file.
+
+    Args:
+        path: A PNG, JPEG, BMP, TIFF or WebP file; of several frames the first counts.
+        white_level: The stored value that is white, for images of more than 8 bits (4095 for a
+            12-bit camera); None is 65535. Larger values become white. 8-bit images ignore it.
+        max_pixels: Larger images are refused before they are decoded.
+
+    Returns:
+        (H, W, 3) RGB: uint8 for sources of up to 8 bits a channel, float32 in [0, 1] for others.
+
+    Raises:
+        DataError: The file is missing, broken, truncated, too large or no image.
+        ConfigError: `white_level` or `max_pixels` is not positive.
+    """
+    return read_image_info(path, white_level=white_level, max_pixels=max_pixels)[0]
+
+
+def read_image_info(
+    path: str | os.PathLike[str],
+    *,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[RgbArray, ImageInfo]:
+    """Like `read_image`, with what is known about the source.
+
+    Raises:
+        DataError: As `read_image`.
+        ConfigError: As `read_image`.
+    """
+    name = shown(path)
+    try:
+        with Path(path).open("rb") as file:
+            return decode_image(file, name=name, white_level=white_level, max_pixels=max_pixels)
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from error
+
+
+def decode_image(
+    source: bytes | IO[bytes],
+    *,
+    name: str,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[RgbArray, ImageInfo]:
+    """Decode an image that is open or in memory; see `read_image`.
+
+    Args:
+        source: The bytes of a file, or the file opened for reading bytes.
+        name: What messages call it.
+        white_level: As for `read_image`.
+        max_pixels: As for `read_image`.
+
+    Raises:
+        DataError: As `read_image`.
+        ConfigError: As `read_image`.
+    """
+    _require_positive("white_level", white_level)
+    _require_positive("max_pixels", max_pixels)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _opened(file, name, max_pixels) as image:
+        low = _low_bytes(image, file)
+        mode = image.mode
+        deep_colour = ";16" in _raw_mode(image) and mode in ("RGB", "RGBA", "CMYK")
+        _load(image, name)
+        if low is not None:
+            _load(low, name)
+            values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+            rgb, info = _deep_colour(values, mode, white_level)
+        elif deep_colour and white_level is not None:
+            raise DataError(
+                "a white level cannot be applied to this kind of 16-bit image",
+                where=name,
+                given=f"{mode} with {_raw_mode(image) or '16 bits'}",
+                expected="grey, RGB or RGBA",
+                hint="convert it to a 16-bit RGB PNG",
+            )
+        else:
+            rgb, info = _from_pillow(image, name, white_level)
+        return np.ascontiguousarray(_upright(rgb, _orientation(image))), info
+
+
+def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) -> BoolArray:
+    """The union of an image's masks; a pixel of any colour but black is a defect.
+
+    Args:
+        paths: The mask files; none gives an empty mask.
+        size: (height, width) of the image in px.
+
+    Returns:
+        (H, W) bool, True = defect.
+
+    Raises:
+        DataError: A mask cannot be read or has another size than its image.
+    """
+    union = np.zeros(size, dtype=np.bool_)
+    for path in paths:
+        mask = _mask_pixels(path)
+        if mask.shape != tuple(size):
+            raise DataError(
+                "the mask and its image differ in size",
+                where=shown(path),
+                given=f"a mask of {mask.shape[1]} x {mask.shape[0]} px",
+                expected=f"{size[1]} x {size[0]} px, as the image",
+                hint="export the mask at the size of the image; it is never resized by guessing",
+            )
+        union |= mask
+    return union
+
+
+def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = None) -> RgbArray:
+    """An image that is in memory already, as RGB.
+
+    Args:
+        image: A Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of
+            uint8, uint16, bool or float in [0, 1].
+        white_level: As for `read_image`.
+
+    Returns:
+        (H, W, 3): uint8 for uint8 and bool, else float32 in [0, 1].
+
+    Raises:
+        DataError: The shape, the type or the range is another one.
+        ConfigError: `white_level` is not positive.
+    """
+    _require_positive("white_level", white_level)
+    if isinstance(image, Image.Image):
+        name = shown(getattr(image, "filename", "") or "the image")
+        _load(image, name)
+        rgb, _ = _from_pillow(image, name, white_level)
+        return np.ascontiguousarray(_upright(rgb, _orientation(image)))
+    values = np.asarray(image)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.size == 0 or not (
+        values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    ):
+        first = values.ndim == 3 and values.shape[0] in (1, 3, 4)
+        raise DataError(
+            "an array of this shape is no image",
+            given=f"shape {np.shape(image)}",
+            expected="(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), at least 1 x 1 px",
+            hint="channels come last: image.transpose(1, 2, 0)" if first else None,
+        )
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif values.dtype == np.uint16:
+        values = _scaled(values, white_level or _WHITE_16)
+    elif values.dtype != np.uint8:
+        values = _checked_floats(values)
+    return _three_channels(values)
+
+
+def _require_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ConfigError(
+            f"{name} must be positive", where=name, given=value, expected="an integer of 1 or more"
+        )
+
+
+def _unreadable(name: str, reason: str) -> DataError:
+    return DataError(
+        f"the image cannot be read: {reason}",
+        where=name,
+        hint="repair or replace the file, or leave broken files out with --skip-bad",
+    )
+
+
+def _plugin(start: bytes) -> type[ImageFile.ImageFile] | None:
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if start.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if start.startswith(b"BM"):
+        return BmpImageFile
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return TiffImageFile
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return WebPImageFile
+    return None
+
+
+def _opened(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header.
+
+    Image.open would judge the size by a limit of the whole process and warn; the format's own
+    class is called instead, and the limit of this call applies.
+    """
+    start = file.read(16)
+    plugin = _plugin(start)
+    if plugin is None:
+        reason = "the file is empty" if not start else "it is no PNG, JPEG, BMP, TIFF or WebP file"
+        raise _unreadable(name, reason)
+    if plugin is WebPImageFile:
+        # Its decoder takes the memory of the whole canvas when it is opened.
+        width, height = _webp_size(file)
+        _require_small(width, height, name, max_pixels)
+    file.seek(0)
+    try:
+        image = plugin(file, name)
+    except Exception as error:  # decoders raise whatever their parser stumbles on
+        raise _unreadable(name, _reason(error)) from error
+    _require_small(*image.size, name, max_pixels)
+    return image
+
+
+def _webp_size(file: IO[bytes]) -> tuple[int, int]:
+    """(width, height) of the canvas; (1, 1) where the header is odd, which the decoder refuses."""
+    file.seek(12)
+    head = file.read(18)
+    try:
+        if head[:4] == b"VP8X":
+            return (
+                int.from_bytes(head[12:15], "little") + 1,
+                int.from_bytes(head[15:18], "little") + 1,
+            )
+        if head[:4] == b"VP8L":
+            bits = struct.unpack("<I", head[9:13])[0]
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if head[:4] == b"VP8 ":
+            width, height = struct.unpack("<HH", head[14:18])
+            return width & 0x3FFF, height & 0x3FFF
+    except struct.error:
+        pass
+    return 1, 1
+
+
+def _require_small(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DataError(
+            f"the image is too large: {width} x {height} px, {width * height / 1e6:.0f} megapixels",
+            where=name,
+            expected=f"at most {max_pixels / 1e6:g} megapixels",
+            hint="cut it into parts, or raise max_pixels if the file can be trusted and there is "
+            "memory for it",
+        )
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decode the pixels; a truncated file is refused, never filled up."""
+    try:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            # Pillow's TIFF reader warns by its own limit here; ours has been checked. The filters
+            # of warnings are shared by all threads, so they are touched for such giants only.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image.load()
+        else:
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"the image is too large for Pillow: {image.width} x {image.height} px",
+            where=name,
+            expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels",
+            hint="cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS",
+        ) from error
+    except Exception as error:  # decoders raise whatever their parser stumbles on
+        raise _unreadable(name, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    text = str(error) or type(error).__name__
+    return (
+        f"it is truncated ({text})" if "truncated" in text.casefold() else f"it is broken ({text})"
+    )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words; "" once they are loaded."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    arguments = tiles[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _low_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile | None:
+    """A second image of the same file that decodes to the low bytes of 16-bit colour.
+
+    Pillow keeps the high byte of each 16-bit colour value. Told that the file has the other byte
+    order, it keeps the low one.
+    """
+    raw = _raw_mode(image)
+    if raw not in {f"{m};16{order}" for m in ("RGB", "RGBA") for order in "BLN"}:
+        return None
+    order = raw[-1]
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    swapped = raw[:-1] + ("B" if order == "L" else "L")
+    file.seek(0)
+    content = io.BytesIO(file.read())
+    plugin = type(image)
+    other = plugin(content)
+    for index, tile in enumerate(other.tile):
+        arguments = tile[3]
+        new: Any = (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
+        other.tile[index] = type(tile)(tile[0], tile[1], tile[2], new)
+    return other
+
+
+def _deep_colour(
+    values: npt.NDArray[np.uint16], mode: str, white_level: int | None
+) -> tuple[RgbArray, ImageInfo]:
+    peak = float(values[..., :3].max())
+    scaled = _scaled(values[..., :3], white_level or _WHITE_16)
+    if values.shape[2] == 4:
+        alpha = _scaled(values[..., 3:], _WHITE_16)
+        scaled = _composited(scaled, alpha)
+    return scaled, ImageInfo(f"{mode};16", 16, peak)
+
+
+def _from_pillow(
+    image: Image.Image, name: str, white_level: int | None
+) -> tuple[RgbArray, ImageInfo]:
+    """A loaded Pillow image as RGB."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        info = ImageInfo(mode, 16, float(values.max()))
+        return _three_channels(_scaled(values, white_level or _WHITE_16)), info
+    if mode in ("I", "F"):
+        return _from_numbers(np.asarray(image), mode, name, white_level)
+    try:
+        if mode in _ALPHA_MODES or (mode == "P" and "transparency" in image.info):
+            rgba = np.asarray(image.convert("RGBA"))
+            return _three_channels(rgba), ImageInfo(mode, 8)
+        rgb: RgbArray = np.array(image if mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:
+        raise _unreadable(name, f"its colours ({mode}) cannot become RGB") from error
+    return rgb, ImageInfo(mode, 1 if mode == "1" else 8)
+
+
+def _from_numbers(
+    values: npt.NDArray[Any], mode: str, name: str, white_level: int | None
+) -> tuple[RgbArray, ImageInfo]:
+    """32-bit integers and floats, whose white is not known from the file alone."""
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise _unreadable(name, "it holds negative or not finite values")
+    peak = float(values.max())
+    if white_level is None:
+        # Older versions of Pillow give 16-bit files as 32-bit integers.
+        white = 1 if mode == "F" else _WHITE_16
+        if peak > white:
+            raise DataError(
+                f"the image holds values up to {peak:g}, and its white is not known",
+                where=name,
+                expected=f"values from 0 to {white}, or a white level",
+                hint="set white_level to the value that is white",
+            )
+    else:
+        white = white_level
+    info = ImageInfo(mode, 16 if mode == "I" and peak <= _WHITE_16 else 32, peak)
+    return _three_channels(_scaled(values, white)), info
+
+
+def _scaled(values: npt.NDArray[Any], white: int) -> FloatArray:
+    scaled = values.astype(np.float32)
+    scaled /= np.float32(white)
+    return np.minimum(scaled, np.float32(1), out=scaled)
+
+
+def _checked_floats(values: npt.NDArray[Any]) -> FloatArray:
+    if not np.issubdtype(values.dtype, np.floating):
+        raise DataError(
+            "an array of this type is no image",
+            given=str(values.dtype),
+            expected="uint8, uint16, bool, or float from 0 to 1",
+            hint="image.astype(numpy.uint8), if its values are 0 to 255",
+        )
+    if not np.isfinite(values).all():
+        raise DataError(
+            "the image holds values that are not finite (NaN or infinity)",
+            expected="floats from 0 to 1",
+            hint="replace them before scoring",
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            "the values of the image are out of range",
+            given=f"{low:g} to {high:g}",
+            expected="floats from 0 to 1",
+            hint="divide by 255" if low >= 0 and high <= 255 else "scale it to 0 to 1",
+        )
+    return values.astype(np.float32)
+
+
+def _three_channels(values: npt.NDArray[Any]) -> RgbArray:
+    """(H, W), (H, W, 3) or (H, W, 4) of uint8 or float32 as (H, W, 3) of the same type."""
+    if values.ndim == 2:
+        return np.repeat(values[..., None], 3, axis=2)
+    if values.shape[2] == 3:
+        return np.ascontiguousarray(values)
+    colour, alpha = values[..., :3], values[..., 3:]
+    if values.dtype != np.uint8:
+        return _composited(colour, alpha)
+    if alpha.min() == 255 or alpha.max() == 0:
+        return np.ascontiguousarray(colour)
+    product = colour.astype(np.uint16) * alpha.astype(np.uint16)
+    return ((product + 127) // 255).astype(np.uint8)
+
+
+def _composited(colour: FloatArray, alpha: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(colour if alpha.max() == 0 else colour * alpha)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; asked after loading, since Pillow turns TIFFs itself."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block does not make the pixels unusable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(rgb: RgbArray, orientation: int) -> RgbArray:
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return rgb
+
+
+def _mask_pixels(path: str | os.PathLike[str]) -> BoolArray:
+    name = shown(path)
+    try:
+        with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
+            _load(image, name)
+            if image.mode == "P" or image.mode in _ALPHA_MODES or image.mode == "CMYK":
+                # The index of a palette means nothing: editors sort palettes as they like.
+                values: npt.NDArray[Any] = _from_pillow(image, name, None)[0]
+            else:
+                values = np.asarray(image)
+            nonzero = values != 0
+            if nonzero.ndim == 3:
+                nonzero = nonzero.any(axis=2)
+            turned = _upright(nonzero[..., None], _orientation(image))
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from error
+    return np.ascontiguousarray(turned[..., 0])

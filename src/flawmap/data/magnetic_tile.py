@@ -1,0 +1,78 @@
+"""Magnetic tiles (Huang et al., "Saliency of magnetic tile surface defects").
+
+The set's own layout: a folder per kind, `MT_Free` being the good tiles, with `Imgs/*.jpg` and a
+mask `Imgs/*.png` beside each image. It has no split: 80% of the good tiles train, chosen by the
+seed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from flawmap.data.samples import Lister, SampleTable, shown, stem, table_of, training_part
+from flawmap.errors import DataError
+from flawmap.types import GOOD, Sample
+
+CATEGORY = "magnetic_tile"
+_KINDS = ("Blowhole", "Break", "Crack", "Fray", "Free", "Uneven")
+_GOOD_KIND = "Free"
+
+
+class MagneticTile:
+    """Reads the folders MT_Blowhole, MT_Break, MT_Crack, MT_Fray, MT_Free and MT_Uneven."""
+
+    name: ClassVar[str] = "magnetic-tile"
+    expects: ClassVar[str] = (
+        "MT_Free/Imgs/*.jpg (good) and MT_{Blowhole,Break,Crack,Fray,Uneven}/Imgs/*.jpg with a "
+        "mask *.png beside each"
+    )
+    generic: ClassVar[bool] = False
+
+    def matches(self, root: Path) -> str | None:
+        """There is an MT_Free/Imgs."""
+        return "it has MT_Free/Imgs" if (root / f"MT_{_GOOD_KIND}" / "Imgs").is_dir() else None
+
+    def read(self, root: Path, seed: int) -> SampleTable:
+        """List the tiles; the masks of good tiles are empty and are not attached.
+
+        Raises:
+            DataError: MT_Free/Imgs is missing.
+        """
+        if self.matches(root) is None:
+            raise DataError(
+                "this is not the magnetic-tile data set: there is no MT_Free/Imgs",
+                where=shown(root),
+                expected=self.expects,
+                hint="give the folder that holds MT_Free, or name another layout with --format",
+            )
+        lister = Lister()
+        samples: list[Sample] = []
+        orphans: list[str] = []
+        for kind in _KINDS:
+            folder = root / f"MT_{kind}" / "Imgs"
+            if not folder.is_dir():
+                continue
+            files = lister.images(folder)
+            masks = {stem(p): p for p in files if p.lower().endswith(".png")}
+            images = {stem(p): p for p in files if not p.lower().endswith(".png")}
+            orphans += [masks[name] for name in masks.keys() - images.keys()]
+            if kind == _GOOD_KIND:
+                training = training_part(list(images), seed)
+                samples += [
+                    Sample(p, CATEGORY, "train" if name in training else "test", 0, GOOD)
+                    for name, p in images.items()
+                ]
+            else:
+                samples += [
+                    Sample(
+                        path,
+                        CATEGORY,
+                        "test",
+                        1,
+                        kind.lower(),
+                        (masks[name],) if name in masks else (),
+                    )
+                    for name, path in images.items()
+                ]
+        return table_of(self, root, samples, lister, orphan_masks=orphans)

@@ -1,0 +1,393 @@
+"""The table of images that every reader gives, and what the readers share.
+
+A reader lists files and knows a layout; it decodes nothing. What it finds wrong (a dangling link, a
+folder it may not enter, a mask without an image) travels with the table, so that everything can be
+named at once: `flawmap.data.check` judges it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from flawmap.errors import DataError, unknown_name
+from flawmap.types import Sample, Split, categories_of
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
+)
+"""Names of files that are taken as images, in lower case."""
+
+_NOT_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file or a folder that cannot be used.
+
+    Attributes:
+        path: The file or folder.
+        reason: Why, in a few words.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.path)}: {self.reason}"
+
+
+class UnreadableFilesError(DataError):
+    """Files of a data set cannot be read; all of them are in `problems`."""
+
+    def __init__(self, message: str, *, problems: tuple[Problem, ...], where: str | None) -> None:
+        super().__init__(
+            message,
+            where=where,
+            hint="repair or remove these files, or leave them out with --skip-bad",
+        )
+        self.problems = problems
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed: bytes that are no UTF-8 are shown as a replacement mark."""
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def listed(lines: Sequence[str], limit: int = 20) -> str:
+    """The first `limit` lines, one below the other, and how many more there are."""
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """The images of one data set.
+
+    Attributes:
+        root: The folder that the names in messages and fingerprints are relative to.
+        format: The name of the reader.
+        samples: One per image, sorted by category, split, defect and path.
+        problems: What could not be listed.
+        orphan_masks: Mask files that belong to no image.
+        notes: What the reader left out or assumed, in sentences for the user.
+    """
+
+    root: str
+    format: str
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+    orphan_masks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """The categories that occur, sorted."""
+        return categories_of(self.samples)
+
+    def select(
+        self,
+        *,
+        category: str | None = None,
+        split: Split | None = None,
+        label: int | None = None,
+    ) -> tuple[Sample, ...]:
+        """The samples that meet every condition given, in the table's order.
+
+        Raises:
+            ConfigError: The category is not in the table.
+        """
+        if category is not None:
+            self._require_known(category)
+        return tuple(
+            s
+            for s in self.samples
+            if (category is None or s.category == category)
+            and (split is None or s.split == split)
+            and (label is None or s.label == label)
+        )
+
+    def only(self, categories: Sequence[str]) -> SampleTable:
+        """The same table with these categories alone.
+
+        Raises:
+            ConfigError: A category is not in the table; the nearest name is given.
+        """
+        for category in categories:
+            self._require_known(category)
+        others = set(self.categories) - set(categories)
+
+        def kept(path: str) -> bool:
+            # In layouts with a folder per category, a problem belongs to the folder's category.
+            return self.relative(path).split("/", 1)[0] not in others
+
+        return replace(
+            self,
+            samples=tuple(s for s in self.samples if s.category not in others),
+            problems=tuple(p for p in self.problems if kept(p.path)),
+            orphan_masks=tuple(m for m in self.orphan_masks if kept(m)),
+        )
+
+    def relative(self, path: str) -> str:
+        """A path relative to the root, with forward slashes."""
+        prefix = self.root if self.root.endswith(os.sep) else self.root + os.sep
+        if path.startswith(prefix):
+            return path[len(prefix) :].replace(os.sep, "/")
+        try:
+            return os.path.relpath(path, self.root).replace(os.sep, "/")
+        except ValueError:  # another drive
+            return path
+
+    def fingerprint(self) -> str:
+        """A sha256 that changes when an image or a mask is added, removed, relabelled or resized.
+
+        It reads file sizes, never contents: see `verify.Verification.content_fingerprint` for
+        those. The place of the data set does not matter.
+        """
+        rows = sorted(
+            json.dumps(
+                [
+                    canonical(self.relative(s.path)),
+                    s.category,
+                    s.split,
+                    s.label,
+                    s.defect,
+                    _file_size(s.path),
+                    [[canonical(self.relative(m)), _file_size(m)] for m in s.masks],
+                ]
+            )
+            for s in self.samples
+        )
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(row.encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    def _require_known(self, category: str) -> None:
+        if category not in self.categories:
+            raise unknown_name("category", category, self.categories, where=shown(self.root))
+
+
+def canonical(path: str) -> str:
+    """A name in one Unicode form: a disk of a Mac may give the same name in another."""
+    return unicodedata.normalize("NFC", path)
+
+
+def _file_size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1
+
+
+class Reader(Protocol):
+    """Knows one layout.
+
+    A reader is made without arguments by the registry.
+
+    Attributes:
+        name: The name for `--format`.
+        expects: What the layout looks like, in one line.
+        generic: The layout has no marks of its own (any folder of images fits); a reader that
+            recognises marks wins over it.
+    """
+
+    name: ClassVar[str]
+    expects: ClassVar[str]
+    generic: ClassVar[bool]
+
+    def matches(self, root: Path) -> str | None:
+        """Why the layout fits what lies at `root`, or None."""
+        ...
+
+    def read(self, root: Path, seed: int) -> SampleTable:
+        """List the data set.
+
+        Args:
+            root: A folder, or the file of a table.
+            seed: For layouts without a split of their own.
+
+        Raises:
+            DataError: The layout at `root` is another one or contradicts itself.
+        """
+        ...
+
+
+@dataclass
+class Lister:
+    """Lists folders through os.scandir and collects what cannot be read.
+
+    Hidden files and the droppings of file managers are passed over. Links are followed; a link to
+    a folder that is being listed already is passed over.
+
+    Attributes:
+        problems: Dangling links, folders without permission and things that are no files.
+        ignored: How many files of each other extension lay beside the images.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def level(self, folder: Path) -> tuple[list[str], list[str]]:
+        """The names of the sub-folders and of the images of one folder, each sorted."""
+        folders: list[str] = []
+        images: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    self._place(entry, folders, images)
+        except OSError as error:
+            self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
+        return sorted(folders), sorted(images)
+
+    def folders(self, folder: Path) -> list[str]:
+        """The names of the sub-folders, sorted."""
+        return self.level(folder)[0]
+
+    def images(self, folder: Path) -> list[str]:
+        """The paths of the images that lie directly in a folder, sorted by name."""
+        base = str(folder)
+        return [os.path.join(base, name) for name in self.level(folder)[1]]  # noqa: PTH118
+
+    def tree(self, folder: Path) -> list[str]:
+        """The paths of the images at any depth below a folder, sorted."""
+        return sorted(self._walk(folder, frozenset()))
+
+    def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> list[str]:
+        try:
+            status = folder.stat()
+        except OSError as error:
+            self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
+            return []
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return []
+        folders, names = self.level(folder)
+        base = str(folder)
+        # A Path per file costs four times the memory of its name: plain strings here.
+        found = [os.path.join(base, name) for name in names]  # noqa: PTH118
+        for name in folders:
+            found.extend(self._walk(folder / name, above | {here}))
+        return found
+
+    def _place(self, entry: os.DirEntry[str], folders: list[str], images: list[str]) -> None:
+        name = entry.name
+        if name.startswith(".") or name.casefold() in _NOT_DATA:
+            return
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
+        is_image = extension in EXTENSIONS
+        try:
+            if entry.is_dir():
+                folders.append(name)
+            elif entry.is_file():
+                if is_image:
+                    images.append(name)
+                else:
+                    self.ignored[extension] += 1
+            elif is_image or not extension:
+                reason = (
+                    f"a link to {shown(os.readlink(entry.path))}, which does not exist"  # noqa: PTH115
+                    if entry.is_symlink()
+                    else "neither a file nor a folder"
+                )
+                self.problems.append(Problem(entry.path, reason))
+        except OSError as error:
+            self.problems.append(Problem(entry.path, _os_reason(error, "file")))
+
+
+def _os_reason(error: OSError, kind: str) -> str:
+    if isinstance(error, PermissionError):
+        return f"no permission to read this {kind}"
+    if isinstance(error, FileNotFoundError):
+        return f"this {kind} does not exist"
+    return error.strerror or str(error)
+
+
+def list_images(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The paths of all images below a folder, sorted.
+
+    Raises:
+        DataError: A link dangles or a folder cannot be entered; each one is named.
+    """
+    lister = Lister()
+    found = tuple(lister.tree(Path(folder)))
+    raise_unreadable(lister.problems, where=shown(folder))
+    return found
+
+
+def raise_unreadable(problems: Sequence[Problem], *, where: str) -> None:
+    """Name the files that cannot be read, if there are any.
+
+    Raises:
+        UnreadableFilesError: There is at least one; the first 20 are in its message.
+    """
+    if problems:
+        count = len(problems)
+        noun = "file or folder" if count == 1 else "files or folders"
+        raise UnreadableFilesError(
+            f"{count} {noun} cannot be used:\n{listed([str(p) for p in problems])}",
+            problems=tuple(problems),
+            where=where,
+        )
+
+
+def stem(path: str) -> str:
+    """The name of a file without folder and extension, in one Unicode form."""
+    return canonical(os.path.splitext(os.path.basename(path))[0])  # noqa: PTH119, PTH122
+
+
+def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> frozenset[str]:
+    """The names that a seeded shuffle puts into the training split.
+
+    The names are sorted first, so the order of a folder's listing does not matter; the first
+    int(fraction * n) of the shuffled names train.
+
+    Example:
+        >>> sorted(training_part(["c", "a", "b", "e", "d"], seed=0))
+        ['a', 'b', 'c', 'e']
+    """
+    ordered = sorted(names)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = generator.permutation(len(ordered))[: int(fraction * len(ordered))]
+    return frozenset(ordered[int(i)] for i in chosen)
+
+
+def table_of(
+    reader: Reader,
+    root: Path,
+    samples: Sequence[Sample],
+    lister: Lister,
+    *,
+    orphan_masks: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> SampleTable:
+    """Sort the samples and add what the lister noticed."""
+    ignored = sum(lister.ignored.values())
+    if ignored:
+        kinds = ", ".join(
+            f"{extension or 'no extension'} ({count})"
+            for extension, count in sorted(lister.ignored.items())
+        )
+        notes = [*notes, f"{ignored} files beside the images are not images: {kinds}"]
+    return SampleTable(
+        root=str(root),
+        format=reader.name,
+        samples=tuple(sorted(samples, key=lambda s: (s.category, s.split, s.defect, s.path))),
+        problems=tuple(dict.fromkeys(lister.problems)),
+        orphan_masks=tuple(sorted(orphan_masks)),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,404 @@
+"""A table of images: CSV with a header, or JSON Lines.
+
+Columns: path, category, split, label, mask, defect; only path is needed. Paths are relative to the
+table's folder. Without a word to the contrary an image is good and trains.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, table_of
+from flawmap.errors import DataError
+from flawmap.types import GOOD, Sample, Split
+
+CSV_ENDINGS = frozenset({".csv", ".tsv"})
+JSON_ENDINGS = frozenset({".jsonl", ".ndjson"})
+
+_COLUMNS = {
+    "path": "path",
+    "image": "path",
+    "image_path": "path",
+    "file": "path",
+    "filename": "path",
+    "category": "category",
+    "product": "category",
+    "object": "category",
+    "split": "split",
+    "label": "label",
+    "mask": "mask",
+    "masks": "mask",
+    "mask_path": "mask",
+    "defect": "defect",
+}
+_GOOD_WORDS = frozenset({"0", "0.0", "good", "ok", "normal", "io", "pass"})
+_DEFECT_WORDS = frozenset(
+    {
+        *("1", "1.0", "defect", "defective", "bad", "ng", "nok", "ko", "anomaly", "anomalous"),
+        *("abnormal", "fail", "reject"),
+    }
+)
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_DEFAULT_CATEGORY = "default"
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    cells: Mapping[str, str | tuple[str, ...]]
+    """Values by our names of the columns; masks as a tuple."""
+
+    def text(self, column: str) -> str:
+        value = self.cells.get(column, "")
+        assert isinstance(value, str)
+        return value
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        value = self.cells.get("mask", ())
+        assert isinstance(value, tuple)
+        return value
+
+
+class _WrongLineError(ValueError):
+    """A line that cannot be understood; its text names the column and what is expected."""
+
+
+class Table:
+    """Reads a CSV or JSON Lines table, or a folder that holds exactly one."""
+
+    name: ClassVar[str] = "table"
+    expects: ClassVar[str] = (
+        "a .csv, .tsv or .jsonl file with the column path and, as needed, category, split "
+        "(train, validation, test), label (good, defect), mask and defect"
+    )
+    generic: ClassVar[bool] = True
+
+    def matches(self, root: Path) -> str | None:
+        """It is such a file, or a folder with one that has the columns path and label or split."""
+        if root.is_file():
+            if root.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS:
+                return f"it is a {root.suffix.lower()} file"
+            return None
+        tables = _tables_in(root)
+        return f"it holds the table '{shown(tables[0].name)}'" if len(tables) == 1 else None
+
+    def read(self, root: Path, seed: int) -> SampleTable:
+        """Read the rows and look for every file they name.
+
+        Raises:
+            DataError: Lines are wrong; each is named with its number.
+        """
+        file = _table_file(root)
+        lister = Lister()
+        samples: list[Sample] = []
+        wrong: list[str] = []
+        seen: dict[str, int] = {}
+        has_label = False
+        try:
+            for row in _rows(file, wrong):
+                has_label = has_label or bool(row.text("label") or row.text("defect"))
+                try:
+                    sample = _sample(row, file.parent)
+                    if sample.path in seen:
+                        raise _WrongLineError(
+                            f"'{shown(row.text('path'))}' is named on line {seen[sample.path]} too"
+                        )
+                except _WrongLineError as error:
+                    wrong.append(f"line {row.line}: {error}")
+                    continue
+                seen[sample.path] = row.line
+                missing = [p for p in (sample.path, *sample.masks) if not Path(p).is_file()]
+                lister.problems += [
+                    Problem(p, f"named on line {row.line} but not there") for p in missing
+                ]
+                if not missing:
+                    samples.append(sample)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"the table is not UTF-8 text (byte {error.start})",
+                where=shown(file),
+                hint="save it as UTF-8; in a spreadsheet program choose 'CSV UTF-8'",
+            ) from error
+        if wrong:
+            count = "1 wrong line" if len(wrong) == 1 else f"{len(wrong)} wrong lines"
+            raise DataError(
+                f"{count} in the table:\n{listed(wrong)}",
+                where=shown(file),
+                expected=self.expects,
+                hint="correct these lines; nothing was read",
+            )
+        notes = []
+        if samples and not has_label:
+            notes.append(
+                "no image has a label: those that are not in the test split are taken as good"
+            )
+        return table_of(self, file.parent, samples, lister, notes=notes)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith("."))
+    except OSError:
+        return []
+    for name in names:
+        path = folder / name
+        if path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS and path.is_file():
+            try:
+                columns = {c for row in _first_row(path) for c in row}
+            except (DataError, csv.Error, UnicodeDecodeError, OSError):
+                continue
+            # A list of scores may name paths too: only labels or splits make a data set.
+            if "path" in columns and columns & {"label", "split"}:
+                found.append(path)
+    return found
+
+
+def _first_row(path: Path) -> Iterator[set[str]]:
+    with _open(path) as file:
+        if path.suffix.lower() in JSON_ENDINGS:
+            try:
+                value = json.loads(file.readline())
+            except ValueError:
+                return
+            if isinstance(value, dict):
+                yield {_COLUMNS.get(str(k).strip().casefold(), "") for k in value}
+        else:
+            header = file.readline()
+            for cells in csv.reader([header], delimiter=_delimiter(header)):
+                yield {_COLUMNS.get(c.strip().casefold(), "") for c in cells}
+
+
+def _table_file(root: Path) -> Path:
+    if root.is_file():
+        if root.suffix.lower() not in CSV_ENDINGS | JSON_ENDINGS:
+            raise DataError(
+                "this file is not a table",
+                where=shown(root),
+                given=root.suffix or "no extension",
+                expected="a name that ends with .csv, .tsv or .jsonl",
+                hint="rename or convert it",
+            )
+        return root
+    tables = _tables_in(root)
+    if len(tables) != 1:
+        names = ", ".join(shown(t.name) for t in tables) or "none"
+        raise DataError(
+            "the folder does not hold exactly one table of images",
+            where=shown(root),
+            given=names,
+            expected=Table.expects,
+            hint="give the path of the table itself",
+        )
+    return tables[0]
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    with path.open("rb") as file:
+        start = file.read(4)
+    # Spreadsheet programs save "Unicode text" as UTF-16 with a mark at the start.
+    utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _rows(path: Path, wrong: list[str]) -> Iterator[_Row]:
+    with _open(path) as file:
+        if path.suffix.lower() in JSON_ENDINGS:
+            yield from _json_rows(file, wrong)
+        else:
+            yield from _csv_rows(file, wrong, shown(path))
+
+
+def _csv_rows(file: io.TextIOWrapper, wrong: list[str], where: str) -> Iterator[_Row]:
+    header = file.readline()
+    delimiter = _delimiter(header)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    columns = [_COLUMNS.get(name.strip().casefold(), "") for name in names]
+    _check_header(names, columns, where)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            wrong.append(f"line {reader.line_num + 1}: no valid CSV: {error}")
+            return
+        line = reader.line_num + 1
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(columns):
+            wrong.append(
+                f"line {line}: {len(cells)} cells for {len(columns)} columns; put a cell that "
+                f"holds a '{delimiter}' in double quotes"
+            )
+            continue
+        row: dict[str, str | tuple[str, ...]] = {}
+        for column, cell in zip(columns, cells, strict=False):
+            if column == "mask":
+                row[column] = tuple(m.strip() for m in cell.split(";") if m.strip())
+            elif column:
+                row[column] = cell.strip()
+        yield _Row(line, row)
+
+
+def _json_rows(file: io.TextIOWrapper, wrong: list[str]) -> Iterator[_Row]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            wrong.append(f"line {line}: no valid JSON: {error}")
+            continue
+        if not isinstance(value, dict):
+            wrong.append(f"line {line}: expected an object in braces with the key 'path'")
+            continue
+        row: dict[str, str | tuple[str, ...]] = {}
+        try:
+            for key, given in value.items():
+                column = _COLUMNS.get(key.strip().casefold(), "")
+                if column == "mask":
+                    row[column] = _json_masks(given)
+                elif column:
+                    row[column] = _json_text(key, given)
+        except _WrongLineError as error:
+            wrong.append(f"line {line}: {error}")
+            continue
+        yield _Row(line, row)
+
+
+def _json_masks(given: object) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,) if given else ()
+    if isinstance(given, list) and all(isinstance(m, str) and m for m in given):
+        return tuple(given)
+    raise _WrongLineError(f"mask is {given!r}, expected a path or a list of paths")
+
+
+def _json_text(key: str, given: object) -> str:
+    if given is None:
+        return ""
+    # True could mean good or defective.
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise _WrongLineError(f"{key} is {json.dumps(given)}, expected text or a number")
+    return str(given).strip()
+
+
+def _check_header(names: list[str], columns: list[str], where: str) -> None:
+    if "path" not in columns:
+        raise DataError(
+            "the table has no column 'path'",
+            where=where,
+            given=", ".join(names) or "an empty first line",
+            expected=Table.expects,
+            hint="name the columns in the first line",
+        )
+    doubles = sorted({c for c in columns if c and columns.count(c) > 1})
+    if doubles:
+        raise DataError(
+            f"two columns of the table mean '{doubles[0]}'",
+            where=where,
+            given=", ".join(names),
+            hint="keep one of them",
+        )
+    for name, column in zip(names, columns, strict=True):
+        known = [c for c in ("category", "split", "label", "mask", "defect") if c not in columns]
+        guess = difflib.get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.8)
+        # Passing over a misspelt 'label' would train on defects.
+        if not column and guess:
+            raise DataError(
+                f"unknown column '{name}'",
+                where=where,
+                given=", ".join(names),
+                hint=f"did you mean '{guess[0]}'? If not, rename or drop the column",
+            )
+
+
+def _sample(row: _Row, base: Path) -> Sample:
+    if not row.text("path"):
+        raise _WrongLineError("path is empty")
+    label = _label(row)
+    split = _split(row, label)
+    if label is None and split != "test":
+        label = 0
+    kind = row.text("defect")
+    if label == 0:
+        kind = GOOD
+    elif label == 1 and not kind:
+        kind = "defect"
+    return Sample(
+        path=_located(row.text("path"), base),
+        category=row.text("category") or _DEFAULT_CATEGORY,
+        split=split,
+        label=label,
+        defect=kind,
+        masks=tuple(_located(m, base) for m in row.masks),
+    )
+
+
+def _label(row: _Row) -> int | None:
+    word = row.text("label").casefold()
+    kind = row.text("defect")
+    by_kind = None if not kind else 0 if kind.casefold() in _GOOD_WORDS else 1
+    if not word:
+        return by_kind
+    if word not in _GOOD_WORDS | _DEFECT_WORDS:
+        raise _WrongLineError(
+            f"label is '{row.text('label')}', expected good or 0, defect or 1; the kind of defect "
+            "goes into the column 'defect'"
+        )
+    label = 0 if word in _GOOD_WORDS else 1
+    if by_kind is not None and by_kind != label:
+        raise _WrongLineError(f"label is '{row.text('label')}' but defect is '{kind}'")
+    return label
+
+
+def _split(row: _Row, label: int | None) -> Split:
+    word = row.text("split").casefold()
+    if not word:
+        # An empty cell in a column of labels is an image that nobody has judged yet.
+        unjudged = label is None and ("label" in row.cells or "defect" in row.cells)
+        return "test" if label == 1 or unjudged else "train"
+    if word not in _SPLITS:
+        raise _WrongLineError(f"split is '{row.text('split')}', expected train, validation or test")
+    return _SPLITS[word]
+
+
+def _located(name: str, base: Path) -> str:
+    """The file that a table names, also when it was written on another system."""
+    path = os.path.join(base, name)  # noqa: PTH118
+    if not Path(path).exists():
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        forms += [name.replace("\\", "/")]
+        for form in forms:
+            other = os.path.join(base, form)  # noqa: PTH118
+            if Path(other).exists():
+                return other
+    return path

@@ -1,0 +1,200 @@
+"""Decodes every image and mask once, so that all broken ones are named before a fit starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from flawmap.data.check import require_sound
+from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image, read_mask
+from flawmap.data.pool import default_threads, map_in_threads
+from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
+from flawmap.errors import DataError
+from flawmap.types import Sample
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What decoding showed of one image.
+
+    Attributes:
+        sample: The image.
+        size: (height, width) in px, upright.
+        info: How it is stored.
+        grey: All three channels are equal.
+        pixels: A blake2b of the decoded pixels: equal for exact duplicates, whatever their format.
+        content: A sha256 of the file and of its masks' files.
+        mask_fraction: The share of pixels inside the masks; None without masks.
+    """
+
+    sample: Sample
+    size: tuple[int, int]
+    info: ImageInfo
+    grey: bool
+    pixels: bytes
+    content: bytes
+    mask_fraction: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome for a whole table.
+
+    Attributes:
+        table: The samples that can be used.
+        problems: The files that cannot: unreadable images and masks, masks of another size.
+        facts: One per usable sample, in the table's order.
+        content_fingerprint: A sha256 over names, labels and file contents of the usable samples.
+    """
+
+    table: SampleTable
+    problems: tuple[Problem, ...]
+    facts: tuple[ImageFacts, ...]
+    content_fingerprint: str
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) in px of each usable image."""
+        return tuple(f.size for f in self.facts)
+
+    def require(self, *, skip_bad: bool = False) -> SampleTable:
+        """The usable samples.
+
+        Args:
+            skip_bad: Do without the others, rather than refuse; they stay in `problems`.
+
+        Raises:
+            UnreadableFilesError: There are problems; all of them are in its `problems`.
+            DataError: What is left has no good training images.
+        """
+        if not skip_bad:
+            raise_unreadable(self.problems, where=shown(self.table.root))
+        require_sound(self.table, skip_bad=True)
+        return self.table
+
+
+def verify(
+    table: SampleTable,
+    *,
+    threads: int | None = None,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Decode every image and mask of a table in threads.
+
+    Args:
+        table: The images.
+        threads: Number of threads; None is the number of cores, at most 8.
+        white_level: As for `images.read_image`.
+        max_pixels: As for `images.read_image`.
+        on_progress: Called as on_progress(done, total) after each image.
+    """
+    threads = threads or default_threads()
+
+    def examine(sample: Sample) -> ImageFacts | Problem:
+        return _examine(sample, white_level, max_pixels)
+
+    kept: list[Sample] = []
+    facts: list[ImageFacts] = []
+    problems = list(table.problems)
+    total = len(table.samples)
+    results = map_in_threads(examine, table.samples, threads=threads, ahead=4 * threads)
+    for done, result in enumerate(results, start=1):
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            facts.append(result)
+            kept.append(result.sample)
+        if on_progress is not None:
+            on_progress(done, total)
+    return Verification(
+        table=replace(table, samples=tuple(kept)),
+        problems=tuple(dict.fromkeys(problems)),
+        facts=tuple(facts),
+        content_fingerprint=_fingerprint(table, facts),
+    )
+
+
+def require(
+    table: SampleTable,
+    *,
+    skip_bad: bool = False,
+    threads: int | None = None,
+    white_level: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SampleTable:
+    """Verify a table and give its usable samples; see `verify` and `Verification.require`."""
+    verification = verify(
+        table,
+        threads=threads,
+        white_level=white_level,
+        max_pixels=max_pixels,
+        on_progress=on_progress,
+    )
+    return verification.require(skip_bad=skip_bad)
+
+
+def _examine(sample: Sample, white_level: int | None, max_pixels: int) -> ImageFacts | Problem:
+    content = hashlib.sha256()
+    place = sample.path
+    try:
+        with Path(sample.path).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                content.update(chunk)
+            file.seek(0)
+            rgb, info = decode_image(
+                file, name=shown(sample.path), white_level=white_level, max_pixels=max_pixels
+            )
+        size = (rgb.shape[0], rgb.shape[1])
+        fraction = None
+        if sample.masks:
+            union = np.zeros(size, dtype=np.bool_)
+            for mask in sample.masks:
+                place = mask
+                content.update(Path(mask).read_bytes())
+                union |= read_mask([mask], size)
+            fraction = float(union.mean())
+    except DataError as error:
+        given = f" ({error.given}, expected {error.expected})" if error.given else ""
+        return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)
+    except OSError as error:
+        return Problem(place, error.strerror or str(error))
+    pixels = hashlib.blake2b(
+        f"{rgb.shape} {rgb.dtype}".encode() + rgb.tobytes(), digest_size=16
+    ).digest()
+    first = rgb[..., 0]
+    return ImageFacts(
+        sample=sample,
+        size=size,
+        info=info,
+        grey=bool((first == rgb[..., 1]).all() and (first == rgb[..., 2]).all()),
+        pixels=pixels,
+        content=content.digest(),
+        mask_fraction=fraction,
+    )
+
+
+def _fingerprint(table: SampleTable, facts: list[ImageFacts]) -> str:
+    rows = sorted(
+        json.dumps(
+            [
+                canonical(table.relative(f.sample.path)),
+                f.sample.category,
+                f.sample.split,
+                f.sample.label,
+                f.sample.defect,
+                f.content.hex(),
+            ]
+        )
+        for f in facts
+    )
+    return hashlib.sha256(b"\n".join(r.encode() for r in rows)).hexdigest()

@@ -1,0 +1,356 @@
+"""A fitted method with its encoder, its thresholds and its history."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor
+
+from flawmap import bundle as bundles
+from flawmap.config import Config, EncoderConfig, validate
+from flawmap.data.images import to_rgb
+from flawmap.data.loader import load_batches, stack
+from flawmap.data.samples import list_images
+from flawmap.data.transform import Transform
+from flawmap.encoders.encoder import Encoder
+from flawmap.encoders.encoder import build as build_encoder
+from flawmap.errors import BundleError, ConfigError, unknown_name
+from flawmap.methods.base import Method, OnePassMethod
+from flawmap.registry import METHODS
+from flawmap.scoring import Calibration, Scorer
+from flawmap.scoring.calibration import EVERY
+from flawmap.training.device import make_fabric
+from flawmap.types import Batch, FloatArray, Geometry, Prediction, Sample
+
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Where a detector comes from, in plain JSON values.
+
+    Attributes:
+        data: Fingerprints, categories, numbers of images, what was held out or skipped.
+        seconds: Duration of each stage.
+        curves: Loss curves of iterative methods, by category.
+        versions: Of flawmap and the libraries that decide its numbers.
+        device: What it was fitted on.
+        precision: As Lightning Fabric names it.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    precision: str = ""
+
+
+class Detector:
+    """Scores images.
+
+    Args:
+        config: The configuration of the fit.
+        encoder: Frozen, on the fabric's device.
+        models: Fitted methods by category; the key "*" stands for all categories.
+        fabric: Device and precision.
+        calibration: Thresholds; none by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        encoder: Encoder,
+        models: Mapping[str, Method],
+        fabric: Fabric,
+        calibration: Calibration | None = None,
+        fitted: Fitted | None = None,
+    ) -> None:
+        self.config = config
+        self.encoder = encoder
+        self.models = dict(models)
+        self.fabric = fabric
+        self.scorer = Scorer(
+            config.scoring, calibration or Calibration(config.calibration.false_reject_rate, {})
+        )
+        self.fitted = fitted or Fitted()
+        self._transform = Transform(
+            config.data.size, config.data.resize, config.data.crop_from
+        )
+        for method in self.models.values():
+            method.eval()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The products it was fitted on."""
+        return tuple(self.fitted.data.get("categories", ()))
+
+    @property
+    def calibration(self) -> Calibration:
+        """The thresholds in force."""
+        return self.scorer.calibration
+
+    def with_calibration(self, calibration: Calibration) -> Detector:
+        """The same detector with other thresholds."""
+        return Detector(
+            config=self.config,
+            encoder=self.encoder,
+            models=self.models,
+            fabric=self.fabric,
+            calibration=calibration,
+            fitted=self.fitted,
+        )
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        category: str | None = None,
+        batch_size: int | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Score one image or several.
+
+        Args:
+            images: A path, a folder, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of
+                uint8, uint16 or floats in [0, 1]; or a sequence of these.
+            category: The product shown. Needed by a separate detector of several products;
+                otherwise it picks the product's own threshold.
+            batch_size: Images at a time; the configuration's by default.
+
+        Returns:
+            One prediction for one image, a list in the given order for a sequence or a folder.
+
+        Raises:
+            DataError: An image cannot be read.
+            ConfigError: The category is unknown, or needed and missing.
+
+        Example:
+            >>> detector = flawmap.load("model.flawmap")  # doctest: +SKIP
+            >>> detector.predict("part.png").verdict  # doctest: +SKIP
+            'defect'
+        """
+        name = self._category(category)
+        single = not isinstance(images, list | tuple)
+        items: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
+        if single and isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            items, single = list_images(images), False
+        found = list(self._predict_items(items, name, batch_size))
+        return found[0] if single else found
+
+    def _predict_items(
+        self, items: Sequence[ImageLike], category: str, batch_size: int | None
+    ) -> Iterator[Prediction]:
+        if all(isinstance(item, str | os.PathLike) for item in items):
+            samples = [
+                Sample(os.fspath(item), category, "test", None)  # type: ignore[arg-type]
+                for item in items
+            ]
+            yield from self.predict_samples(samples, batch_size=batch_size)
+            return
+        size = batch_size or self.config.training.batch_size
+        for begin in range(0, len(items), size):
+            loaded = []
+            for item in items[begin : begin + size]:
+                white = self.config.data.white_level
+                if isinstance(item, str | os.PathLike):
+                    from flawmap.data.images import read_image
+
+                    path, array = os.fspath(item), read_image(item, white_level=white)
+                else:
+                    path, array = "", to_rgb(item, white_level=white)
+                pixels, geometry = self._transform(array)
+                loaded.append((pixels, geometry, Sample(path, category, "test", None)))
+            for sample, geometry, raw in self._raw(stack(loaded), None):
+                yield self.scorer.predict(raw, geometry, sample)
+
+    def predict_samples(
+        self, samples: Sequence[Sample], *, batch_size: int | None = None
+    ) -> Iterator[Prediction]:
+        """Score the images of a table, in its order, a batch in memory at a time."""
+        for sample, geometry, raw in self.raw_maps(samples, batch_size=batch_size):
+            yield self.scorer.predict(raw, geometry, sample)
+
+    def raw_maps(
+        self,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int | None = None,
+        numbers: Mapping[str, int] | None = None,
+    ) -> Iterator[tuple[Sample, Geometry, FloatArray]]:
+        """Raw maps (h, w) of images, in their order.
+
+        Args:
+            samples: The images.
+            batch_size: Images at a time; the configuration's by default.
+            numbers: Numbers of images of the fit by path; each is then scored as if it had not
+                been learnt.
+        """
+        batches = load_batches(
+            samples,
+            self._transform,
+            batch_size or self.config.training.batch_size,
+            threads=self.config.training.threads or None,
+            white_level=self.config.data.white_level,
+        )
+        with closing(batches):  # type: ignore[type-var]
+            for batch in batches:
+                yield from self._raw(batch, numbers)
+
+    def _raw(
+        self, batch: Batch, numbers: Mapping[str, int] | None
+    ) -> Iterator[tuple[Sample, Geometry, FloatArray]]:
+        raws: list[FloatArray | None] = [None] * len(batch.samples)
+        for name, rows in self._rows_by_model(batch.samples).items():
+            method = self.models[name]
+            whole = len(rows) == len(batch.samples)
+            images = batch.images if whole else batch.images[rows]
+            with torch.inference_mode(), self.fabric.autocast():
+                features = method.extract(images.to(self.fabric.device))
+                if numbers is None:
+                    maps = method.anomaly_map(features)
+                else:
+                    assert isinstance(method, OnePassMethod)
+                    maps = method.anomaly_map_without(
+                        features, [numbers[batch.samples[row].path] for row in rows]
+                    )
+            for row, raw in zip(rows, maps[:, 0].float().cpu().numpy(), strict=True):
+                raws[row] = raw
+        for sample, geometry, found in zip(batch.samples, batch.geometries, raws, strict=True):
+            assert found is not None
+            yield sample, geometry, found
+
+    def _rows_by_model(self, samples: Iterable[Sample]) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, sample in enumerate(samples):
+            name = EVERY if EVERY in self.models else sample.category
+            if name not in self.models:
+                if len(self.models) == 1:
+                    name = next(iter(self.models))
+                else:
+                    raise self._unknown_category(sample.category)
+            rows.setdefault(name, []).append(row)
+        return rows
+
+    def _category(self, category: str | None) -> str:
+        known = self.categories
+        if category is not None:
+            if known and category not in known:
+                raise self._unknown_category(category)
+            return category
+        if len(known) == 1:
+            return known[0]
+        if EVERY not in self.models:
+            raise ConfigError(
+                "this detector has one model per product, so the product must be named",
+                where="--category",
+                expected=f"one of: {', '.join(known)}",
+            )
+        return EVERY
+
+    def _unknown_category(self, category: str) -> ConfigError:
+        return unknown_name(
+            "category", category, self.categories or self.models, where="the fitted detector"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bundle, atomically.
+
+        Raises:
+            BundleError: The disk is full or the folder cannot be written.
+        """
+        embed = self.config.bundle.embed_encoder
+        bundles.write(
+            bundles.Bundle(
+                config=self.config.model_dump(mode="json"),
+                models={name: _arrays(m.state_dict()) for name, m in self.models.items()},
+                encoder=_arrays(self.encoder.state_dict()) if embed else None,
+                calibration=self.calibration,
+                info={
+                    "encoder": {
+                        "name": self.encoder.spec.name,
+                        "levels": list(self.encoder.levels),
+                        "sha256": self.encoder.fingerprint,
+                        "licence": self.encoder.spec.licence,
+                        "note": self.encoder.spec.note,
+                    },
+                    "fitted": asdict(self.fitted),
+                },
+            ),
+            Path(path),
+        )
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    encoder_weights: str | os.PathLike[str] | None = None,
+) -> Detector:
+    """Load a bundle.
+
+    Args:
+        path: The file that a fit wrote.
+        device: "auto", "cpu", "cuda" or "mps".
+        encoder_weights: The encoder's weights, for a bundle without them whose encoder is not in
+            an installed package.
+
+    Raises:
+        BundleError: The file is missing, truncated, altered or too new, or the encoder's weights
+            on this machine are not the ones of the fit.
+        WeightsError: The bundle leaves the encoder out and its weights are not on this machine.
+    """
+    path = Path(path)
+    found = bundles.read(path)
+    tree = {**found.config, "training": {**found.config["training"], "device": device}}
+    config = validate(tree)
+    encoder_config = config.encoder
+    if encoder_weights is not None:
+        encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
+    info = found.info["encoder"]
+    state = None if found.encoder is None else _tensors(found.encoder)
+    encoder = build_encoder(encoder_config, info["levels"], state=state)
+    if encoder.fingerprint != info["sha256"]:
+        raise BundleError(
+            "the encoder's weights are not the ones the detector was fitted with",
+            where=str(path),
+            given=f"sha256 {encoder.fingerprint}",
+            expected=f"sha256 {info['sha256']}",
+            hint="install the same weights, or fit again",
+        )
+    fabric = make_fabric(config.training)
+    encoder.to(fabric.device)
+    cls = METHODS.load(config.method.name)
+    models: dict[str, Method] = {}
+    for name, arrays in found.models.items():
+        method = cls.build(config.method, encoder, config.data.size, torch.Generator())
+        method.restore(_tensors(arrays))
+        models[name] = method.to(fabric.device)
+    return Detector(
+        config=config,
+        encoder=encoder,
+        models=models,
+        fabric=fabric,
+        calibration=found.calibration,
+        fitted=Fitted(**found.info["fitted"]),
+    )
+
+
+def _arrays(state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in state.items()
+    }
+
+
+def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}

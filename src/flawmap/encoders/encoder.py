@@ -1,0 +1,360 @@
+"""A frozen network that gives feature levels, and computes no block that nobody asked for.
+
+Levels are named by their place in timm's network: `blocks.2` is the third block of a ViT or the
+third stage of an EfficientNet, `layer2` the second stage of a ResNet. Batch normalisations are
+folded into the convolutions before them, which changes features by rounding only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from flawmap.config import EncoderConfig
+from flawmap.encoders import weights as weight_files
+from flawmap.encoders.table import EncoderSpec, find_spec
+from flawmap.errors import ConfigError, WeightsError, unknown_name
+
+
+class Encoder(nn.Module):
+    """Base of frozen encoders: images in [0, 1] to feature levels.
+
+    Attributes:
+        spec: What is known of the network.
+        levels: Names of the levels given, in order.
+        channels: Channels of each level.
+        strides: Input px per feature px, of each level.
+        prefix: Tokens before the patches (cls and registers); 0 for convolutional networks.
+        fingerprint: SHA-256 over the weights in use, by name.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    prefix: int = 0
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: EncoderSpec, levels: Sequence[str]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.levels = tuple(levels)
+        self.fingerprint = ""
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Levels as sequences, (B, prefix + h * w, C) each.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+        """
+        return [level.flatten(2).transpose(1, 2) for level in self(images)]
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(h, w) of each level for an input of `size` px."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Evaluation mode, no gradients, and the fingerprint of what is in use."""
+        self.eval()
+        self.requires_grad_(False)
+        self.fingerprint = fingerprint(self.state_dict())
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in evaluation mode: the encoder is frozen."""
+        return super().train(False)
+
+
+class ViTEncoder(Encoder):
+    """A timm vision transformer, cut after the last block that is asked for.
+
+    Levels are the residual stream after their blocks; the final normalisation is not applied.
+    """
+
+    def __init__(self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> None:
+        super().__init__(spec, levels)
+        depth = len(network.blocks)
+        self._taps = [_block_index(name, depth, spec.name) for name in levels]
+        network.blocks = network.blocks[: max(self._taps) + 1]
+        for name in ("norm", "fc_norm", "head", "head_drop"):
+            if hasattr(network, name):
+                setattr(network, name, nn.Identity())
+        self.network = network
+        self.prefix = int(network.num_prefix_tokens)
+        self.channels = (int(network.embed_dim),) * len(self._taps)
+        self.patch = int(network.patch_embed.patch_size[0])
+        self.strides = (self.patch,) * len(self._taps)
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        if size[0] % self.patch or size[1] % self.patch:
+            fit = tuple(max(1, round(n / self.patch)) * self.patch for n in size)
+            raise ConfigError(
+                f"the encoder '{self.spec.name}' needs sizes that are multiples of {self.patch} px",
+                where="data.size",
+                given=size,
+                expected=f"for example {fit}",
+                hint=f"--set data.size={list(fit)}",
+            )
+        return [(size[0] // self.patch, size[1] // self.patch)] * len(self._taps)
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        network = self.network
+        x = network.patch_embed((images - self.mean) / self.std)
+        x = network.norm_pre(network.patch_drop(network._pos_embed(x)))
+        found: dict[int, Tensor] = {}
+        for index, block in enumerate(network.blocks):
+            x = block(x)
+            if index in self._taps:
+                found[index] = x
+        return [found[index] for index in self._taps]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Levels without their prefix tokens, (B, C, h, w) each."""
+        h, w = images.shape[-2] // self.patch, images.shape[-1] // self.patch
+        return [
+            t[:, self.prefix :].transpose(1, 2).unflatten(2, (h, w)) for t in self.tokens(images)
+        ]
+
+
+class EfficientNetEncoder(Encoder):
+    """A timm EfficientNet, cut after the last stage that is asked for."""
+
+    def __init__(self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> None:
+        super().__init__(spec, levels)
+        depth = len(network.blocks)
+        self._taps = [_block_index(name, depth, spec.name) for name in levels]
+        self.stem = nn.Sequential(network.conv_stem, network.bn1)
+        self.blocks = nn.ModuleList(list(network.blocks)[: max(self._taps) + 1])
+        _fold_batch_norm(self)
+        self.to(memory_format=torch.channels_last)
+        self.eval()
+        with torch.no_grad():
+            probe = self(torch.zeros(1, 3, 64, 64))
+        self.channels = tuple(int(level.shape[1]) for level in probe)
+        self.strides = tuple(64 // int(level.shape[2]) for level in probe)
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [(-(-size[0] // s), -(-size[1] // s)) for s in self.strides]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Levels, (B, C, h, w) each."""
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        found: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self._taps:
+                found[index] = x
+        return [found[index] for index in self._taps]
+
+
+class FeaturesEncoder(Encoder):
+    """Any other timm network, through its own table of feature levels."""
+
+    def __init__(
+        self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str], names: Sequence[str]
+    ) -> None:
+        super().__init__(spec, levels)
+        self._picks = [list(names).index(level) for level in levels]
+        self.network = network
+        info = network.feature_info
+        channels, reductions = info.channels(), info.reduction()
+        self.channels = tuple(channels[pick] for pick in self._picks)
+        self.strides = tuple(reductions[pick] for pick in self._picks)
+        self.to(memory_format=torch.channels_last)
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        return [(-(-size[0] // s), -(-size[1] // s)) for s in self.strides]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Levels, (B, C, h, w) each."""
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        found = self.network(x)
+        return [found[pick] for pick in self._picks]
+
+
+def resolve(name: str) -> EncoderSpec:
+    """The spec of an encoder's name or of any timm name.
+
+    Raises:
+        ConfigError: Neither flawmap nor timm knows the name.
+    """
+    spec = find_spec(name)
+    if spec is not None:
+        return spec
+    if not timm.is_model(name):
+        from flawmap.encoders.table import ENCODERS
+
+        raise unknown_name("encoder", name, [*ENCODERS, *timm.list_models()], where="encoder.name")
+    config = timm.get_pretrained_cfg(name)
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    kind = type(network).__name__
+    family = {"VisionTransformer": "vit", "EfficientNet": "efficientnet"}.get(kind, "other")
+    return EncoderSpec(
+        name=name,
+        timm_name=name,
+        family=family,  # type: ignore[arg-type]
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        parameters=sum(p.numel() for p in network.parameters()),
+        licence=config.license or "",
+        note="any timm network; weights from a file or the hub",
+    )
+
+
+def build(
+    config: EncoderConfig,
+    levels: Sequence[str] | None = None,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> Encoder:
+    """A frozen encoder with its weights.
+
+    Args:
+        config: Which network, and where its weights come from.
+        levels: The levels wanted; the family's usual ones by default.
+        state: Weights that a bundle carries; then no file is looked for.
+
+    Raises:
+        ConfigError: Unknown encoder or level.
+        WeightsError: The weights are missing, or are not the ones asked for.
+    """
+    spec = resolve(config.name)
+    picked = tuple(levels) if levels else default_levels(spec)
+    if state is not None:
+        encoder = _wrap(spec, _create(spec, picked), picked)
+        _load(encoder, state, "bundle")
+    else:
+        network = pretrained(spec, config, picked)
+        encoder = _wrap(spec, network, picked)
+    encoder.freeze()
+    return encoder
+
+
+def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
+    """The levels that a family is usually read at."""
+    if spec.family == "efficientnet":
+        return ("blocks.2", "blocks.4")
+    if spec.family == "vit":
+        return tuple(f"blocks.{i}" for i in range(2, 10))
+    names = _feature_names(spec)
+    return tuple(names[-3:-1])
+
+
+def pretrained(
+    spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] = ()
+) -> nn.Module:
+    """timm's own network with pretrained weights, offline unless `config.download`.
+
+    Raises:
+        WeightsError: The weights are missing, or are not the ones asked for.
+    """
+    network = _create(spec, levels)
+    file = weight_files.locate(spec, config.weights, config.sha256)
+    if file is not None:
+        state = weight_files.read(spec, file, network.state_dict())
+        _load(network, state, str(file.path))
+        return network
+    if not config.download:
+        raise weight_files.missing(spec)
+    try:
+        return _create(spec, levels, fetch=True)
+    except Exception as error:  # The hub's client raises many kinds of errors.
+        raise weight_files.missing(spec, cause=error) from error
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values of a state dictionary."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).clone().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> nn.Module:
+    options: dict[str, Any] = {"pretrained": fetch}
+    if spec.family == "vit":
+        options["dynamic_img_size"] = True
+        if spec.reader == "onnx-dinov2" or "dinov2" in spec.timm_name:
+            options["img_size"] = 518
+    elif spec.family == "other":
+        names = _feature_names(spec)
+        unknown = [level for level in levels if level not in names]
+        if unknown:
+            raise unknown_name("level", unknown[0], names, where=f"encoder {spec.name}")
+        options["features_only"] = True
+        options["out_indices"] = tuple(range(max(names.index(v) for v in levels) + 1))
+    return timm.create_model(spec.timm_name, **options).eval()
+
+
+def _feature_names(spec: EncoderSpec) -> list[str]:
+    with torch.device("meta"):
+        network = timm.create_model(spec.timm_name, features_only=True)
+    return [str(name) for name in network.feature_info.module_name()]
+
+
+def _wrap(spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> Encoder:
+    if spec.family == "vit":
+        return ViTEncoder(spec, network, levels)
+    if spec.family == "efficientnet":
+        return EfficientNetEncoder(spec, network, levels)
+    return FeaturesEncoder(spec, network, levels, _feature_names(spec))
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    try:
+        result = network.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights do not fit the network: {error}", where=where) from error
+    absent = [k for k in result.missing_keys if not k.endswith("num_batches_tracked")]
+    if absent or result.unexpected_keys:
+        raise WeightsError(
+            "the weights do not fit the network",
+            where=where,
+            given=f"unexpected: {list(result.unexpected_keys)[:3]}, missing: {absent[:3]}",
+        )
+
+
+def _block_index(name: str, depth: int, encoder: str) -> int:
+    kind, _, number = name.partition(".")
+    if kind != "blocks" or not number.isdecimal() or int(number) >= depth:
+        raise unknown_name(
+            "level", name, [f"blocks.{i}" for i in range(depth)], where=f"encoder {encoder}"
+        )
+    return int(number)
+
+
+def _fold_batch_norm(module: nn.Module) -> None:
+    """Fold every BatchNormAct2d into the convolution that stands just before it."""
+    previous: tuple[nn.Module, str, nn.Conv2d] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d):
+            previous = (module, name, child)
+        elif isinstance(child, BatchNormAct2d) and previous is not None:
+            conv = previous[2]
+            assert child.running_mean is not None
+            assert child.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight,
+                conv.bias,
+                child.running_mean,
+                child.running_var,
+                child.eps,
+                child.weight,
+                child.bias,
+            )
+            setattr(module, name, nn.Sequential(child.drop, child.act))
+            previous = None
+        else:
+            previous = None
+            _fold_batch_norm(child)

@@ -1,0 +1,131 @@
+"""One tree of errors: each class carries a process exit code and an HTTP status.
+
+Every message says what went wrong, where, what was given, what is expected and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlawmapError(Exception):
+    """Base of every error that flawmap raises for something a user can cause.
+
+    Args:
+        message: What went wrong, in one sentence.
+        where: The file, option or step concerned.
+        given: The value that was given.
+        expected: What would have been right.
+        hint: What to do next.
+    """
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        given: object | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.given = given
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        for name, value in (
+            ("where", self.where),
+            ("given", self.given),
+            ("expected", self.expected),
+            ("what to do", self.hint),
+        ):
+            if value is not None:
+                lines.append(f"  {name}: {value}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        """The error as plain JSON values, for `--json` and HTTP answers."""
+        return {
+            "error": type(self).__name__,
+            "message": self.message,
+            "where": self.where,
+            "given": None if self.given is None else str(self.given),
+            "expected": self.expected,
+            "hint": self.hint,
+        }
+
+
+class ConfigError(FlawmapError):
+    """An option, a name or a configuration file is wrong."""
+
+    exit_code = 2
+    http_status = 422
+
+
+class DataError(FlawmapError):
+    """Images, masks, folders or tables are missing, unreadable or contradictory."""
+
+    exit_code = 3
+    http_status = 400
+
+
+class WeightsError(FlawmapError):
+    """Pretrained weights are missing or are not the ones asked for."""
+
+    exit_code = 4
+    http_status = 503
+
+
+class FitError(FlawmapError):
+    """Training could not go on: a NaN loss, a full disk, too little data."""
+
+    exit_code = 5
+    http_status = 500
+
+
+class BundleError(FlawmapError):
+    """A bundle is truncated, altered, too new or not a bundle."""
+
+    exit_code = 6
+    http_status = 422
+
+
+class ExportError(FlawmapError):
+    """A detector cannot be exported as asked."""
+
+    exit_code = 7
+    http_status = 500
+
+
+class ServeError(FlawmapError):
+    """The inspection server cannot do what was asked."""
+
+    exit_code = 8
+    http_status = 500
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `name`, or None when nothing is close."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str], *, where: str) -> ConfigError:
+    """The error for a name that is not in a table, with the nearest right one."""
+    known = sorted(choices)
+    guess = nearest(name, known)
+    return ConfigError(
+        f"unknown {kind} '{name}'",
+        where=where,
+        given=name,
+        expected=f"one of: {', '.join(known)}",
+        hint=f"did you mean '{guess}'?" if guess else None,
+    )

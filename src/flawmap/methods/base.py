@@ -1,0 +1,141 @@
+"""The contract of a method.
+
+A method turns a batch of images into raw anomaly maps. The frozen encoder's part is split off in
+`extract`, so that the loop may keep its results between epochs; everything learnt stands after it.
+
+* An **iterative** method gives a loss for a batch of features.
+* A **one-pass** method observes the features of each good image once, then finalises.
+
+The encoder's weights are not part of a method's `state_dict`; a bundle stores them apart.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flawmap.config import MethodConfig
+from flawmap.encoders.encoder import Encoder, default_levels
+from flawmap.encoders.table import EncoderSpec
+
+Features = tuple[Tensor, ...]
+"""What a method keeps of the frozen encoder: tensors whose first dimension is the batch."""
+
+
+class Method(nn.Module, abc.ABC):
+    """Base of all methods.
+
+    Class attributes:
+        Config: The method's options.
+        kind: "iterative" or "one-pass".
+        summary: One line for people.
+        source: Paper and licence of the reference code.
+        defaults: Options of the whole run (dotted names) that this method needs by default.
+        presets: Further options per preset; every method has "cpu" and "gpu".
+
+    Args:
+        config: An instance of `Config`.
+        encoder: A frozen encoder with the levels that `levels` named.
+        input_size: (H, W) of the network input in px.
+        generator: Draws the initial weights and all else that is random in construction.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    kind: ClassVar[Literal["iterative", "one-pass"]]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        # A tuple hides the encoder from nn.Module: its weights are not part of the state.
+        self._encoder = (encoder,)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
+        return self._encoder[0]
+
+    @classmethod
+    def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
+        """The encoder levels that the method reads when none are named."""
+        return default_levels(spec)
+
+    @classmethod
+    @abc.abstractmethod
+    def build(
+        cls,
+        config: Any,
+        encoder: Encoder,
+        input_size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Method:
+        """A method that has learnt nothing yet."""
+
+    @abc.abstractmethod
+    def extract(self, images: Tensor) -> Features:
+        """The frozen part.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+        """
+
+    @abc.abstractmethod
+    def anomaly_map(self, features: Features) -> Tensor:
+        """Raw maps, (B, 1, h, w) float32, higher = more anomalous."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw maps of images: `anomaly_map(extract(images))`."""
+        return self.anomaly_map(self.extract(images))
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state_dict` gave, also when learnt tensors change size with the data."""
+        self.load_state_dict(dict(state))
+
+
+class IterativeMethod(Method):
+    """A method that learns step by step from batches of features."""
+
+    kind = "iterative"
+
+    @abc.abstractmethod
+    def loss(self, features: Features, step: int) -> Tensor:
+        """The training loss of a batch, a scalar.
+
+        Random numbers come from torch's own generator, which the loop seeds for every step.
+        """
+
+    @abc.abstractmethod
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A fresh optimiser over the learnt parameters."""
+
+    @abc.abstractmethod
+    def learning_rate(self, step: int, total: int) -> float:
+        """The learning rate of a step, 0 <= step < total."""
+
+    clip_norm: float | None = None
+
+
+class OnePassMethod(Method):
+    """A method that sees each good image once."""
+
+    kind = "one-pass"
+    can_leave_out: ClassVar[bool] = False
+    """Whether `anomaly_map_without` works."""
+
+    @abc.abstractmethod
+    def observe(self, features: Features, images: Sequence[int]) -> None:
+        """Take in a batch of good images' features; `images` are their numbers in the data."""
+
+    @abc.abstractmethod
+    def finalise(self, generator: torch.Generator) -> None:
+        """End the fit."""
+
+    def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
+        """Raw maps of images of the fit, as if each had not been learnt."""
+        raise AssertionError(f"{type(self).__name__} cannot leave images out")

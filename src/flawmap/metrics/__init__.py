@@ -1,0 +1,28 @@
+"""Exact metrics on numpy arrays: per image, per pixel and per region."""
+
+from flawmap.metrics.masks import label_regions, resize_mask_nearest
+from flawmap.metrics.pixel import (
+    PixelMetrics,
+    PixelScores,
+    aupro,
+    pixel_ap,
+    pixel_auroc,
+    pixel_f1max,
+)
+from flawmap.metrics.ranking import Confusion, auroc, average_precision, confusion, f1_max
+
+__all__ = [
+    "Confusion",
+    "PixelMetrics",
+    "PixelScores",
+    "aupro",
+    "auroc",
+    "average_precision",
+    "confusion",
+    "f1_max",
+    "label_regions",
+    "pixel_ap",
+    "pixel_auroc",
+    "pixel_f1max",
+    "resize_mask_nearest",
+]

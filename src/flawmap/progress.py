@@ -1,0 +1,141 @@
+"""Progress of long work: a live bar on a terminal, a plain line every few seconds elsewhere.
+
+Everything goes to standard error, so that standard output stays free for results.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_PLAIN_SECONDS = 5.0
+
+
+class Task(Protocol):
+    """One piece of long work."""
+
+    def update(self, done: int, **values: float | str) -> None:
+        """Set how much is done; `values` are shown beside it, such as loss=0.12."""
+
+
+class Progress(Protocol):
+    """Where progress and notes are shown."""
+
+    def task(self, name: str, total: int) -> _TaskContext:
+        """Start a piece of work."""
+
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *details: object) -> bool | None: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        yield self
+
+    def update(self, done: int, **values: float | str) -> None:
+        return
+
+    def note(self, text: str) -> None:
+        return
+
+
+class Plain:
+    """A line every few seconds, for logs."""
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        yield _PlainTask(name, total)
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _PlainTask:
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total = name, total
+        self.began = self.last = time.monotonic()
+
+    def update(self, done: int, **values: float | str) -> None:
+        now = time.monotonic()
+        if now - self.last < _PLAIN_SECONDS and done < self.total:
+            return
+        self.last = now
+        seconds = now - self.began
+        rate = done / seconds if seconds > 0 else 0.0
+        left = (self.total - done) / rate if rate > 0 else 0.0
+        shown = "".join(f", {name} {_format(value)}" for name, value in values.items())
+        end = f", {seconds:.0f} s" if done >= self.total else f", {left:.0f} s left"
+        print(
+            f"{self.name}: {done}/{self.total}{shown}, {rate:.1f}/s{end}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class Live:
+    """Rich's live bars, for terminals."""
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Task]:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        with bars:
+            yield _LiveTask(bars, bars.add_task(name, total=total, values=""))
+
+    def note(self, text: str) -> None:
+        from rich.console import Console
+
+        Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+class _LiveTask:
+    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+        self.bars, self.id = bars, task
+        self.began = time.monotonic()
+
+    def update(self, done: int, **values: float | str) -> None:
+        rate = done / max(1e-9, time.monotonic() - self.began)
+        shown = " ".join(f"{name} {_format(value)}" for name, value in values.items())
+        self.bars.update(self.id, completed=done, values=f"{shown} {rate:.1f}/s")
+
+
+def _format(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def default_progress() -> Progress:
+    """Live on a terminal, plain lines otherwise."""
+    return Live() if sys.stderr.isatty() else Plain()

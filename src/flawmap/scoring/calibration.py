@@ -1,0 +1,169 @@
+"""Thresholds from good images alone, by split conformal prediction.
+
+With n scores of good images that the model has not learnt, sorted, the k-th with
+k = ceil((n + 1)(1 - rate)) is exceeded by the next good image with probability at most `rate`,
+whatever the distribution, as long as images are exchangeable (Vovk et al., Algorithmic Learning in
+a Random World, 2005). When k > n the rate asked cannot be guaranteed: the highest score is taken
+and the guarantee is 1 / (n + 1), which is reported and not hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flawmap.errors import ConfigError
+
+EVERY = "*"
+"""The key of the calibration over all categories together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A threshold and what it promises.
+
+    Attributes:
+        value: Scores strictly above it raise the alarm.
+        asked: The false-reject rate that was asked for.
+        bound: The false-reject rate that holds for the next good image: equal to or below
+            `asked`, or above it when there are too few images.
+        n: Number of good images it was set from.
+        exact: True for held-out images; False for leave-one-out, where the bound is approximate.
+    """
+
+    value: float
+    asked: float
+    bound: float
+    n: int
+    exact: bool
+
+    @property
+    def enough(self) -> bool:
+        """Whether the number of images allows the rate that was asked for."""
+        return self.bound <= self.asked + 1e-12
+
+    def explain(self) -> str:
+        """One sentence for people."""
+        kind = "held-out" if self.exact else "left-one-out"
+        text = f"at most {self.bound:.2%} of good parts rejected (from {self.n} {kind} good images"
+        text += ")" if self.exact else ", approximate)"
+        if not self.enough:
+            text += (
+                f"; {self.asked:.2%} was asked, which needs at least {needed(self.asked)} images"
+            )
+        return text
+
+
+def needed(rate: float) -> int:
+    """How many good images a false-reject rate needs before it can be guaranteed."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Threshold:
+    """The conformal threshold of good images' scores.
+
+    Args:
+        scores: (n,) scores of good images the model has not learnt, n >= 1, finite.
+        rate: Wanted false-reject rate in (0, 1).
+        exact: Whether the images were held out.
+
+    Raises:
+        ValueError: No scores, or scores that are not finite.
+        ConfigError: A rate outside (0, 1).
+    """
+    if not 0 < rate < 1:
+        raise ConfigError(
+            "the false-reject rate must lie between 0 and 1",
+            where="--false-reject-rate",
+            given=rate,
+            expected="for example 0.01 for 1%",
+        )
+    ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
+    n = ordered.size
+    if n == 0 or not np.isfinite(ordered).all():
+        raise ValueError(f"scores must be finite and at least one, got {n} scores")
+    # The small term keeps (n + 1)(1 - rate) from being rounded up past an integer.
+    k = min(math.ceil((n + 1) * (1 - rate) - 1e-9), n)
+    return Threshold(
+        value=float(ordered[k - 1]), asked=rate, bound=1 - k / (n + 1), n=n, exact=exact
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryCalibration:
+    """What is kept of a category's good images, so that the rate can be changed later.
+
+    Attributes:
+        scores: (n,) float64 image scores.
+        peaks: (n,) float64 highest map values, for the pixel threshold.
+        exact: Whether the images were held out of the fit.
+    """
+
+    scores: npt.NDArray[np.float64]
+    peaks: npt.NDArray[np.float64]
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Thresholds per category for one false-reject rate.
+
+    Attributes:
+        rate: The false-reject rate asked for.
+        categories: Good images' scores per category.
+    """
+
+    rate: float
+    categories: Mapping[str, CategoryCalibration]
+
+    def _find(self, category: str) -> CategoryCalibration | None:
+        if category in self.categories:
+            return self.categories[category]
+        if not self.categories:
+            return None
+        parts = list(self.categories.values())
+        return CategoryCalibration(
+            scores=np.concatenate([p.scores for p in parts]),
+            peaks=np.concatenate([p.peaks for p in parts]),
+            exact=all(p.exact for p in parts),
+        )
+
+    def threshold(self, category: str = EVERY) -> Threshold | None:
+        """The image threshold; over all categories together for one that was never seen."""
+        found = self._find(category)
+        if found is None or found.scores.size == 0:
+            return None
+        return conformal(found.scores, self.rate, exact=found.exact)
+
+    def pixel_threshold(self, category: str = EVERY) -> Threshold | None:
+        """The map threshold: at most `rate` of good images show any px above it."""
+        found = self._find(category)
+        if found is None or found.peaks.size == 0:
+            return None
+        return conformal(found.peaks, self.rate, exact=found.exact)
+
+    def at(self, rate: float) -> Calibration:
+        """The same good images under another false-reject rate."""
+        return Calibration(rate=rate, categories=self.categories)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The thresholds as plain JSON values."""
+        result: dict[str, Any] = {"false_reject_rate": self.rate, "categories": {}}
+        for category in sorted(self.categories):
+            image, pixel = self.threshold(category), self.pixel_threshold(category)
+            if image is None or pixel is None:
+                continue
+            result["categories"][category] = {
+                "threshold": image.value,
+                "pixel_threshold": pixel.value,
+                "bound": image.bound,
+                "images": image.n,
+                "exact": image.exact,
+                "enough": image.enough,
+            }
+        return result

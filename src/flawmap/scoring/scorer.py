@@ -1,0 +1,72 @@
+"""One object that turns a method's raw maps into predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flawmap.config import ScoringConfig
+from flawmap.scoring.calibration import Calibration
+from flawmap.scoring.maps import inside, pool, resample, smooth_on_input
+from flawmap.scoring.regions import find_regions
+from flawmap.types import FloatArray, Geometry, Prediction, Sample, Verdict
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Smoothing, pooling, thresholds and regions under one configuration."""
+
+    config: ScoringConfig
+    calibration: Calibration = field(default_factory=lambda: Calibration(0.01, {}))
+
+    def score(self, raw: FloatArray, geometry: Geometry) -> tuple[float, float]:
+        """The image score and the highest map value of a raw map.
+
+        Both are taken on the network input, so that they do not depend on the size of the source.
+
+        Args:
+            raw: (h, w) float32.
+            geometry: How the source became the input.
+        """
+        smoothed = smooth_on_input(raw, geometry.input, sigma=self.config.sigma)
+        seen = smoothed[inside(geometry)]
+        peak = float(seen.max())
+        if self.config.pooling == "max":
+            return peak, peak
+        score = pool(
+            seen, pooling=self.config.pooling, top_fraction=self.config.top_fraction
+        )
+        return score, peak
+
+    def map(
+        self, raw: FloatArray, geometry: Geometry, size: tuple[int, int] | None = None
+    ) -> FloatArray:
+        """The anomaly map over the source image, (H, W) float32, raw scale."""
+        return resample(raw, geometry, sigma=self.config.sigma, size=size)
+
+    def predict(self, raw: FloatArray, geometry: Geometry, sample: Sample) -> Prediction:
+        """Everything that is said of one image.
+
+        Args:
+            raw: (h, w) float32, as the method gave it.
+            geometry: How the source became the input.
+            sample: Where the image comes from.
+        """
+        score, _ = self.score(raw, geometry)
+        anomaly_map = self.map(raw, geometry)
+        threshold = self.calibration.threshold(sample.category)
+        pixel = self.calibration.pixel_threshold(sample.category)
+        verdict: Verdict | None = None
+        if threshold is not None:
+            verdict = "defect" if score > threshold.value else "good"
+        return Prediction(
+            path=sample.path,
+            category=sample.category,
+            anomaly_map=anomaly_map,
+            score=score,
+            threshold=threshold.value if threshold else None,
+            pixel_threshold=pixel.value if pixel else None,
+            verdict=verdict,
+            regions=find_regions(anomaly_map, pixel.value, min_area=self.config.min_area)
+            if pixel
+            else (),
+        )

@@ -1,0 +1,1 @@
+"""Fitting: the loop, its optimisers, feature caches and checkpoints."""

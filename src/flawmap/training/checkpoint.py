@@ -1,0 +1,90 @@
+"""Checkpoints: one safetensors file, written atomically, from which a run goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flawmap.errors import FitError
+from flawmap.files import atomic_path
+
+_METHOD = "method."
+_OPTIMIZER = "optimizer."
+
+
+def save(
+    path: Path,
+    *,
+    method: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    info: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        path: The file; an older one is replaced only when the new one is complete.
+        method: State of the method.
+        optimizer: Its state is kept as well.
+        info: Plain JSON values: the step, the plan, the identity of the run.
+
+    Raises:
+        FitError: The disk is full or the folder cannot be written.
+    """
+    tensors = {_METHOD + name: _plain(value) for name, value in method.items()}
+    if optimizer is not None:
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                value = value if isinstance(value, Tensor) else torch.tensor(value)
+                tensors[f"{_OPTIMIZER}{index}.{name}"] = _plain(value)
+    with atomic_path(path, error=FitError) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"info": json.dumps(info)})
+        except SafetensorError as error:
+            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[str, Any]]:
+    """Read a checkpoint: the method's state, the optimiser's state and the info.
+
+    Raises:
+        FitError: The file cannot be read.
+    """
+    method: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = json.loads(file.metadata()["info"])
+            for name in file.keys():  # noqa: SIM118 - not a dictionary
+                tensor = file.get_tensor(name)
+                if name.startswith(_METHOD):
+                    method[name.removeprefix(_METHOD)] = tensor
+                else:
+                    index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+                    optimizer.setdefault(int(index), {})[key] = tensor
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise FitError(
+            f"the checkpoint cannot be read: {error}",
+            where=str(path),
+            hint="start without --resume",
+        ) from error
+    return method, optimizer, info
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Tensor]]
+) -> None:
+    """Put a checkpoint's optimiser state back."""
+    tree = optimizer.state_dict()
+    tree["state"] = {index: dict(values) for index, values in state.items()}
+    optimizer.load_state_dict(tree)
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().clone()

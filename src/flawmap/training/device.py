@@ -1,0 +1,53 @@
+"""Which device and precision a run uses."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from flawmap.config import TrainingConfig
+from flawmap.errors import ConfigError
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """Lightning Fabric for one device.
+
+    Raises:
+        ConfigError: The device asked for is not there.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present[device]:
+        raise ConfigError(
+            f"this machine has no usable {device} device",
+            where="training.device",
+            given=config.device,
+            expected="one of: " + ", ".join(name for name, there in present.items() if there),
+        )
+    precision: Literal["bf16-mixed", "32-true"] = "32-true"
+    if config.precision == "bfloat16" or (
+        config.precision == "auto" and computes_bfloat16(device)
+    ):
+        precision = "bf16-mixed"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 natively, so that it is faster than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return False

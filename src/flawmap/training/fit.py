@@ -1,0 +1,433 @@
+"""From a table of images to a calibrated detector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from flawmap.config import Config
+from flawmap.data.loader import load_batches
+from flawmap.data.samples import Problem, SampleTable
+from flawmap.data.transform import Transform
+from flawmap.data.verify import verify
+from flawmap.detector import Detector, Fitted
+from flawmap.encoders.encoder import Encoder
+from flawmap.encoders.encoder import build as build_encoder
+from flawmap.encoders.encoder import resolve as resolve_encoder
+from flawmap.errors import DataError
+from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
+from flawmap.progress import Progress, Silent
+from flawmap.registry import METHODS
+from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, needed
+from flawmap.training import checkpoint
+from flawmap.training.cache import FeatureCache, choose_place
+from flawmap.training.device import make_fabric
+from flawmap.training.interrupt import Interrupted, PoliteStop
+from flawmap.training.loop import Curve, batch_rows, epoch_order, streamed, train
+from flawmap.types import Batch, Sample, categories_of
+
+_LEAST_HELD_OUT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which good images teach, and which set the threshold."""
+
+    learn: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    leave_out: tuple[str, ...]
+    """Categories whose threshold comes from leaving each learnt image out."""
+
+
+@dataclass(slots=True)
+class _Timing:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.monotonic)
+
+    def mark(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self.last, 3)
+        self.last = now
+
+
+def fit_table(
+    table: SampleTable,
+    config: Config,
+    *,
+    run_folder: Path,
+    resume: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Detector:
+    """Fit and calibrate a detector on the good training images of a table.
+
+    Args:
+        table: The data; only its train and validation splits are read.
+        config: Everything that decides what the fit does.
+        run_folder: Where checkpoints lie while the fit runs; removed when it ends well.
+        resume: Go on from the checkpoint in that folder.
+        skip_bad: Leave unreadable images out instead of refusing.
+        progress: Where progress is shown; nowhere by default.
+
+    Raises:
+        DataError: Unreadable images or no good ones.
+        WeightsError: The encoder's weights are missing.
+        FitError: The loss is not finite, the disk is full, or the checkpoint does not fit.
+        Interrupted: The user stopped it; `resume` goes on.
+    """
+    return _Fit(table, config, run_folder, resume, skip_bad, progress or Silent()).run()
+
+
+class _Fit:
+    def __init__(
+        self,
+        table: SampleTable,
+        config: Config,
+        run_folder: Path,
+        resume: bool,
+        skip_bad: bool,
+        progress: Progress,
+    ) -> None:
+        self.table = table
+        self.config = config
+        self.run_folder = run_folder
+        self.resume = resume
+        self.skip_bad = skip_bad
+        self.progress = progress
+        self.timing = _Timing()
+        budget = config.training.time_budget_seconds
+        self.deadline = None if budget is None else time.monotonic() + budget
+        self.threads = config.training.threads or os.cpu_count() or 1
+        self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
+
+    def run(self) -> Detector:
+        config = self.config
+        cls = METHODS.load(config.method.name)
+        spec = resolve_encoder(config.encoder.name)
+        levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
+        encoder = build_encoder(config.encoder, levels)
+        encoder.grid(config.data.size)
+        self.fabric = make_fabric(config.training)
+        encoder.to(self.fabric.device)
+        good, problems, content = self._verified()
+        self.timing.mark("read images")
+        plan = self._plan(good, issubclass(cls, OnePassMethod) and cls.can_leave_out)
+        self._prepare_folder()
+        models: dict[str, Method] = {}
+        curves: dict[str, Curve] = {}
+        parts = categories_of(plan.learn) if config.separate else (EVERY,)
+        identity = self._identity(encoder, content)
+        with PoliteStop() as self.stop:
+            for index, name in enumerate(parts):
+                learn = [s for s in plan.learn if name in (EVERY, s.category)]
+                method = self._new_method(cls, encoder, index)
+                curve = self._learn(method, learn, index, len(parts), name, identity)
+                models[name] = method
+                if curve is not None:
+                    curves[name] = curve
+            self.timing.mark("learn")
+            detector = Detector(
+                config=config, encoder=encoder, models=models, fabric=self.fabric
+            )
+            calibration = self._calibrate(detector, plan)
+            self.timing.mark("calibrate")
+        detector = detector.with_calibration(calibration)
+        detector.fitted = Fitted(
+            data={
+                "root": self.table.root,
+                "format": self.table.format,
+                "fingerprint": self.table.fingerprint(),
+                "content_fingerprint": content,
+                "categories": list(categories_of(good)),
+                "learnt_images": len(plan.learn),
+                "held_out_images": len(plan.held_out),
+                "held_out": [self.table.relative(s.path) for s in plan.held_out],
+                "skipped": [[p.path, p.reason] for p in problems],
+            },
+            seconds=dict(self.timing.seconds),
+            curves={
+                name: {"steps": c.steps, "planned": c.planned, "losses": c.losses}
+                for name, c in curves.items()
+            },
+            versions=_versions(),
+            device=_describe_device(self.fabric.device),
+            precision=str(self.fabric._precision.precision),
+        )
+        shutil.rmtree(self.run_folder, ignore_errors=True)
+        return detector
+
+    def _verified(self) -> tuple[tuple[Sample, ...], tuple[Problem, ...], str]:
+        """The good training images, every one of them decoded once."""
+        from dataclasses import replace
+
+        wanted = tuple(
+            s for s in self.table.samples if s.split != "test" and s.label in (0, None)
+        )
+        table = replace(self.table, samples=wanted)
+        with self.progress.task("Reading images", len(wanted)) as task:
+            result = verify(
+                table,
+                threads=self.threads,
+                white_level=self.config.data.white_level,
+                on_progress=lambda done, total: task.update(done),
+            )
+        clean = result.require(skip_bad=self.skip_bad)
+        if result.problems:
+            self.progress.note(f"{len(result.problems)} unreadable images are left out")
+        if not any(s.split == "train" for s in clean.samples):
+            raise DataError("no good training image is left", where=self.table.root)
+        return clean.samples, result.problems, result.content_fingerprint
+
+    def _plan(self, good: Sequence[Sample], can_leave_out: bool) -> _Plan:
+        options = self.config.calibration
+        learn: list[Sample] = []
+        held_out: list[Sample] = []
+        leave_out: list[str] = []
+        for category in categories_of(good):
+            train_part = [s for s in good if s.category == category and s.split == "train"]
+            extra = [s for s in good if s.category == category and s.split == "validation"]
+            if options.strategy == "off" or extra:
+                learn += train_part
+                held_out += extra if options.strategy != "off" else []
+                continue
+            n = round(len(train_part) * options.fraction)
+            enough = n >= needed(options.false_reject_rate)
+            wants_out = options.strategy == "leave-one-out" or (
+                options.strategy == "auto" and not enough
+            )
+            if wants_out and can_leave_out and len(train_part) >= 2:
+                learn += train_part
+                leave_out.append(category)
+                continue
+            if len(train_part) < 2 * _LEAST_HELD_OUT:
+                self.progress.note(
+                    f"'{category}' has only {len(train_part)} good training images: too few to "
+                    "hold any out, so it gets no threshold; add images, or calibrate later with "
+                    "'flawmap calibrate'"
+                )
+                learn += train_part
+                continue
+            n = max(_LEAST_HELD_OUT, n)
+            order = _category_rng(self.config.seed, category).permutation(len(train_part))
+            chosen = {int(i) for i in order[:n]}
+            held_out += [s for i, s in enumerate(train_part) if i in chosen]
+            learn += [s for i, s in enumerate(train_part) if i not in chosen]
+        return _Plan(tuple(learn), tuple(held_out), tuple(leave_out))
+
+    def _prepare_folder(self) -> None:
+        if self.run_folder.exists() and not self.resume:
+            kept = self.run_folder.with_name(self.run_folder.name + ".old")
+            shutil.rmtree(kept, ignore_errors=True)
+            self.run_folder.rename(kept)
+            self.progress.note(
+                f"an unfinished run was there; it is kept in {kept} (--resume would have gone on)"
+            )
+        elif self.resume and not self.run_folder.exists():
+            self.progress.note("there is no unfinished run to resume; starting anew")
+
+    def _identity(self, encoder: Encoder, content: str) -> dict[str, Any]:
+        tree = self.config.model_dump(mode="json")
+        # What may differ between the parts of one run without changing its weights.
+        for free in ("checkpoint_seconds", "time_budget_seconds", "threads"):
+            tree["training"].pop(free)
+        return {"options": tree, "data": content, "encoder": encoder.fingerprint}
+
+    def _new_method(self, cls: type[Method], encoder: Encoder, index: int) -> Method:
+        generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
+        method = cls.build(self.config.method, encoder, self.config.data.size, generator)
+        return cast(Method, method.to(self.fabric.device))
+
+    def _learn(
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        index: int,
+        parts: int,
+        name: str,
+        identity: dict[str, Any],
+    ) -> Curve | None:
+        label = "Learning" if name == EVERY else f"Learning {name}"
+        if isinstance(method, OnePassMethod):
+            generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
+            self._observe(method, samples, label)
+            self.progress.note("choosing the memory bank")
+            method.finalise(generator)
+            return None
+        assert isinstance(method, IterativeMethod)
+        deadline = self.deadline
+        if deadline is not None:
+            # Each model still to come gets an equal share of what is left.
+            now = time.monotonic()
+            deadline = now + (deadline - now) / (parts - index)
+        return train(
+            method,
+            self._feature_source(method, samples, label),
+            fabric=self.fabric,
+            config=self.config.training,
+            seed=self.config.seed,
+            checkpoint_path=self.run_folder / f"model-{index}.safetensors",
+            identity={**identity, "model": name},
+            resume=self.resume,
+            deadline=deadline,
+            progress=self.progress,
+            stop=self.stop,
+            name=label,
+        )
+
+    def _batches(self, samples: Sequence[Sample], batch_size: int) -> Iterator[Batch]:
+        return load_batches(
+            samples,
+            self.transform,
+            batch_size,
+            threads=self.threads,
+            white_level=self.config.data.white_level,
+        )
+
+    def _extract(self, method: Method, batch: Batch) -> Features:
+        with torch.inference_mode(), self.fabric.autocast():
+            return method.extract(batch.images.to(self.fabric.device))
+
+    def _observe(self, method: OnePassMethod, samples: Sequence[Sample], label: str) -> None:
+        size = self.config.training.batch_size
+        with (
+            self.progress.task(label, len(samples)) as task,
+            closing(self._batches(samples, size)) as batches,  # type: ignore[type-var]
+        ):
+            done = 0
+            for batch in batches:
+                numbers = range(done, done + len(batch.samples))
+                method.observe(self._extract(method, batch), numbers)
+                done += len(batch.samples)
+                task.update(done)
+                self._stop_if_asked("learning")
+
+    def _stop_if_asked(self, stage: str) -> None:
+        if self.stop.requested:
+            raise Interrupted(
+                f"stopped while {stage}",
+                where=str(self.run_folder),
+                hint="give the same command with --resume to go on from the last checkpoint, "
+                "if one was written, else from the start",
+            )
+
+    def _feature_source(
+        self, method: IterativeMethod, samples: Sequence[Sample], label: str
+    ) -> Callable[[int], Features]:
+        """Features of a step's batch: from a cache if it fits, else through the encoder."""
+        training = self.config.training
+        n, size = len(samples), training.batch_size
+        probe: Features | None = None
+        cache: FeatureCache | None = None
+        with closing(self._batches(samples, size)) as batches:  # type: ignore[type-var]
+            first = next(batches)
+            probe = self._stored(self._extract(method, first))
+            place = choose_place(probe, n, training, self.run_folder)
+            if place is not None:
+                cache = FeatureCache(probe, n, place, self.run_folder)
+                cache.put(0, probe)
+                done = len(first.samples)
+                with self.progress.task(f"{label}: features", n) as task:
+                    for batch in batches:
+                        cache.put(done, self._stored(self._extract(method, batch)))
+                        done += len(batch.samples)
+                        task.update(done)
+                        self._stop_if_asked("computing features")
+        self.timing.mark("features")
+        seed = self.config.seed
+        if cache is not None:
+            kept = cache
+            return lambda step: kept.get(batch_rows(step, n, size, seed))
+
+        def open_epoch(epoch: int, skipped: int) -> Iterator[Features]:
+            batch = min(size, n)
+            order = epoch_order(seed, epoch, n)[skipped * batch : n // batch * batch]
+            for loaded in self._batches([samples[int(i)] for i in order], batch):
+                yield self._stored(self._extract(method, loaded))
+
+        return streamed(open_epoch, n, size)
+
+    def _stored(self, features: Features) -> Features:
+        """Features as they are kept: bfloat16 when the loop computes in it anyway."""
+        if self.fabric._precision.precision == "bf16-mixed":
+            return tuple(t.to(torch.bfloat16) for t in features)
+        return tuple(t.float() for t in features)
+
+    def _calibrate(self, detector: Detector, plan: _Plan) -> Calibration:
+        found: dict[str, tuple[list[float], list[float], bool]] = {}
+        jobs: list[tuple[Sequence[Sample], bool]] = [(plan.held_out, True)]
+        for name in detector.models:
+            mine = [s for s in plan.learn if name in (EVERY, s.category)]
+            jobs.append((mine, False))
+        for samples, exact in jobs:
+            wanted = samples if exact else [s for s in samples if s.category in plan.leave_out]
+            if not wanted:
+                continue
+            numbers = None if exact else {s.path: i for i, s in enumerate(samples)}
+            with self.progress.task("Calibrating", len(wanted)) as task:
+                for done, (sample, geometry, raw) in enumerate(
+                    detector.raw_maps(wanted, numbers=numbers), start=1
+                ):
+                    score, peak = detector.scorer.score(raw, geometry)
+                    scores, peaks, _ = found.setdefault(sample.category, ([], [], exact))
+                    scores.append(score)
+                    peaks.append(peak)
+                    task.update(done)
+                    self._stop_if_asked("calibrating")
+        calibration = Calibration(
+            rate=self.config.calibration.false_reject_rate,
+            categories={
+                name: CategoryCalibration(np.array(scores), np.array(peaks), exact)
+                for name, (scores, peaks, exact) in sorted(found.items())
+            },
+        )
+        for name in calibration.categories:
+            threshold = calibration.threshold(name)
+            assert threshold is not None
+            self.progress.note(
+                f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
+            )
+        return calibration
+
+
+def run_folder_of(output: Path) -> Path:
+    """Where the checkpoints of a fit lie that will write `output`."""
+    return output.with_name(output.name + ".run")
+
+
+def _category_rng(seed: int, category: str) -> np.random.Generator:
+    digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("flawmap", "torch", "timm", "numpy", "lightning-fabric", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+__all__ = ["checkpoint", "fit_table", "run_folder_of"]

@@ -1,0 +1,268 @@
+"""The training loop of iterative methods.
+
+Everything random in a step follows from (seed, step) alone: the order of the images from
+(seed, epoch), dropout from (seed, step). So a run that was killed goes on to the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from flawmap.config import TrainingConfig
+from flawmap.errors import FitError
+from flawmap.methods.base import Features, IterativeMethod
+from flawmap.progress import Progress
+from flawmap.training import checkpoint
+from flawmap.training.interrupt import Interrupted, PoliteStop
+
+_PLAN_AFTER = 8
+_PLAN_MARGIN = 0.95
+_CHECK_EVERY = 10
+
+
+@dataclass(slots=True)
+class Curve:
+    """What the loop saw.
+
+    Attributes:
+        steps: Iterations done.
+        planned: Iterations planned; more than `steps` when the time budget ended the run.
+        seconds: Time spent in the loop, over all its parts.
+        losses: (iteration, mean loss since the entry before).
+    """
+
+    steps: int = 0
+    planned: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+
+
+def train(
+    method: IterativeMethod,
+    fetch: Callable[[int], Features],
+    *,
+    fabric: Fabric,
+    config: TrainingConfig,
+    seed: int,
+    checkpoint_path: Path,
+    identity: Mapping[str, Any],
+    resume: bool,
+    deadline: float | None,
+    progress: Progress,
+    stop: PoliteStop,
+    name: str,
+) -> Curve:
+    """Train until the planned iterations are done or the deadline has come.
+
+    Args:
+        method: Learns in place.
+        fetch: Gives the features of a step's batch.
+        fabric: Device and precision.
+        config: The loop's options.
+        seed: Of the run.
+        checkpoint_path: Written every `config.checkpoint_seconds` and at a stop.
+        identity: What a checkpoint must agree with to be resumed.
+        resume: Go on from the checkpoint if there is one.
+        deadline: `time.monotonic()` at which fitting must end, or None.
+        progress: Shown to the user.
+        stop: Asked after every step.
+        name: Shown beside the progress.
+
+    Raises:
+        FitError: The loss is not finite, the disk is full, or the checkpoint is another run's.
+        Interrupted: The user stopped the run; the checkpoint is written.
+    """
+    curve = Curve(planned=config.iterations)
+    optimizer = method.optimizer()
+    if resume and checkpoint_path.exists():
+        state, optimizer_state, info = checkpoint.load(checkpoint_path)
+        _same_run(identity, info["identity"], checkpoint_path)
+        method.restore(state)
+        checkpoint.restore_optimizer(optimizer, optimizer_state)
+        curve = Curve(
+            steps=info["steps"],
+            planned=info["planned"],
+            seconds=info["seconds"],
+            losses=[(int(i), float(v)) for i, v in info["losses"]],
+        )
+        progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
+    module, wrapped = fabric.setup(method, optimizer)
+    module.mark_forward_method("loss")
+    method.train()
+    began, base = time.monotonic(), curve.seconds
+    saved_at, first = began, curve.steps
+    plan = deadline is not None and curve.steps == 0
+    window: list[Tensor] = []
+
+    def save() -> None:
+        checkpoint.save(
+            checkpoint_path,
+            method=method.state_dict(),
+            optimizer=optimizer,
+            info={
+                "identity": dict(identity),
+                "steps": curve.steps,
+                "planned": curve.planned,
+                "seconds": curve.seconds,
+                "losses": curve.losses,
+            },
+        )
+
+    with progress.task(name, curve.planned) as task:
+        while curve.steps < curve.planned:
+            step = curve.steps
+            features = tuple(t.to(fabric.device) for t in fetch(step))
+            rate = method.learning_rate(step, curve.planned)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            with _seeded(seed, step, fabric.device):
+                loss = module.loss(features, step)
+            fabric.backward(loss)
+            if method.clip_norm is not None:
+                fabric.clip_gradients(
+                    module, wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
+                )
+            window.append(loss.detach())
+            # Looking at the loss of a GPU waits for it, so there it is looked at now and then, but
+            # always before a checkpoint: what is saved is good.
+            now = time.monotonic()
+            due = now - saved_at >= config.checkpoint_seconds
+            if fabric.device.type == "cpu" or step % _CHECK_EVERY == 0 or due:
+                _finite(window, step, checkpoint_path)
+            wrapped.step()
+            optimizer.zero_grad(set_to_none=True)
+            curve.steps += 1
+            curve.seconds = base + time.monotonic() - began
+            if curve.steps % _CHECK_EVERY == 0 or curve.steps == curve.planned:
+                mean = float(torch.stack(window).float().mean())
+                curve.losses.append((curve.steps, mean))
+                window.clear()
+                task.update(curve.steps, loss=mean, lr=rate)
+            if due or stop.requested:
+                save()
+                saved_at = time.monotonic()
+            if stop.requested:
+                raise Interrupted(
+                    f"stopped at iteration {curve.steps} of {curve.planned}; the state is saved",
+                    where=str(checkpoint_path),
+                    hint="give the same command with --resume to go on",
+                )
+            if deadline is not None:
+                now = time.monotonic()
+                if plan and curve.steps - first == _PLAN_AFTER:
+                    per_step = (now - began) / _PLAN_AFTER
+                    possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
+                    curve.planned = max(curve.steps, min(config.iterations, possible))
+                    if curve.planned < config.iterations:
+                        progress.note(
+                            f"the time budget allows {curve.planned} of the "
+                            f"{config.iterations} iterations planned"
+                        )
+                elif now >= deadline:
+                    progress.note(f"the time budget ended the fit at iteration {curve.steps}")
+                    break
+    method.eval()
+    return curve
+
+
+def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The order in which an epoch visits the images."""
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+def batch_rows(step: int, images: int, batch_size: int, seed: int) -> list[int]:
+    """The images of a step: shuffled each epoch, the incomplete last batch dropped.
+
+    A batch larger than the data is the whole data.
+    """
+    size = min(batch_size, images)
+    per_epoch = images // size
+    epoch, index = divmod(step, per_epoch)
+    order = epoch_order(seed, epoch, images)
+    return [int(row) for row in order[index * size : (index + 1) * size]]
+
+
+class _seeded:
+    """torch's random numbers inside the block follow from (seed, step); outside nothing changes."""
+
+    def __init__(self, seed: int, step: int, device: torch.device) -> None:
+        devices = [device] if device.type == "cuda" else []
+        self._fork = torch.random.fork_rng(devices=devices)
+        self._seed = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *details: Any) -> None:
+        self._fork.__exit__(*details)
+
+
+def _finite(window: list[Tensor], step: int, checkpoint_path: Path) -> None:
+    values = torch.stack(window).float()
+    if bool(torch.isfinite(values).all()):
+        return
+    kept = checkpoint_path.exists()
+    raise FitError(
+        f"the loss is not a number at iteration {step}",
+        where="training",
+        given=f"loss {float(values[-1])}",
+        expected="a finite loss",
+        hint=(f"the last good state is kept in {checkpoint_path}; " if kept else "")
+        + "try --set training.precision=float32 or a smaller --set method.learning_rate",
+    )
+
+
+def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
+    # Through JSON, so that tuples and lists compare equal.
+    wanted = json.loads(json.dumps(wanted))
+    differing = [key for key in wanted if wanted[key] != found.get(key)]
+    if differing:
+        key = differing[0]
+        raise FitError(
+            f"the checkpoint belongs to another run: its {key} differs",
+            where=str(path),
+            given=_short(wanted[key]),
+            expected=_short(found.get(key)),
+            hint="give the same data and options as before, or start anew without --resume",
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else text[:300] + " ..."
+
+
+def streamed(
+    open_epoch: Callable[[int, int], Iterator[Features]], images: int, batch_size: int
+) -> Callable[[int], Features]:
+    """A `fetch` for features that are not kept: each epoch is read through the encoder anew.
+
+    Args:
+        open_epoch: (epoch, first step inside it) to an iterator over that epoch's batches.
+        images: Number of images.
+        batch_size: Images a step.
+    """
+    per_epoch = images // min(batch_size, images)
+    current: dict[str, Any] = {"epoch": -1, "next": -1, "batches": iter(())}
+
+    def fetch(step: int) -> Features:
+        epoch, index = divmod(step, per_epoch)
+        if epoch != current["epoch"] or index != current["next"]:
+            current.update(epoch=epoch, next=index, batches=open_epoch(epoch, index))
+        current["next"] = index + 1
+        features: Features = next(current["batches"])
+        return features
+
+    return fetch
+

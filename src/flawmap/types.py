@@ -1,0 +1,148 @@
+"""The values that travel through flawmap: frozen, shapes and ranges checked once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Split = Literal["train", "validation", "test"]
+Verdict = Literal["good", "defect"]
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a data set, not yet decoded.
+
+    Attributes:
+        path: The image file.
+        category: The product it shows.
+        split: "train", "validation" (good images kept for calibration) or "test".
+        label: 0 good, 1 defect, None unknown.
+        defect: The kind of defect, "good", or "" when unknown.
+        masks: Mask files of the same size as the image, nonzero = defect; their union counts.
+    """
+
+    path: str
+    category: str
+    split: Split
+    label: int | None
+    defect: str = ""
+    masks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How an image became a network input, so that a map finds its way back.
+
+    All sizes are (height, width) in px. The source is resized to `resized`; the input is the
+    window of size `input` whose upper left corner lies at `offset` (top, left) of the resized
+    image. A negative offset, or a window that reaches past the resized image, is padding.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    input: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Decoded images, ready for a method.
+
+    Attributes:
+        images: (B, 3, H, W) float32, RGB in [0, 1]; not yet normalised for an encoder.
+        geometries: One per image.
+        samples: One per image.
+    """
+
+    images: torch.Tensor
+    geometries: tuple[Geometry, ...]
+    samples: tuple[Sample, ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        assert len(shape) == 4 and shape[1] == 3, f"images must be (B, 3, H, W), got {shape}"
+        assert shape[0] == len(self.geometries) == len(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One connected flaw.
+
+    Attributes:
+        box: (left, top, width, height) in px of the source image.
+        area: Number of px above the pixel threshold.
+        peak: Highest anomaly value inside, raw scale.
+        peak_at: (x, y) of the peak in px of the source image.
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+    peak_at: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a detector says of one image.
+
+    Attributes:
+        path: The image, or "" for an array that came from memory.
+        category: The product, as known or assumed.
+        anomaly_map: (H, W) float32 in px of the source image, raw scale, higher = more anomalous.
+        score: Raw image score, never clamped.
+        threshold: Scores above it are defects; None without a calibration.
+        pixel_threshold: Map values above it belong to a region; None without a calibration.
+        verdict: "good", "defect", or None without a threshold.
+        regions: The flaws, highest peak first.
+    """
+
+    path: str
+    category: str
+    anomaly_map: FloatArray
+    score: float
+    threshold: float | None = None
+    pixel_threshold: float | None = None
+    verdict: Verdict | None = None
+    regions: tuple[Region, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        assert self.anomaly_map.ndim == 2, self.anomaly_map.shape
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, as plain JSON values."""
+        return {
+            "path": self.path,
+            "category": self.category,
+            "score": self.score,
+            "threshold": self.threshold,
+            "verdict": self.verdict,
+            "size": [int(n) for n in self.anomaly_map.shape],
+            "pixel_threshold": self.pixel_threshold,
+            "regions": [
+                {
+                    "box": list(r.box),
+                    "area": r.area,
+                    "peak": r.peak,
+                    "peak_at": list(r.peak_at),
+                }
+                for r in self.regions
+            ],
+        }
+
+
+def categories_of(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """The categories that occur, sorted."""
+    return tuple(sorted({s.category for s in samples}))

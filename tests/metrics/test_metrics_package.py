@@ -1,0 +1,41 @@
+"""The package's public names, its examples and what it must not import."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import flawmap.metrics
+
+
+@pytest.mark.parametrize(("name", "n_examples"), [("ranking", 6), ("masks", 3), ("pixel", 7)])
+def test_examples_in_docstrings(name, n_examples):
+    results = doctest.testmod(importlib.import_module(f"flawmap.metrics.{name}"))
+    assert (results.failed, results.attempted) == (0, n_examples)
+
+
+def test_public_names():
+    assert set(flawmap.metrics.__all__) == {
+        "Confusion",
+        "PixelMetrics",
+        "PixelScores",
+        "aupro",
+        "auroc",
+        "average_precision",
+        "confusion",
+        "f1_max",
+        "label_regions",
+        "pixel_ap",
+        "pixel_auroc",
+        "pixel_f1max",
+        "resize_mask_nearest",
+    }
+    assert all(hasattr(flawmap.metrics, name) for name in flawmap.metrics.__all__)
+
+
+def test_importing_the_metrics_loads_neither_torch_nor_pydantic():
+    code = "import sys, flawmap.metrics; print({'torch', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
