@@ -141,8 +141,7 @@ def read(path: Path) -> Bundle:
     return Bundle(
         config=manifest["config"],
         models={
-            name: _part(tensors, f"model/{index}/")
-            for index, name in enumerate(manifest["models"])
+            name: _part(tensors, f"model/{index}/") for index, name in enumerate(manifest["models"])
         },
         encoder=_part(tensors, "encoder/") if manifest["has_encoder"] else None,
         calibration=calibration,

@@ -1,7 +1,8 @@
 """The configuration of a run: one frozen tree, every default in one place.
 
 Order of precedence, lowest first: the defaults here, the method's own defaults, the preset, a YAML
-file, then single options (`--seed`, `--set a.b=c`). Unknown names are refused with the nearest right one.
+file, then single options (`--seed`, `--set a.b=c`). Unknown names are refused with
+the nearest right one.
 """
 
 from __future__ import annotations
@@ -265,9 +266,7 @@ def _set(tree: Tree, dotted: str, value: Any) -> None:
     for parent in parents:
         child = tree.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(
-                f"'{parent}' is a value, not a section", where="--set", given=dotted
-            )
+            raise ConfigError(f"'{parent}' is a value, not a section", where="--set", given=dotted)
         tree = child
     tree[last] = value
 

@@ -85,9 +85,7 @@ class Detector:
             config.scoring, calibration or Calibration(config.calibration.false_reject_rate, {})
         )
         self.fitted = fitted or Fitted()
-        self._transform = Transform(
-            config.data.size, config.data.resize, config.data.crop_from
-        )
+        self._transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
         for method in self.models.values():
             method.eval()
 
@@ -203,7 +201,7 @@ class Detector:
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
         )
-        with closing(batches):  # type: ignore[type-var]
+        with closing(batches):
             for batch in batches:
                 yield from self._raw(batch, numbers)
 

@@ -19,8 +19,14 @@ from flawmap.data.images import read_mask
 from flawmap.data.samples import SampleTable
 from flawmap.detector import Detector
 from flawmap.errors import DataError
-from flawmap.metrics import PixelScores, auroc, average_precision, confusion, f1_max
-from flawmap.metrics import resize_mask_nearest
+from flawmap.metrics import (
+    PixelScores,
+    auroc,
+    average_precision,
+    confusion,
+    f1_max,
+    resize_mask_nearest,
+)
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.types import Sample, categories_of
@@ -137,7 +143,7 @@ def evaluate_table(
     Raises:
         DataError: There is no labelled test image, or an image or mask cannot be read.
     """
-    progress = progress or Silent()
+    shown: Progress = progress or Silent()
     test = [s for s in table.samples if s.split == "test" and s.label is not None]
     if not test:
         raise DataError(
@@ -149,7 +155,7 @@ def evaluate_table(
     results: dict[str, CategoryResult] = {}
     notes: list[str] = []
     seconds = 0.0
-    with progress.task("Scoring", len(test)) as task:
+    with shown.task("Scoring", len(test)) as task:
         done = 0
         for category in categories_of(test):
             samples = [s for s in test if s.category == category]
@@ -166,9 +172,7 @@ def evaluate_table(
                     )
                     pause = time.perf_counter()
                     if sample.label == 0 or sample.masks:
-                        mask = (
-                            read_mask(sample.masks, geometry.source) if sample.label else None
-                        )
+                        mask = read_mask(sample.masks, geometry.source) if sample.label else None
                         original.add(full, mask)
                         standard.add(
                             detector.scorer.map(raw, geometry, STANDARD_SIZE),

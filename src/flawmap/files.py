@@ -20,18 +20,20 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
         target: The file to be written.
         error: Raised, with the reason, when the disk is full or the folder cannot be written.
     """
-    name = ""
+    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
-        yield Path(name)
-        with open(name, "rb+") as file:
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        # mkstemp makes private files; a result gets the rights of any other new file.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
     except OSError as reason:
         full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
         raise error(
@@ -40,8 +42,8 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
             hint="free some space or choose another place; nothing that was there is lost",
         ) from reason
     finally:
-        if name and os.path.exists(name):
-            os.unlink(name)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -28,17 +28,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where progress and notes are shown."""
 
-    def task(self, name: str, total: int) -> _TaskContext:
+    def task(self, name: str, total: int) -> AbstractContextManager[Task]:
         """Start a piece of work."""
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *details: object) -> bool | None: ...
 
 
 class Silent:

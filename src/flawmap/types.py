@@ -73,7 +73,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
-        assert len(shape) == 4 and shape[1] == 3, f"images must be (B, 3, H, W), got {shape}"
+        assert len(shape) == 4, f"images must be (B, 3, H, W), got {shape}"
+        assert shape[1] == 3, f"images must be (B, 3, H, W), got {shape}"
         assert shape[0] == len(self.geometries) == len(self.samples)
 
 

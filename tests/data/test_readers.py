@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from flawmap.data.elpv import Elpv
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 
-from .conftest import WriteImage
+WriteImage = Callable[..., Path]
 
 
 def summary(table: SampleTable) -> dict[tuple[str, str, int | None, str], int]:
@@ -74,9 +75,7 @@ class TestFolder:
     def test_other_files_are_noted(self, tmp_path: Path, write_image: WriteImage) -> None:
         write_image(tmp_path / "1.png")
         (tmp_path / "2.heic").touch()
-        assert read_data(tmp_path).notes == (
-            "1 files beside the images are not images: .heic (1)",
-        )
+        assert read_data(tmp_path).notes == ("1 files beside the images are not images: .heic (1)",)
 
 
 class TestFolders:
@@ -169,6 +168,13 @@ class TestMVTec:
         assert "train/hole/4.png and 2 more" in str(caught.value)
         assert "move these to the test split" in str(caught.value)
 
+    def test_a_defect_to_calibrate_with_is_refused(
+        self, mvtec: Path, write_image: WriteImage
+    ) -> None:
+        write_image(mvtec / "validation" / "hole" / "0.png")
+        with pytest.raises(DataError, match="1 defect image in the training or validation split"):
+            read_data(mvtec)
+
     def test_a_category_without_good_images_is_refused(
         self, mvtec: Path, write_image: WriteImage
     ) -> None:
@@ -225,7 +231,7 @@ class TestMagneticTile:
 
     def test_a_lone_mask_is_refused(self, tiles: Path, write_mask: WriteImage) -> None:
         write_mask(tiles / "MT_Crack" / "Imgs" / "b.png")
-        with pytest.raises(DataError, match="1 mask has no image: MT_Crack/Imgs/b.png"):
+        with pytest.raises(DataError, match=r"1 mask has no image: MT_Crack/Imgs/b\.png"):
             read_data(tiles)
 
 
@@ -392,8 +398,9 @@ class TestTable:
             "images/a.png,,,,,\n"
             "images/a.png,,,,,\n"
             "images/b.png,a,b,c,d,e,f\n"
+            "images/b.png,,,,m1.png,\n"
         )
-        with pytest.raises(DataError, match="6 wrong lines in the table") as caught:
+        with pytest.raises(DataError, match="7 wrong lines in the table") as caught:
             self.read(images, text)
         message = str(caught.value)
         assert "line 2: label is 'scratch', expected good or 0, defect or 1" in message
@@ -402,6 +409,7 @@ class TestTable:
         assert "line 6: label is 'good' but defect is 'dent'" in message
         assert "line 8: 'images/a.png' is named on line 7 too" in message
         assert "line 9: 7 cells for 6 columns" in message
+        assert "line 10: it has a mask but no label" in message
 
     def test_wrong_json_lines_are_named(self, images: Path) -> None:
         text = '{"path": "images/a.png"\n[1]\n{"path": true}\n{"path": "images/a.png", "mask": 3}\n'
@@ -503,9 +511,7 @@ class TestDetection:
             read_data(tmp_path)
         assert "give this user the right" in str(caught.value)
 
-    def test_no_permission_inside(
-        self, mvtec: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_no_permission_inside(self, mvtec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scandir = os.scandir
 
         def refuse(path: str | Path) -> object:
@@ -525,3 +531,11 @@ class TestDetection:
         write_mask(mvtec / "ground_truth" / "hole" / "9_mask.png")
         with pytest.raises(DataError, match="2 things are wrong with the data"):
             read_data(mvtec)
+
+    def test_the_current_folder(self, mvtec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = read_data(mvtec)
+        monkeypatch.chdir(mvtec)
+        here = read_data(".")
+        assert here.categories == ("bottle",)
+        assert here.fingerprint() == whole.fingerprint()
+        assert [len(s.masks) for s in here.samples] == [len(s.masks) for s in whole.samples]

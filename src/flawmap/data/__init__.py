@@ -3,8 +3,7 @@
 from flawmap.data.check import Finding, check_table, require_sound
 from flawmap.data.detect import read_data
 from flawmap.data.images import MAX_PIXELS, decode_image, read_image, read_mask, to_rgb
-from flawmap.data.inspect import Inspection
-from flawmap.data.inspect import inspect as inspect_data
+from flawmap.data.inspect import Inspection, inspect
 from flawmap.data.samples import Problem, Reader, SampleTable, UnreadableFilesError, list_images
 from flawmap.data.transform import Transform
 from flawmap.data.verify import ImageFacts, Verification
@@ -24,7 +23,7 @@ __all__ = [
     "Verification",
     "check_table",
     "decode_image",
-    "inspect_data",
+    "inspect",
     "list_images",
     "read_data",
     "read_image",

@@ -366,7 +366,10 @@ def _low_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFi
     for index, tile in enumerate(other.tile):
         arguments = tile[3]
         new: Any = (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
-        other.tile[index] = type(tile)(tile[0], tile[1], tile[2], new)
+        # A named tuple or, in older versions of Pillow, a plain one.
+        fields = (tile[0], tile[1], tile[2], new)
+        swapped_tile: Any = type(tile)(*fields) if hasattr(tile, "_fields") else fields
+        other.tile[index] = swapped_tile
     return other
 
 
@@ -476,7 +479,10 @@ def _composited(colour: FloatArray, alpha: FloatArray) -> FloatArray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; asked after loading, since Pillow turns TIFFs itself."""
+    """The EXIF orientation of a loaded image, 1 to 8."""
+    if isinstance(image, TiffImageFile):
+        # Pillow turns these while it loads them; older versions keep the tag all the same.
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a broken EXIF block does not make the pixels unusable

@@ -330,14 +330,6 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
             "defects are nonzero and the rest is zero: these masks may be inverted",
             tuple(full),
         )
-    marked = [f.sample.path for f in masked if f.mask_fraction and f.sample.label == 0]
-    if marked:
-        yield Finding(
-            "error",
-            f"{len(marked)} good images have defect pixels in their masks: {_some(table, marked)}",
-            "label them as defects, or drop the masks",
-            tuple(marked),
-        )
     lossy = [m for f in masked for m in f.sample.masks if PurePath(m).suffix.lower() in _LOSSY]
     if lossy:
         yield Finding(

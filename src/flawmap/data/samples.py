@@ -358,7 +358,7 @@ def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> fro
 
     Example:
         >>> sorted(training_part(["c", "a", "b", "e", "d"], seed=0))
-        ['a', 'b', 'c', 'e']
+        ['a', 'c', 'd', 'e']
     """
     ordered = sorted(names)
     generator = np.random.Generator(np.random.PCG64(seed))

@@ -345,6 +345,8 @@ def _sample(row: _Row, base: Path) -> Sample:
     if not row.text("path"):
         raise _WrongLineError("path is empty")
     label = _label(row)
+    if label is None and row.masks:
+        raise _WrongLineError("it has a mask but no label, expected good or defect")
     split = _split(row, label)
     if label is None and split != "test":
         label = 0

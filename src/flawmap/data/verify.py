@@ -49,7 +49,8 @@ class Verification:
 
     Attributes:
         table: The samples that can be used.
-        problems: The files that cannot: unreadable images and masks, masks of another size.
+        problems: The files that cannot: unreadable images and masks, masks of another size,
+            good images with defect pixels in their masks.
         facts: One per usable sample, in the table's order.
         content_fingerprint: A sha256 over names, labels and file contents of the usable samples.
     """
@@ -163,6 +164,8 @@ def _examine(sample: Sample, white_level: int | None, max_pixels: int) -> ImageF
                 content.update(Path(mask).read_bytes())
                 union |= read_mask([mask], size)
             fraction = float(union.mean())
+            if fraction and sample.label == 0:
+                return Problem(sample.path, "labelled good, but its mask has defect pixels")
     except DataError as error:
         given = f" ({error.given}, expected {error.expected})" if error.given else ""
         return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)

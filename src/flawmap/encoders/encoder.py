@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -78,7 +78,7 @@ class ViTEncoder(Encoder):
     Levels are the residual stream after their blocks; the final normalisation is not applied.
     """
 
-    def __init__(self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> None:
+    def __init__(self, spec: EncoderSpec, network: Any, levels: Sequence[str]) -> None:
         super().__init__(spec, levels)
         depth = len(network.blocks)
         self._taps = [_block_index(name, depth, spec.name) for name in levels]
@@ -119,14 +119,15 @@ class ViTEncoder(Encoder):
         """Levels without their prefix tokens, (B, C, h, w) each."""
         h, w = images.shape[-2] // self.patch, images.shape[-1] // self.patch
         return [
-            t[:, self.prefix :].transpose(1, 2).unflatten(2, (h, w)) for t in self.tokens(images)
+            t[:, self.prefix :].transpose(1, 2).reshape(len(images), -1, h, w)
+            for t in self.tokens(images)
         ]
 
 
 class EfficientNetEncoder(Encoder):
     """A timm EfficientNet, cut after the last stage that is asked for."""
 
-    def __init__(self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> None:
+    def __init__(self, spec: EncoderSpec, network: Any, levels: Sequence[str]) -> None:
         super().__init__(spec, levels)
         depth = len(network.blocks)
         self._taps = [_block_index(name, depth, spec.name) for name in levels]
@@ -159,7 +160,7 @@ class FeaturesEncoder(Encoder):
     """Any other timm network, through its own table of feature levels."""
 
     def __init__(
-        self, spec: EncoderSpec, network: nn.Module, levels: Sequence[str], names: Sequence[str]
+        self, spec: EncoderSpec, network: Any, levels: Sequence[str], names: Sequence[str]
     ) -> None:
         super().__init__(spec, levels)
         self._picks = [list(names).index(level) for level in levels]
@@ -176,7 +177,7 @@ class FeaturesEncoder(Encoder):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Levels, (B, C, h, w) each."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        found = self.network(x)
+        found: list[Tensor] = self.network(x)
         return [found[pick] for pick in self._picks]
 
 
@@ -193,7 +194,7 @@ def resolve(name: str) -> EncoderSpec:
         from flawmap.encoders.table import ENCODERS
 
         raise unknown_name("encoder", name, [*ENCODERS, *timm.list_models()], where="encoder.name")
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         network = timm.create_model(name)
     kind = type(network).__name__
@@ -249,9 +250,7 @@ def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
     return tuple(names[-3:-1])
 
 
-def pretrained(
-    spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] = ()
-) -> nn.Module:
+def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] = ()) -> Any:
     """timm's own network with pretrained weights, offline unless `config.download`.
 
     Raises:
@@ -281,7 +280,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> nn.Module:
+def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> Any:
     options: dict[str, Any] = {"pretrained": fetch}
     if spec.family == "vit":
         options["dynamic_img_size"] = True
@@ -299,11 +298,11 @@ def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) ->
 
 def _feature_names(spec: EncoderSpec) -> list[str]:
     with torch.device("meta"):
-        network = timm.create_model(spec.timm_name, features_only=True)
+        network: Any = timm.create_model(spec.timm_name, features_only=True)
     return [str(name) for name in network.feature_info.module_name()]
 
 
-def _wrap(spec: EncoderSpec, network: nn.Module, levels: Sequence[str]) -> Encoder:
+def _wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:
     if spec.family == "vit":
         return ViTEncoder(spec, network, levels)
     if spec.family == "efficientnet":

@@ -67,7 +67,7 @@ def _dinov2(size: str, parameters: int) -> EncoderSpec:
         family="vit",
         parameters=parameters,
         licence="Apache-2.0",
-        note="DINOv2 with registers, the published figures' encoder; weights from a file or the hub",
+        note="DINOv2 with registers, behind the published figures; weights from a file or the hub",
     )
 
 

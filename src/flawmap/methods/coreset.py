@@ -79,7 +79,7 @@ def covering_radius(points: Tensor, picked: Tensor) -> float:
     """The objective: the largest distance of any point to the nearest picked one, in float64."""
     centers = points[picked].double()
     worst = 0.0
-    for chunk in points.split(2048):
+    for chunk in torch.split(points, 2048):
         nearest = torch.cdist(
             chunk.double(), centers, compute_mode="donot_use_mm_for_euclid_dist"
         ).amin(dim=1)

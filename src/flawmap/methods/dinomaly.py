@@ -78,7 +78,8 @@ class LinearAttention(nn.Module):
         memory = k.transpose(-2, -1) @ v  # (B, heads, 64, 64)
         weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (B, heads, N, 1)
         y = (q @ memory) / (weight + 1e-6)
-        return self.proj(y.transpose(1, 2).reshape(batch, n, width))
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(batch, n, width))
+        return out
 
 
 class Block(nn.Module):
@@ -89,11 +90,14 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-8)
         self.attn = LinearAttention(width)
         self.norm2 = nn.LayerNorm(width, eps=1e-8)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class Dinomaly(IterativeMethod):
@@ -124,15 +128,13 @@ class Dinomaly(IterativeMethod):
     }
     clip_norm = 0.1
 
-    def __init__(
-        self, config: DinomalyConfig, encoder: Encoder, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, config: DinomalyConfig, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__(encoder)
         self.config = config
         self._require(config, encoder)
         self.vit = isinstance(encoder, ViTEncoder)
         n_levels = len(encoder.channels)
-        self.half = n_levels // 2
+        self.middle = n_levels // 2
         if self.vit:
             self.grid = encoder.grid(size)[0]
             self.width = encoder.channels[0]
@@ -141,7 +143,7 @@ class Dinomaly(IterativeMethod):
             self.grid = (-(-size[0] // config.stride), -(-size[1] // config.stride))
             self.width = config.width
             self.prefix = 0
-            groups = (sum(encoder.channels[: self.half]), sum(encoder.channels[self.half :]))
+            groups = (sum(encoder.channels[: self.middle]), sum(encoder.channels[self.middle :]))
             self.project_in = nn.Linear(sum(groups), self.width)
             self.project_out = nn.ModuleList(nn.Linear(self.width, n) for n in groups)
             self.register_buffer("positions", _sine_cosine(self.grid, self.width), False)
@@ -189,9 +191,7 @@ class Dinomaly(IterativeMethod):
         method = cls(config, encoder, input_size)
         for module in method.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(
-                    module.weight, std=0.01, a=-0.03, b=0.03, generator=generator
-                )
+                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03, generator=generator)
                 nn.init.zeros_(module.bias)
         return method
 
@@ -203,12 +203,12 @@ class Dinomaly(IterativeMethod):
         """
         if self.vit:
             levels = self.encoder.tokens(images)
-            halves = (levels[: self.half], levels[self.half :])
+            halves = (levels[: self.middle], levels[self.middle :])
             return tuple(torch.stack(list(half)).mean(dim=0) for half in halves)
         levels = [self._to_grid(level) for level in self.encoder(images)]
         return (
-            torch.cat(levels[: self.half], dim=-1),
-            torch.cat(levels[self.half :], dim=-1),
+            torch.cat(levels[: self.middle], dim=-1),
+            torch.cat(levels[self.middle :], dim=-1),
         )
 
     def _to_grid(self, level: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class Dinomaly(IterativeMethod):
     def reconstruct(self, features: Features) -> tuple[Tensor, ...]:
         """The decoder's version of the two targets, with their shapes."""
         if self.vit:
-            shares = (self.half, len(self.encoder.channels) - self.half)
+            shares = (self.middle, len(self.encoder.channels) - self.middle)
             x = (features[0] * shares[0] + features[1] * shares[1]) / sum(shares)
         else:
             x = self.project_in(torch.cat(features, dim=-1)) + self.positions
@@ -239,9 +239,7 @@ class Dinomaly(IterativeMethod):
         )
         if self.vit:
             return fused
-        return tuple(
-            project(group) for project, group in zip(self.project_out, fused, strict=True)
-        )
+        return tuple(project(group) for project, group in zip(self.project_out, fused, strict=True))
 
     def loss(self, features: Features, step: int) -> Tensor:
         share = self._hard_share(step)
@@ -264,7 +262,8 @@ class Dinomaly(IterativeMethod):
                 target[:, self.prefix :].float(), output[:, self.prefix :].float(), dim=-1
             )
             maps.append(1 - similarity)
-        return torch.stack(maps).mean(dim=0).unflatten(1, (1, *self.grid))
+        mean = torch.stack(maps).mean(dim=0)  # (B, h * w)
+        return mean.view(mean.shape[0], 1, *self.grid)
 
     def optimizer(self) -> torch.optim.Optimizer:
         return StableAdamW(

@@ -38,7 +38,7 @@ class PatchCoreConfig(MethodConfig):
     """Encoder levels; the encoder's usual ones by default."""
     neighbourhood: int = Field(default=3, ge=1, le=15)
     """Each patch is the mean of this square of feature px (odd; 1 = none)."""
-    normalise: Literal["none", "level"] = "none"
+    normalise: Literal["none", "level"] = "level"
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
@@ -63,6 +63,7 @@ class PatchCore(OnePassMethod):
         "scoring.sigma": 4.0,
         "scoring.pooling": "max",
         "training.batch_size": 16,
+        "training.precision": "float32",
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
@@ -83,9 +84,7 @@ class PatchCore(OnePassMethod):
         self._gathered_owners: list[Tensor] = []
         self._seen = 0
         self._held = 0
-        self._limit = max(
-            config.max_bank * 2, config.memory_mib * 2**20 // (width * 4)
-        )
+        self._limit = max(config.max_bank * 2, config.memory_mib * 2**20 // (width * 4))
 
     @classmethod
     def build(
@@ -155,7 +154,12 @@ class PatchCore(OnePassMethod):
         return self._distances(features[0], torch.tensor(list(images), dtype=torch.int32))
 
     def _distances(self, patches: Tensor, images: Tensor | None) -> Tensor:
-        batch, per_image, width = patches.shape
+        # Differences of large products: bfloat16 would drown the distances in rounding.
+        with torch.autocast(patches.device.type, enabled=False):
+            return self._nearest(patches, images)
+
+    def _nearest(self, patches: Tensor, images: Tensor | None) -> Tensor:
+        batch = patches.shape[0]
         if self._norms is None:
             self._norms = self.bank.square().sum(dim=1)
         k = min(self.config.neighbours, self.bank.shape[0])

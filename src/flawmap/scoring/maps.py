@@ -105,9 +105,7 @@ def resample(
 def inside(geometry: Geometry) -> tuple[slice, slice]:
     """The part of the network input that shows the image, without its padding."""
     slices = []
-    for resized, offset, n in zip(
-        geometry.resized, geometry.offset, geometry.input, strict=True
-    ):
+    for resized, offset, n in zip(geometry.resized, geometry.offset, geometry.input, strict=True):
         slices.append(slice(max(0, -offset), min(n, resized - offset)))
     return slices[0], slices[1]
 

@@ -32,9 +32,7 @@ class Scorer:
         peak = float(seen.max())
         if self.config.pooling == "max":
             return peak, peak
-        score = pool(
-            seen, pooling=self.config.pooling, top_fraction=self.config.top_fraction
-        )
+        score = pool(seen, pooling=self.config.pooling, top_fraction=self.config.top_fraction)
         return score, peak
 
     def map(

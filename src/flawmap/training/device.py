@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Literal
 
@@ -34,10 +35,10 @@ def make_fabric(config: TrainingConfig) -> Fabric:
             expected="one of: " + ", ".join(name for name, there in present.items() if there),
         )
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
-    if config.precision == "bfloat16" or (
-        config.precision == "auto" and computes_bfloat16(device)
-    ):
+    if config.precision == "bfloat16" or (config.precision == "auto" and computes_bfloat16(device)):
         precision = "bf16-mixed"
+    # Fabric announces its precision on every start; the fit reports it once, at its end.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Fabric(accelerator=device, devices=1, precision=precision)
@@ -46,7 +47,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
 def computes_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 natively, so that it is faster than float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
         features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -8,12 +8,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +90,8 @@ def fit_table(
         FitError: The loss is not finite, the disk is full, or the checkpoint does not fit.
         Interrupted: The user stopped it; `resume` goes on.
     """
-    return _Fit(table, config, run_folder, resume, skip_bad, progress or Silent()).run()
+    shown: Progress = progress or Silent()
+    return _Fit(table, config, run_folder, resume, skip_bad, shown).run()
 
 
 class _Fit:
@@ -141,9 +142,7 @@ class _Fit:
                 if curve is not None:
                     curves[name] = curve
             self.timing.mark("learn")
-            detector = Detector(
-                config=config, encoder=encoder, models=models, fabric=self.fabric
-            )
+            detector = Detector(config=config, encoder=encoder, models=models, fabric=self.fabric)
             calibration = self._calibrate(detector, plan)
             self.timing.mark("calibrate")
         detector = detector.with_calibration(calibration)
@@ -175,9 +174,7 @@ class _Fit:
         """The good training images, every one of them decoded once."""
         from dataclasses import replace
 
-        wanted = tuple(
-            s for s in self.table.samples if s.split != "test" and s.label in (0, None)
-        )
+        wanted = tuple(s for s in self.table.samples if s.split != "test" and s.label in (0, None))
         table = replace(self.table, samples=wanted)
         with self.progress.task("Reading images", len(wanted)) as task:
             result = verify(
@@ -250,7 +247,7 @@ class _Fit:
     def _new_method(self, cls: type[Method], encoder: Encoder, index: int) -> Method:
         generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
         method = cls.build(self.config.method, encoder, self.config.data.size, generator)
-        return cast(Method, method.to(self.fabric.device))
+        return method.to(self.fabric.device)
 
     def _learn(
         self,
@@ -289,7 +286,7 @@ class _Fit:
             name=label,
         )
 
-    def _batches(self, samples: Sequence[Sample], batch_size: int) -> Iterator[Batch]:
+    def _batches(self, samples: Sequence[Sample], batch_size: int) -> Generator[Batch, None, None]:
         return load_batches(
             samples,
             self.transform,
@@ -306,7 +303,7 @@ class _Fit:
         size = self.config.training.batch_size
         with (
             self.progress.task(label, len(samples)) as task,
-            closing(self._batches(samples, size)) as batches,  # type: ignore[type-var]
+            closing(self._batches(samples, size)) as batches,
         ):
             done = 0
             for batch in batches:
@@ -333,7 +330,7 @@ class _Fit:
         n, size = len(samples), training.batch_size
         probe: Features | None = None
         cache: FeatureCache | None = None
-        with closing(self._batches(samples, size)) as batches:  # type: ignore[type-var]
+        with closing(self._batches(samples, size)) as batches:
             first = next(batches)
             probe = self._stored(self._extract(method, first))
             place = choose_place(probe, n, training, self.run_folder)

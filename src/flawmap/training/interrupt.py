@@ -1,4 +1,4 @@
-"""A polite stop: the first Ctrl-C (or SIGTERM) lets the current step end, the second one does not."""
+"""A polite stop: the first Ctrl-C (or SIGTERM) lets the current step end, the second does not."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def train(
             rate = method.learning_rate(step, curve.planned)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
-            with _seeded(seed, step, fabric.device):
+            with _seeded(seed, step, fabric.device), fabric.autocast():
                 loss = module.loss(features, step)
             fabric.backward(loss)
             if method.clip_norm is not None:
@@ -265,4 +265,3 @@ def streamed(
         return features
 
     return fetch
-

@@ -78,9 +78,7 @@ class StableAdamW(torch.optim.Optimizer):
         state["exp_avg"].lerp_(grad, 1 - beta1)
         second = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if group["amsgrad"]:
-            second = torch.maximum(
-                state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"]
-            )
+            second = torch.maximum(state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"])
         denominator = second.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
         rms = (grad / denominator).square_().mean().sqrt()
         scale = float(rms.clamp(min=1.0))

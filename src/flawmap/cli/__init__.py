@@ -1,0 +1,1 @@
+"""The command line: one file a command; what they do is the Python interface's."""

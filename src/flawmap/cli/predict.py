@@ -1,0 +1,192 @@
+"""`flawmap predict`: score new images."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flawmap.cli import options, show
+from flawmap.cli.errors import DEFECT_FOUND
+
+if TYPE_CHECKING:
+    from flawmap.errors import DataError
+    from flawmap.outputs import PredictionWriter
+    from flawmap.types import Sample
+
+NAME = "predict"
+EPILOG = """\b
+Examples:
+  flawmap predict part.flawmap photo.png
+  flawmap predict part.flawmap photos --output result --maps --overlays
+  flawmap predict part.flawmap photos --json > result.json
+  flawmap predict part.flawmap photo.png --fail-on-defect || echo reject
+
+\b
+DIR receives predictions.csv, predictions.jsonl, maps/ and overlays/, in the folders of the images,
+and skipped.jsonl with --skip-bad. Files of an earlier run there are replaced.
+
+\b
+A PNG map is stretched to its own range: value = png / 65535 * (map_max - map_min) + map_min,
+with map_min and map_max in the image's record. npy maps hold the values themselves.
+
+\b
+JSON: one array with an object per image, written as images are scored:
+[{"path", "category", "score", "threshold", "verdict", "size", "pixel_threshold",
+"regions": [{"box": [left, top, width, height], "area", "peak", "peak_at": [x, y]}]}, ...]
+If it fails half-way, the last item is {"error": ...} and the exit code is not 0.
+
+\b
+Which product an image shows is told by --category, the data set, or the nearest folder above it
+that is named like one; it decides which threshold counts.
+"""
+
+
+def run(
+    model: options.Bundle,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="Images, folders (all images below), tables, or data sets (their test split).",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Write CSV and JSON Lines there."),
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Also write an anomaly map per image.")
+    ] = False,
+    map_format: Annotated[
+        str, typer.Option(metavar="png|npy", help="16-bit PNG, or exact numpy arrays.")
+    ] = "png",
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Also write each image with its flaws marked.")
+    ] = False,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The product that all images show.")
+    ] = None,
+    format: options.Format = None,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="Exit with 10 if any image is a defect.")
+    ] = False,
+    skip_bad: options.SkipBad = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Images at a time. [default: the model's]"),
+    ] = None,
+    device: options.Device = "auto",
+    encoder_weights: options.EncoderWeights = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score new images and mark their flaws.
+
+    Says of each image how anomalous it is, whether it is a defect, and where the flaws are.
+    """
+    _check(output, maps, map_format, overlays)
+    from flawmap.detector import load
+    from flawmap.outputs import find_images, skipping, with_categories
+    from flawmap.scoring.calibration import EVERY
+
+    found = find_images(paths, format=format, skip_bad=skip_bad, leave_out=output)
+    for text in found.notes:
+        show.note(text)
+    detector = load(model, device=device, encoder_weights=encoder_weights)
+    samples = with_categories(
+        found.samples,
+        detector.categories,
+        category=category,
+        unified=EVERY in detector.models,
+    )
+    size = batch_size or detector.config.training.batch_size
+    white_level = detector.config.data.white_level
+    verdicts = {"good": 0, "defect": 0, None: 0}
+    with ExitStack() as stack:
+        task = stack.enter_context(show.progress(quiet).task("Scoring", len(samples)))
+        writer = None
+        if output is not None:
+            writer = stack.enter_context(
+                _writer(output, found.roots, map_format if maps else None, overlays, white_level)
+            )
+        array = stack.enter_context(show.JsonArray()) if json else None
+        skipped = _Skipped(writer)
+        for problem in found.problems:
+            skipped.count += 1
+            show.note(f"skipped {problem}")
+        results = detector.predict_samples(samples, batch_size=size)
+        if skip_bad:
+            results = skipping(
+                lambda rest: detector.predict_samples(rest, batch_size=size),
+                samples,
+                batch_size=size,
+                on_skip=skipped.add,
+                white_level=white_level,
+            )
+        for done, prediction in enumerate(results, start=1):
+            verdicts[prediction.verdict] += 1
+            record = prediction.to_dict() if writer is None else writer.write(prediction)
+            if array is not None:
+                array.add(record)
+            elif writer is None:
+                verdict = prediction.verdict or "-"
+                show.out(f"{verdict:<7} {prediction.score:>10.4f}  {record['path']}")
+            task.update(done)
+    text = f"{sum(verdicts.values())} images: {verdicts['defect']} defect, {verdicts['good']} good"
+    if verdicts[None]:
+        text += f", {verdicts[None]} without a verdict (the model has no threshold)"
+    if skipped.count:
+        text += f", {skipped.count} skipped"
+    show.note(text)
+    if output is not None and not json:
+        show.out(str(output / "predictions.csv"))
+    if fail_on_defect and verdicts["defect"]:
+        raise typer.Exit(DEFECT_FOUND)
+
+
+class _Skipped:
+    """Tells of images that are left out."""
+
+    def __init__(self, writer: PredictionWriter | None) -> None:
+        self.writer = writer
+        self.count = 0
+
+    def add(self, sample: Sample, error: DataError) -> None:
+        self.count += 1
+        show.note(f"skipped {sample.path}: {error.message}")
+        if self.writer is not None:
+            self.writer.skip(sample, error)
+
+
+def _check(output: Path | None, maps: bool, map_format: str, overlays: bool) -> None:
+    from flawmap.errors import ConfigError, unknown_name
+
+    if map_format not in ("png", "npy"):
+        raise unknown_name("map format", map_format, ("png", "npy"), where="--map-format")
+    if output is None and (maps or overlays):
+        raise ConfigError(
+            "maps and overlays need a folder to lie in",
+            where="--maps" if maps else "--overlays",
+            hint="add --output DIR",
+        )
+
+
+def _writer(
+    output: Path,
+    roots: tuple[str, ...],
+    maps: str | None,
+    overlays: bool,
+    white_level: int | None,
+) -> PredictionWriter:
+    from flawmap.outputs import PredictionWriter
+
+    return PredictionWriter(
+        output,
+        roots=roots,
+        maps="npy" if maps == "npy" else "png" if maps == "png" else None,
+        overlays=overlays,
+        white_level=white_level,
+    )

@@ -1,0 +1,22 @@
+"""Predictions as files: CSV, JSON Lines, maps and overlays; none of it needs torch."""
+
+from flawmap.outputs.colours import colourise
+from flawmap.outputs.inputs import find_images, with_categories
+from flawmap.outputs.maps import read_map_png, write_map_npy, write_map_png
+from flawmap.outputs.overlay import draw_overlay
+from flawmap.outputs.records import to_json
+from flawmap.outputs.stream import skipping
+from flawmap.outputs.writer import PredictionWriter
+
+__all__ = [
+    "PredictionWriter",
+    "colourise",
+    "draw_overlay",
+    "find_images",
+    "read_map_png",
+    "skipping",
+    "to_json",
+    "with_categories",
+    "write_map_npy",
+    "write_map_png",
+]

@@ -1,0 +1,188 @@
+"""What `predict` is given: images, folders, tables and data sets, as one list of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flawmap.data.detect import read_data
+from flawmap.data.samples import Lister, Problem, SampleTable, raise_unreadable, shown
+from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
+from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.registry import FORMATS
+from flawmap.scoring.calibration import EVERY
+from flawmap.types import Sample
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images to score.
+
+    Attributes:
+        samples: In the order given; images named twice count once.
+        roots: The folders asked for, and the folders of files, for names of outputs.
+        problems: What could not be listed; empty unless asked to skip.
+        notes: How each path was understood, where that is not plain.
+    """
+
+    samples: tuple[Sample, ...]
+    roots: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find_images(
+    paths: Sequence[PathLike],
+    *,
+    format: str | None = None,
+    skip_bad: bool = False,
+    leave_out: PathLike | None = None,
+) -> Found:
+    """List the images at paths.
+
+    A file is an image unless it ends like a table. A folder is a data set if its layout has marks
+    of its own (such as train/good): then its test split counts, or everything if it has none, so
+    that masks are never scored. Any other folder stands for all images below it.
+
+    Args:
+        paths: Images, folders, tables or data sets.
+        format: Read every path as a data set of this layout.
+        skip_bad: Do without what cannot be listed.
+        leave_out: A folder whose images do not count: where an earlier run put its overlays.
+
+    Raises:
+        DataError: A path does not exist, or there is no image.
+        ConfigError: The format is unknown.
+    """
+    samples: dict[str, Sample] = {}
+    roots: list[str] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        table = _as_table(path, format)
+        if table is not None:
+            chosen = [s for s in table.samples if s.split == "test"]
+            part = "its test split" if chosen else "all its images"
+            chosen = chosen or list(table.samples)
+            notes.append(f"{shown(path)}: format {table.format}, {part}, {len(chosen)} images")
+            roots.append(table.root if Path(table.root).is_dir() else str(Path(table.root).parent))
+            problems += table.problems
+        elif path.is_dir():
+            lister = Lister()
+            chosen = [_sample(name) for name in lister.tree(path)]
+            roots.append(str(path))
+            problems += lister.problems
+        else:
+            chosen = [_sample(str(path))]
+            roots.append(str(path.parent))
+        if not chosen and not problems:
+            raise DataError(
+                "there is no image here",
+                where=shown(path),
+                hint="check the path; .png, .jpg, .bmp, .tif and .webp files are read",
+            )
+        for sample in chosen:
+            samples.setdefault(sample.path, sample)
+    if not skip_bad:
+        raise_unreadable(problems, where=", ".join(shown(p) for p in paths))
+    kept = tuple(_outside(samples.values(), leave_out))
+    if not kept:
+        raise DataError(
+            "no image is left to score",
+            where=", ".join(shown(p) for p in paths),
+            hint="images in the output's own folder do not count",
+        )
+    return Found(kept, tuple(roots), tuple(problems), tuple(notes))
+
+
+def with_categories(
+    samples: Iterable[Sample],
+    known: Sequence[str],
+    *,
+    category: str | None = None,
+    unified: bool = True,
+) -> list[Sample]:
+    """Say which product each image shows.
+
+    The category that was given wins; then the data set's own; then the nearest folder above the
+    image that is named like a product; then the only product there is. A unified detector takes
+    the rest under the threshold over all products.
+
+    Args:
+        samples: The images.
+        known: The detector's products.
+        category: What all of them show.
+        unified: Whether one model serves all products.
+
+    Raises:
+        ConfigError: The category is unknown, or needed and cannot be told.
+    """
+    if category is not None and known and category not in known:
+        raise unknown_name("category", category, known, where="--category")
+    find = _category_finder(known, category)
+    result = []
+    for sample in samples:
+        name = find(sample)
+        if name is None:
+            if not unified:
+                raise ConfigError(
+                    "this detector has one model per product, and nothing says which product an "
+                    "image shows",
+                    where=shown(sample.path),
+                    expected=f"one of: {', '.join(known)}",
+                    hint="pass --category NAME, or keep images in folders named by product",
+                )
+            name = EVERY
+        result.append(replace(sample, category=name))
+    return result
+
+
+def _category_finder(known: Sequence[str], category: str | None) -> Callable[[Sample], str | None]:
+    names = set(known)
+
+    def find(sample: Sample) -> str | None:
+        if category is not None:
+            return category
+        if len(names) == 1:
+            return known[0]
+        if sample.category in names:
+            return sample.category
+        folders = Path(os.path.abspath(sample.path)).parts[-2::-1]  # noqa: PTH100
+        return next((folder for folder in folders if folder in names), None)
+
+    return find
+
+
+def _as_table(path: Path, format: str | None) -> SampleTable | None:
+    if format is not None:
+        return read_data(path, format=format, check=False)
+    if not path.exists():
+        raise DataError(
+            "the path does not exist",
+            where=shown(path),
+            hint="check it; relative paths start at the current folder",
+        )
+    if path.is_file():
+        is_table = path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS
+        return read_data(path, format="table", check=False) if is_table else None
+    for name in FORMATS:
+        reader = FORMATS.load(name)()
+        if not reader.generic and reader.matches(path) is not None:
+            return read_data(path, format=name, check=False)
+    return None
+
+
+def _sample(path: str) -> Sample:
+    return Sample(path=path, category="", split="test", label=None)
+
+
+def _outside(samples: Iterable[Sample], folder: PathLike | None) -> Iterable[Sample]:
+    if folder is None:
+        return samples
+    inside = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+    return (s for s in samples if not os.path.abspath(s.path).startswith(inside))  # noqa: PTH100

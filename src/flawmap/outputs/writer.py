@@ -1,0 +1,185 @@
+"""Writes predictions as they come: after a crash, what was written before is complete."""
+
+from __future__ import annotations
+
+import csv
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+from flawmap.data.images import read_image
+from flawmap.data.samples import shown
+from flawmap.errors import ConfigError, DataError
+from flawmap.outputs.maps import write_map_npy, write_map_png
+from flawmap.outputs.names import OutputNames
+from flawmap.outputs.overlay import draw_overlay
+from flawmap.outputs.records import COLUMNS, csv_row, to_json
+from flawmap.types import Prediction, Sample
+
+MapFormat = Literal["png", "npy"]
+
+_JPEG_LIMIT = 65500
+"""The longest side, in px, that a JPEG can have."""
+
+
+class PredictionWriter:
+    """Writes predictions.csv, predictions.jsonl, maps/ and overlays/ into a folder.
+
+    Files of an earlier run in the same folder are replaced. What is skipped goes to skipped.jsonl.
+
+    Args:
+        folder: Made if it is not there.
+        roots: See `OutputNames`.
+        maps: Write a map per image, or None.
+        overlays: Write an overlay per image.
+        white_level: As for `read_image`, for overlays.
+
+    Raises:
+        ConfigError: The place is a file, or the folder cannot be written.
+
+    Example:
+        >>> with PredictionWriter(Path("out"), roots=["photos"]) as out:  # doctest: +SKIP
+        ...     for prediction in detector.predict_samples(samples):
+        ...         out.write(prediction)
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        roots: Iterable[str],
+        maps: MapFormat | None = None,
+        overlays: bool = False,
+        white_level: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.maps = maps
+        self.overlays = overlays
+        self.white_level = white_level
+        self._names = OutputNames(roots)
+        self._stack = ExitStack()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "skipped.jsonl").unlink(missing_ok=True)
+            self._lines = self._open("predictions.jsonl")
+            self._csv = self._open("predictions.csv")
+            self._table = csv.DictWriter(self._csv, COLUMNS)
+            self._table.writeheader()
+        except OSError as error:
+            self._stack.close()
+            raise ConfigError(
+                f"the output folder cannot be written: {error.strerror}",
+                where="--output",
+                given=folder,
+                hint="choose another place",
+            ) from error
+        self._skipped: IO[str] | None = None
+
+    def write(self, prediction: Prediction) -> dict[str, Any]:
+        """Write one prediction and give back its record.
+
+        The record is `Prediction.to_dict` and, where written, "map" and "overlay" (paths inside
+        the folder) with "map_min" and "map_max": a px of a PNG map stands for
+        png / 65535 * (map_max - map_min) + map_min.
+
+        Raises:
+            DataError: The disk is full or the folder cannot be written.
+        """
+        record = prediction.to_dict()
+        with self._writing():
+            name = self._names.name(prediction.path)
+            if self.maps is not None:
+                place = self._place("maps", f"{name}.{self.maps}")
+                write = write_map_png if self.maps == "png" else write_map_npy
+                with _whole_or_gone(place):
+                    low, high = write(prediction.anomaly_map, place)
+                record.update(map=self._inside(place), map_min=low, map_max=high)
+            if self.overlays:
+                record["overlay"] = self._inside(self._overlay(prediction, str(name)))
+            # The lines come last: they never name a file that is not complete.
+            self._lines.write(to_json(record) + "\n")
+            self._lines.flush()
+            self._table.writerow(csv_row(record))
+            self._csv.flush()
+        return record
+
+    def skip(self, sample: Sample, error: Exception) -> None:
+        """Note an image that could not be read."""
+        with self._writing():
+            if self._skipped is None:
+                self._skipped = self._open("skipped.jsonl")
+            self._skipped.write(to_json({"path": sample.path, "reason": str(error)}) + "\n")
+            self._skipped.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _overlay(self, prediction: Prediction, name: str) -> Path:
+        image = read_image(prediction.path, white_level=self.white_level)
+        drawn = draw_overlay(
+            image,
+            prediction.anomaly_map,
+            pixel_threshold=prediction.pixel_threshold,
+            regions=prediction.regions,
+        )
+        fits = max(drawn.size) <= _JPEG_LIMIT
+        place = self._place("overlays", f"{name}.{'jpg' if fits else 'png'}")
+        with _whole_or_gone(place):
+            if fits:
+                drawn.save(place, "JPEG", quality=90)
+            else:
+                drawn.save(place, "PNG")
+        return place
+
+    def _open(self, name: str) -> IO[str]:
+        # Names of files that are no UTF-8 go out as they came in.
+        file = (self.folder / name).open(
+            "w", encoding="utf-8", errors="surrogateescape", newline=""
+        )
+        return self._stack.enter_context(file)
+
+    def _place(self, kind: str, name: str) -> Path:
+        place = self.folder / kind / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _inside(self, place: Path) -> str:
+        return place.relative_to(self.folder).as_posix()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise DataError(
+                "the disk is full"
+                if full
+                else f"the predictions cannot be written: {error.strerror or error}",
+                where=shown(self.folder),
+                hint="free some space or choose another place; what was written before is complete",
+            ) from error
+
+
+@contextmanager
+def _whole_or_gone(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,257 @@
+"""Other thresholds for a bundle that is fitted already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawmap import bundle as bundles
+from flawmap.data.detect import read_data
+from flawmap.data.samples import SampleTable, raise_unreadable, shown
+from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.outputs.inputs import with_categories
+from flawmap.outputs.stream import skipping
+from flawmap.progress import Progress, Silent
+from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, Threshold
+from flawmap.types import Sample, categories_of
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Recalibration:
+    """What a calibration changed.
+
+    Attributes:
+        bundle: The file that was written.
+        old_rate: The false-reject rate asked for before.
+        rate: The one asked for now.
+        old: Thresholds before, by category.
+        new: Thresholds now.
+        skipped: Images that could not be read, with the reason.
+        notes: What a reader should know.
+    """
+
+    bundle: Path
+    old_rate: float
+    rate: float
+    old: Mapping[str, Threshold]
+    new: Mapping[str, Threshold]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "bundle": str(self.bundle),
+            "false_reject_rate": {"old": self.old_rate, "new": self.rate},
+            "categories": {
+                name: {
+                    "old": _described(self.old.get(name)),
+                    "new": _described(self.new.get(name)),
+                }
+                for name in sorted({*self.old, *self.new})
+            },
+            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
+            "notes": list(self.notes),
+        }
+
+
+def calibrate(
+    bundle: PathLike,
+    data: PathLike | SampleTable | None = None,
+    *,
+    false_reject_rate: float | None = None,
+    output: PathLike | None = None,
+    format: str | None = None,
+    category: str | None = None,
+    skip_bad: bool = False,
+    device: str = "auto",
+    encoder_weights: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Recalibration:
+    """Change the thresholds of a bundle; what it learnt stays.
+
+    Without data the rate changes, and the thresholds follow from the good images' scores that the
+    bundle keeps. With data they are set anew from its good images, which must not be from the fit:
+    images that were learnt score too low, and the thresholds would promise too much. Of the very
+    data set that was fitted, only good images that were not learnt are taken.
+
+    Args:
+        bundle: The file that a fit wrote.
+        data: Good images; defects in it are never looked at.
+        false_reject_rate: Share of good parts that may raise the alarm; unchanged by default.
+        output: Where the bundle is written; in place by default.
+        format: The layout of `data`; recognised by default.
+        category: The product of `data`, when its folder has another name.
+        skip_bad: Leave unreadable images out instead of refusing.
+        device: Where `data` is scored: "auto", "cpu", "cuda" or "mps".
+        encoder_weights: For a bundle that leaves its encoder out.
+        progress: Where progress is shown; nowhere by default.
+
+    Raises:
+        ConfigError: The rate or the category is wrong, or there is nothing to change.
+        DataError: The data holds no good image that can be used.
+        BundleError: The bundle cannot be read or written.
+    """
+    if false_reject_rate is None and data is None:
+        raise ConfigError(
+            "there is nothing to change",
+            where="calibrate",
+            expected="a false-reject rate, or a folder of good images, or both",
+            hint="for example --false-reject-rate 0.005",
+        )
+    if false_reject_rate is not None and not 0 < false_reject_rate < 1:
+        raise ConfigError(
+            "the false-reject rate must lie between 0 and 1",
+            where="--false-reject-rate",
+            given=false_reject_rate,
+            expected="for example 0.01 for 1%",
+        )
+    path = Path(bundle)
+    found = bundles.read(path)
+    old = found.calibration
+    rate = old.rate if false_reject_rate is None else false_reject_rate
+    skipped: list[tuple[str, str]] = []
+    notes: list[str] = []
+    if data is None:
+        if not old.categories:
+            raise ConfigError(
+                "the bundle keeps no scores of good images, so there is no threshold to move",
+                where=str(path),
+                hint="give a folder of good images that were not in the fit",
+            )
+        new = old.at(rate)
+    else:
+        if not isinstance(data, SampleTable):
+            data = read_data(data, format=format, seed=found.config["seed"], check=False)
+        if not skip_bad:
+            raise_unreadable(data.problems, where=shown(data.root))
+        skipped += [(p.path, p.reason) for p in data.problems]
+        fitted = found.info["fitted"]["data"]
+        samples = _good_images(data, fitted, category, notes)
+        measured = _measure(
+            path, samples, skip_bad, device, encoder_weights, skipped, progress or Silent()
+        )
+        new = Calibration(rate=rate, categories={**old.categories, **measured})
+        kept = sorted(set(old.categories) - set(measured))
+        if kept:
+            notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
+    target = path if output is None else Path(output)
+    bundles.write(replace(found, calibration=new), target)
+    return Recalibration(
+        bundle=target,
+        old_rate=old.rate,
+        rate=rate,
+        old=_thresholds(old),
+        new=_thresholds(new),
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+    )
+
+
+def _good_images(
+    table: SampleTable, fitted: Mapping[str, Any], category: str | None, notes: list[str]
+) -> list[Sample]:
+    good = [s for s in table.samples if s.label == 0]
+    others = len(table.samples) - len(good)
+    if others:
+        notes.append(f"{others} images that are defects or have no label are left out")
+    if good and table.fingerprint() == fitted.get("fingerprint"):
+        held_out = set(fitted.get("held_out", ()))
+        before = len(good)
+        good = [s for s in good if s.split != "train" or table.relative(s.path) in held_out]
+        notes.append(
+            f"this is the data set of the fit: the {before - len(good)} good images that were "
+            "learnt are left out; an evaluation on its test split is no longer independent of the "
+            "thresholds"
+        )
+    if not good:
+        raise DataError(
+            "there is no good image to set a threshold from",
+            where=shown(table.root),
+            expected="good images that were not in the fit",
+            hint="to change the rate only, leave the data out",
+        )
+    return _named(table, good, tuple(fitted.get("categories", ())), category)
+
+
+def _named(
+    table: SampleTable, good: list[Sample], known: tuple[str, ...], category: str | None
+) -> list[Sample]:
+    """The images under the names of the detector's products."""
+    if category is not None and known and category not in known:
+        raise unknown_name("category", category, known, where="--category")
+    present = categories_of(good)
+    target = category or (known[0] if len(known) == 1 else None)
+    if target is not None:
+        if target in present:
+            return [s for s in good if s.category == target]
+        if len(present) > 1:
+            raise ConfigError(
+                f"the data shows several products, and none is called '{target}'",
+                where=shown(table.root),
+                given=", ".join(present),
+                expected="images of one product",
+            )
+        return [replace(s, category=target) for s in good]
+    named = with_categories(good, known)
+    for before, after in zip(good, named, strict=True):
+        if after.category == EVERY and known:
+            error = unknown_name("category", before.category, known, where=shown(table.root))
+            error.hint = "say which product the images show with --category NAME"
+            raise error
+    return named
+
+
+def _measure(
+    path: Path,
+    samples: list[Sample],
+    skip_bad: bool,
+    device: str,
+    encoder_weights: PathLike | None,
+    skipped: list[tuple[str, str]],
+    progress: Progress,
+) -> dict[str, CategoryCalibration]:
+    from flawmap.detector import load
+
+    detector = load(path, device=device, encoder_weights=encoder_weights)
+    results = detector.raw_maps(samples)
+    if skip_bad:
+        results = skipping(
+            detector.raw_maps,
+            samples,
+            batch_size=detector.config.training.batch_size,
+            on_skip=lambda sample, error: skipped.append((sample.path, error.message)),
+            white_level=detector.config.data.white_level,
+        )
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    with progress.task("Scoring good images", len(samples)) as task:
+        for done, (sample, geometry, raw) in enumerate(results, start=1):
+            score, peak = detector.scorer.score(raw, geometry)
+            scores, peaks = found.setdefault(sample.category, ([], []))
+            scores.append(score)
+            peaks.append(peak)
+            task.update(done)
+    if not found:
+        raise DataError("none of the good images can be read", where=str(path))
+    return {
+        name: CategoryCalibration(np.array(scores), np.array(peaks), exact=True)
+        for name, (scores, peaks) in sorted(found.items())
+    }
+
+
+def _thresholds(calibration: Calibration) -> dict[str, Threshold]:
+    found = {name: calibration.threshold(name) for name in sorted(calibration.categories)}
+    return {name: threshold for name, threshold in found.items() if threshold is not None}
+
+
+def _described(threshold: Threshold | None) -> dict[str, Any] | None:
+    if threshold is None:
+        return None
+    return {**asdict(threshold), "enough": threshold.enough, "promise": threshold.explain()}

@@ -1,0 +1,147 @@
+"""The end of the page: everything needed to know, and to repeat, how the figures came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flawmap.report.charts import loss_chart
+from flawmap.report.text import counted, duration, esc, name
+
+if TYPE_CHECKING:
+    from flawmap.detector import Detector
+    from flawmap.evaluation import Evaluation
+
+_MOST_FILES = 200
+
+
+def details(detector: Detector, evaluation: Evaluation) -> str:
+    """Collapsible parts, in the order in which a reader doubts."""
+    return "".join(
+        [
+            _notes(evaluation.notes),
+            _skipped(detector.fitted.data.get("skipped", ())),
+            _data(detector, evaluation),
+            _model(detector),
+            _timings(detector, evaluation),
+            _losses(detector.fitted.curves),
+            _config(detector),
+        ]
+    )
+
+
+def _fold(title: str, body: str, *, opened: bool = False) -> str:
+    if not body:
+        return ""
+    return (
+        f"<details{' open' if opened else ''}><summary>{esc(title)}</summary>"
+        f'<div class="fold">{body}</div></details>'
+    )
+
+
+def _rows(rows: Sequence[tuple[str, object]]) -> str:
+    """Names and values; values that are empty are left out."""
+    cells = "".join(
+        f'<tr><th scope="row">{esc(label)}</th><td>{name(value)}</td></tr>'
+        for label, value in rows
+        if value not in ("", None)
+    )
+    return f'<table class="facts"><tbody>{cells}</tbody></table>' if cells else ""
+
+
+def _items(items: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return _fold("Notes", _items([esc(n) for n in notes]), opened=True) if notes else ""
+
+
+def _skipped(skipped: Sequence[Sequence[str]]) -> str:
+    if not skipped:
+        return ""
+    lines = [f"{name(path)}: {esc(reason)}" for path, reason in skipped[:_MOST_FILES]]
+    if len(skipped) > _MOST_FILES:
+        lines.append(f"and {len(skipped) - _MOST_FILES:,} more")
+    return _fold(f"{counted(len(skipped), 'file')} skipped in the fit", _items(lines))
+
+
+def _data(detector: Detector, evaluation: Evaluation) -> str:
+    fit, test = detector.fitted.data, evaluation.data
+    same = fit.get("fingerprint") == test.get("fingerprint")
+    rows: list[tuple[str, object]] = [
+        ("tested on", test.get("root")),
+        ("layout", test.get("format")),
+        ("fingerprint (SHA-256)", test.get("fingerprint")),
+    ]
+    if not same:
+        rows += [
+            ("fitted on", fit.get("root")),
+            ("layout of the fit", fit.get("format")),
+            ("fingerprint of the fit", fit.get("fingerprint")),
+        ]
+    rows += [
+        ("contents of the good images", fit.get("content_fingerprint")),
+        ("good images learnt", fit.get("learnt_images")),
+        ("good images held out for the threshold", fit.get("held_out_images")),
+    ]
+    return _fold("Data and fingerprint", _rows(rows))
+
+
+def _model(detector: Detector) -> str:
+    spec, fitted = detector.encoder.spec, detector.fitted
+    levels = ", ".join(detector.encoder.levels)
+    rows: list[tuple[str, object]] = [
+        ("method", detector.config.method.name),
+        ("models", "one per category" if detector.config.separate else "one for all categories"),
+        ("encoder", spec.name),
+        ("architecture (timm)", spec.timm_name),
+        ("encoder levels", levels),
+        ("encoder weights (SHA-256)", detector.encoder.fingerprint),
+        ("licence of the weights", spec.licence or "not known"),
+        ("note on the weights", spec.note),
+        ("seed", detector.config.seed),
+        ("fitted on device", fitted.device),
+        ("precision", fitted.precision),
+    ]
+    rows += [(f"version of {key}", value) for key, value in fitted.versions.items()]
+    return _fold("Method, encoder and versions", _rows(rows))
+
+
+def _timings(detector: Detector, evaluation: Evaluation) -> str:
+    rows: list[tuple[str, object]] = [
+        (f"fit: {stage}", duration(seconds)) for stage, seconds in detector.fitted.seconds.items()
+    ]
+    if evaluation.n_images and evaluation.seconds > 0:
+        rate = evaluation.n_images / evaluation.seconds
+        rows += [
+            (f"test: {counted(evaluation.n_images, 'image')}", duration(evaluation.seconds)),
+            ("test: speed, from file to map", f"{rate:.3g} images/s, {1000 / rate:.3g} ms each"),
+        ]
+    return _fold("Timings", _rows(rows))
+
+
+def _losses(curves: Mapping[str, Any]) -> str:
+    parts = []
+    for key, curve in curves.items():
+        points = curve["losses"]
+        if not points:
+            continue
+        chart = loss_chart([p[0] for p in points], [p[1] for p in points])
+        planned, steps = curve["planned"], curve["steps"]
+        words = counted(steps, "iteration")
+        words += f" of {planned:,} planned; the time budget ended it" if steps < planned else ""
+        title = "all categories" if key == "*" else key
+        parts.append(
+            f'<figure class="plot"><figcaption><b>{name(title)}</b> <span>{esc(words)}</span>'
+            f"</figcaption>{chart}</figure>"
+        )
+    return _fold("Loss curve", f'<div class="plots">{"".join(parts)}</div>' if parts else "")
+
+
+def _config(detector: Detector) -> str:
+    tree = detector.config.model_dump(mode="json")
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return _fold("Configuration", f'<pre tabindex="0">{esc(text)}</pre>')

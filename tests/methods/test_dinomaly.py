@@ -1,0 +1,183 @@
+"""Dinomaly's parts against plain double-precision computations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flawmap.config import EncoderConfig
+from flawmap.encoders.encoder import Encoder, build
+from flawmap.errors import ConfigError
+from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, LinearAttention, loose_cosine
+
+LEVELS = tuple(f"blocks.{i}" for i in range(4))
+
+
+@pytest.fixture(scope="module")
+def vit() -> Encoder:
+    return build(EncoderConfig(name="vit-s14"), LEVELS)
+
+
+@pytest.fixture(scope="module")
+def conv() -> Encoder:
+    return build(EncoderConfig(name="lite0"), ["blocks.1", "blocks.2", "blocks.4"])
+
+
+def make(encoder: Encoder, size: int = 56, **options: object) -> Dinomaly:
+    config = DinomalyConfig.model_validate({"name": "dinomaly", "depth": 2, **options})
+    return Dinomaly.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).eval()
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_linear_attention_equals_the_explicit_sum() -> None:
+    torch.manual_seed(0)
+    layer = LinearAttention(128).double()
+    x = rand(2, 9, 128).double()
+    q, k, v = (t.view(2, 9, 2, 64).transpose(1, 2) for t in layer.qkv(x).chunk(3, dim=-1))
+    phi = torch.nn.functional.elu
+    weights = (phi(q) + 1) @ (phi(k) + 1).transpose(-2, -1)  # (B, heads, N, N)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    wanted = layer.proj((weights @ v).transpose(1, 2).reshape(2, 9, 128))
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_the_loss_is_the_cosine_of_whole_maps() -> None:
+    target, output = rand(3, 5, 7).double(), rand(3, 5, 7, seed=1).double()
+    total = 0.0
+    for t, o in zip(target, output, strict=True):
+        total += 1 - float((t * o).sum() / (t.square().sum().sqrt() * o.square().sum().sqrt()))
+    for share in (1.0, 0.3):
+        assert float(loose_cosine(target, output, share, 0.1)) == pytest.approx(total / 3)
+
+
+def test_easy_points_pass_a_tenth_of_their_gradient() -> None:
+    target, output = rand(2, 10, 6).double(), rand(2, 10, 6, seed=1).double()
+    plain = output.clone().requires_grad_()
+    loose_cosine(target, plain, 1.0, 0.1).backward()
+    eased = output.clone().requires_grad_()
+    loose_cosine(target, eased, 0.25, 0.1).backward()
+    distance = 1 - torch.nn.functional.cosine_similarity(target, output, dim=-1)
+    hard = set(distance.flatten().argsort(descending=True)[:5].tolist())  # int(20 * 0.25)
+    ratio = (eased.grad / plain.grad).flatten(0, 1)
+    for point in range(20):
+        wanted = 1.0 if point in hard else 0.1
+        torch.testing.assert_close(ratio[point], torch.full((6,), wanted, dtype=torch.float64))
+
+
+def test_the_share_of_hard_points_falls_to_a_tenth(vit: Encoder) -> None:
+    method = make(vit)
+    assert [method._hard_share(s) for s in (0, 500, 1000, 5000)] == pytest.approx(
+        [1.0, 0.55, 0.1, 0.1]
+    )
+
+
+def test_targets_are_means_of_the_halves(vit: Encoder) -> None:
+    image = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        levels = vit.tokens(image)
+        shallow, deep = make(vit).extract(image)
+    torch.testing.assert_close(shallow, (levels[0] + levels[1]) / 2)
+    torch.testing.assert_close(deep, (levels[2] + levels[3]) / 2)
+
+
+def test_the_decoder_is_read_in_reverse(vit: Encoder) -> None:
+    method = make(vit, depth=4)
+    features = (rand(1, 17, 384), rand(1, 17, 384, seed=1))
+    with torch.inference_mode():
+        shallow, deep = method.reconstruct(features)
+        x = method.bottleneck((features[0] + features[1]) / 2)
+        outputs = []
+        for block in method.decoder:
+            x = block(x)
+            outputs.append(x)
+    torch.testing.assert_close(shallow, (outputs[2] + outputs[3]) / 2)
+    torch.testing.assert_close(deep, (outputs[0] + outputs[1]) / 2)
+
+
+def test_the_map_leaves_out_the_cls_token(vit: Encoder) -> None:
+    method = make(vit)
+    features = [rand(1, 17, 384), rand(1, 17, 384, seed=1)]
+    with torch.inference_mode():
+        outputs = method.reconstruct(tuple(features))
+        found = method.anomaly_map(tuple(features))
+    wanted = torch.zeros(16)
+    for target, output in zip(features, outputs, strict=True):
+        for i in range(16):
+            a, b = target[0, i + 1], output[0, i + 1]
+            wanted[i] += (1 - (a @ b) / (a.norm() * b.norm())) / 2
+    assert found.shape == (1, 1, 4, 4)
+    torch.testing.assert_close(found.flatten(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_are_small_and_clipped(vit: Encoder) -> None:
+    method = make(vit)
+    weight = method.decoder[0].mlp[0].weight
+    assert float(weight.abs().max()) <= 0.03 + 1e-6
+    assert float(weight.std()) == pytest.approx(0.01, rel=0.05)
+    assert float(method.decoder[0].mlp[0].bias.abs().max()) == 0
+
+
+def test_parameter_count_of_the_small_model() -> None:
+    """37.4M published for ViT-S: 22.06M encoder, the bottleneck and eight blocks."""
+    encoder = build(EncoderConfig(name="vit-s14"), [f"blocks.{i}" for i in range(2, 10)])
+    method = make(encoder, depth=8)
+    learnt = sum(p.numel() for p in method.parameters())
+    assert (22_057_344 + learnt) / 1e6 == pytest.approx(37.4, rel=0.01)
+
+
+def test_dropout_is_noise_in_training_only(vit: Encoder) -> None:
+    method = make(vit, dropout=0.5)
+    features = (rand(1, 17, 384), rand(1, 17, 384, seed=1))
+    method.eval()
+    assert float(method.loss(features, 0)) == float(method.loss(features, 0))
+    method.train()
+    assert float(method.loss(features, 0)) != float(method.loss(features, 0))
+
+
+def test_convolutional_levels_meet_on_one_grid(conv: Encoder) -> None:
+    method = make(conv, size=64, width=64, stride=16)
+    shallow, deep = method.extract(torch.rand(2, 3, 64, 64))
+    assert shallow.shape == (2, 16, conv.channels[0])
+    assert deep.shape == (2, 16, conv.channels[1] + conv.channels[2])
+    lengths = shallow.norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    outputs = method.reconstruct((shallow, deep))
+    assert [o.shape for o in outputs] == [shallow.shape, deep.shape]
+
+
+def test_gradients_reach_all_that_learns_and_nothing_else(conv: Encoder) -> None:
+    method = make(conv, size=64, width=64).train()
+    method.loss(method.extract(torch.rand(2, 3, 64, 64)), 10).backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+    assert all(p.grad is None for p in conv.parameters())
+
+
+def test_it_learns_one_image_by_heart(conv: Encoder) -> None:
+    method = make(conv, size=64, width=128, dropout=0.0).train()
+    features = method.extract(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    optimizer = method.optimizer()
+    for step in range(150):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3
+        loss = method.loss(features, 0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step == 0:
+            first = float(loss)
+    assert float(loss) < 0.1 * first
+
+
+def test_an_odd_depth_or_a_single_level_is_refused(conv: Encoder) -> None:
+    with pytest.raises(ConfigError, match="must be even"):
+        make(conv, depth=3)
+    with pytest.raises(ConfigError, match="multiple of 64"):
+        make(conv, width=100)
+    single = build(EncoderConfig(name="lite0"), ["blocks.2"])
+    with pytest.raises(ConfigError, match="two encoder levels"):
+        make(single)

@@ -1,0 +1,111 @@
+"""PatchCore's distances and its bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flawmap.config import EncoderConfig
+from flawmap.encoders.encoder import Encoder, build
+from flawmap.errors import FitError
+from flawmap.methods.patchcore import PatchCore, PatchCoreConfig
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return build(EncoderConfig(name="lite0"), ["blocks.1", "blocks.2"])
+
+
+def make(encoder: Encoder, **options: object) -> PatchCore:
+    config = PatchCoreConfig.model_validate({"name": "patchcore", **options})
+    return PatchCore.build(config, encoder, (32, 32), torch.Generator())
+
+
+def images(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def fitted(encoder: Encoder, n: int = 6, **options: object) -> PatchCore:
+    method = make(encoder, **options)
+    for i in range(n):
+        method.observe(method.extract(images(1, i)), [i])
+    method.finalise(torch.Generator().manual_seed(0))
+    return method
+
+
+def test_the_map_is_the_distance_to_the_nearest_patch(encoder: Encoder) -> None:
+    method = fitted(encoder)
+    with torch.inference_mode():
+        (queries,) = method.extract(images(2, 99))
+        found = method.anomaly_map((queries,))
+    wanted = torch.cdist(queries.double(), method.bank.double()[None]).amin(dim=-1)
+    torch.testing.assert_close(found.flatten(1).double(), wanted, rtol=1e-4, atol=1e-3)
+    assert found.shape == (2, 1, 8, 8)
+
+
+def test_the_mean_of_several_neighbours(encoder: Encoder) -> None:
+    method = fitted(encoder, neighbours=3)
+    with torch.inference_mode():
+        (queries,) = method.extract(images(1, 99))
+        found = method.anomaly_map((queries,))
+    distances = torch.cdist(queries.double(), method.bank.double()[None])
+    wanted = distances.topk(3, largest=False).values.mean(dim=-1)
+    torch.testing.assert_close(found.flatten(1).double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_leaving_an_image_out_ignores_its_own_patches(encoder: Encoder) -> None:
+    method = fitted(encoder, coreset_ratio=1.0)
+    features = method.extract(images(1, 2))
+    assert method.anomaly_map(features).max() < 0.05
+    found = method.anomaly_map_without(features, [2])
+    others = method.bank[method._owners != 2]
+    wanted = torch.cdist(features[0].double(), others.double()[None]).amin(dim=-1)
+    torch.testing.assert_close(found.flatten(1).double(), wanted, rtol=1e-3, atol=1e-2)
+
+
+def test_every_level_has_its_share_of_the_length(encoder: Encoder) -> None:
+    (patches,) = make(encoder, neighbourhood=1).extract(images(1))
+    first, second = encoder.channels
+    # The first level is the finer one, so no interpolation has changed its lengths.
+    lengths = patches[..., :first].norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, first**0.5))
+    assert patches.shape == (1, 64, first + second)
+
+
+def test_neighbourhood_pooling_averages_only_what_exists(encoder: Encoder) -> None:
+    plain = make(encoder, neighbourhood=1, normalise="none").extract(images(1))[0]
+    pooled = make(encoder, neighbourhood=3, normalise="none").extract(images(1))[0]
+    n = encoder.channels[0]
+    grid = plain[0, :, :n].view(8, 8, n)
+    torch.testing.assert_close(
+        pooled[0, 0, :n], grid[:2, :2].mean(dim=(0, 1)), rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        pooled[0].view(8, 8, -1)[4, 5, :n], grid[3:6, 4:7].mean(dim=(0, 1)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_memory_stays_bounded_for_any_number_of_images(encoder: Encoder) -> None:
+    method = make(encoder, max_bank=50, memory_mib=16)
+    method._limit = 300
+    most = 0
+    for i in range(40):
+        method.observe(method.extract(images(1, i)), [i])
+        most = max(most, method._held)
+    assert most <= 300
+    method.finalise(torch.Generator().manual_seed(0))
+    assert method.bank.shape[0] == 50
+    # Every image still finds patches like its own: the reduced set covers the whole stream.
+    near = max(float(method(images(1, i)).max()) for i in (0, 20, 39))
+    far = float(method(torch.zeros(1, 3, 32, 32)).max())
+    assert near < far
+
+
+def test_the_bank_has_the_share_asked_for(encoder: Encoder) -> None:
+    assert fitted(encoder, coreset_ratio=0.25).bank.shape[0] == 6 * 64 // 4
+    assert fitted(encoder, coreset_ratio=0.25, max_bank=10).bank.shape[0] == 10
+
+
+def test_nothing_observed_is_an_error(encoder: Encoder) -> None:
+    with pytest.raises(FitError, match="no good image"):
+        make(encoder).finalise(torch.Generator())
