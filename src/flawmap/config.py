@@ -60,6 +60,11 @@ def _size(value: Any) -> Any:
     return value
 
 
+def _off(value: Any) -> Any:
+    # YAML reads the bare word off as false.
+    return "off" if value is False else value
+
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
@@ -105,7 +110,7 @@ class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes it natively, else float32."""
-    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)
     cache_disk_mib: int = Field(default=32768, ge=0)
@@ -132,7 +137,9 @@ class CalibrationConfig(Section):
     """How the threshold is set, from good images alone."""
 
     false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
-    strategy: Literal["auto", "holdout", "leave-one-out", "off"] = "auto"
+    strategy: Annotated[
+        Literal["auto", "holdout", "leave-one-out", "off"], BeforeValidator(_off)
+    ] = "auto"
     """holdout: keep `fraction` of the good images out of the fit; the guarantee is exact.
     leave-one-out: score every good image as if it had not been learnt (where the method can).
     auto: holdout if it leaves enough images for the rate asked, else leave-one-out if possible."""

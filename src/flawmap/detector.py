@@ -317,7 +317,8 @@ def load(
         encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
     info = found.info["encoder"]
     state = None if found.encoder is None else _tensors(found.encoder)
-    encoder = build_encoder(encoder_config, info["levels"], state=state)
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder(encoder_config, info["levels"], state=state)
     if encoder.fingerprint != info["sha256"]:
         raise BundleError(
             "the encoder's weights are not the ones the detector was fitted with",
@@ -331,7 +332,8 @@ def load(
     cls = METHODS.load(config.method.name)
     models: dict[str, Method] = {}
     for name, arrays in found.models.items():
-        method = cls.build(config.method, encoder, config.data.size, torch.Generator())
+        with torch.random.fork_rng(devices=[]):
+            method = cls.build(config.method, encoder, config.data.size, torch.Generator())
         method.restore(_tensors(arrays))
         models[name] = method.to(fabric.device)
     return Detector(

@@ -31,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 COMMON = {
     "scoring.sigma": 1.0,
-    "training.precision": "float32", 
+    "training.precision": "float32",
     "training.device": "cpu",
     "training.threads": 1,
 }

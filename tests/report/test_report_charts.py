@@ -1,13 +1,24 @@
 """Charts: where points, ticks and lines lie, and what a screen reader is told."""
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from flawmap.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from flawmap.report.charts import histogram_chart, loss_chart, pr_chart, roc_chart
+from flawmap.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    histogram_chart,
+    loss_chart,
+    pr_chart,
+    roc_chart,
+)
 from flawmap.report.curves import histogram
 
 GROUND = HEIGHT - BOTTOM
@@ -63,7 +74,7 @@ def test_the_pr_line_is_made_of_steps() -> None:
     assert points[0] == (LEFT, TOP)
     assert points[1] == (middle_x, TOP)
     assert points[-1] == (WIDTH - RIGHT, pytest.approx(third, abs=0.1))
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         assert x0 == x1 or y0 == y1
 
 
@@ -112,7 +123,7 @@ def test_everything_stays_inside_the_picture() -> None:
     for svg in svgs:
         for element in parsed(svg).iter("rect"):
             left, width = float(element.get("x", "")), float(element.get("width", ""))
-            assert LEFT - 1 <= left
+            assert left >= LEFT - 1
             assert left + width <= WIDTH - RIGHT + 1
         for x, y in line(svg) if having(svg, "curve") else []:
             assert LEFT <= x <= WIDTH - RIGHT

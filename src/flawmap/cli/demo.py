@@ -43,8 +43,9 @@ def run(
 ) -> None:
     """Fit, score and report on solar cells.
 
-    One model learns two kinds of cells, and is measured on their defects: a few minutes. The images come from the package elpv-dataset (electroluminescence of solar cells; the labels
-    are experts' judgements, so even a good model is far from 1).
+    One model learns two kinds of cells and is measured on their defects, in a few minutes. The
+    images come from the package elpv-dataset (electroluminescence of solar cells). The labels are
+    experts' judgements, of subtle defects too.
     """
     from flawmap.api import evaluate, fit
 

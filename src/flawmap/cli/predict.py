@@ -40,7 +40,8 @@ If it fails half-way, the last item is {"error": ...} and the exit code is not 0
 
 \b
 Which product an image shows is told by --category, the data set, or the nearest folder above it
-that is named like one; it decides which threshold counts.
+that is named like one; it decides which threshold counts. Where nothing tells, the category is "*"
+and the threshold is the one over all products.
 """
 
 
@@ -135,7 +136,9 @@ def run(
                 verdict = prediction.verdict or "-"
                 show.out(f"{verdict:<7} {prediction.score:>10.4f}  {record['path']}")
             task.update(done)
-    text = f"{sum(verdicts.values())} images: {verdicts['defect']} defect, {verdicts['good']} good"
+    scored = sum(verdicts.values())
+    text = f"{scored} image{'' if scored == 1 else 's'}: "
+    text += f"{verdicts['defect']} defect, {verdicts['good']} good"
     if verdicts[None]:
         text += f", {verdicts[None]} without a verdict (the model has no threshold)"
     if skipped.count:

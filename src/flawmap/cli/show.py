@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 def out(text: str = "") -> None:
     """A line of the result."""
-    print(text)
+    print(_printable(text))
 
 
 def note(text: str) -> None:
     """A line for people, beside the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    # Names of files may hold bytes that are no UTF-8, which no terminal takes.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def json_out(value: Any) -> None:

@@ -25,9 +25,7 @@ from flawmap.encoders.encoder import Encoder
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, OnePassMethod
 from flawmap.methods.coreset import greedy_coreset
-
-_NO_IMAGE = -1
-_QUERY_CHUNK = 1024
+from flawmap.methods.nearest import NearestSearch
 
 
 class PatchCoreConfig(MethodConfig):
@@ -48,6 +46,11 @@ class PatchCoreConfig(MethodConfig):
     """Patches gathered before they are reduced."""
     neighbours: int = Field(default=1, ge=1, le=50)
     """The distance is the mean over this many nearest patches."""
+    search: Literal["clusters", "exact"] = "clusters"
+    """clusters: on a CPU, compare each patch with the most promising part of the bank only, which
+    may overestimate a distance slightly; exact: with the whole bank."""
+    probed_share: float = Field(default=0.1, gt=0, le=1)
+    """With search=clusters: the share of the bank's groups that each patch is compared with."""
 
 
 class PatchCore(OnePassMethod):
@@ -78,7 +81,7 @@ class PatchCore(OnePassMethod):
         self.grid = max(encoder.grid(size), key=lambda g: g[0] * g[1])
         width = sum(encoder.channels)
         self.register_buffer("bank", torch.empty(0, width))
-        self._norms: Tensor | None = None
+        self._search: NearestSearch | None = None
         self._owners = torch.empty(0, dtype=torch.int32)
         self._gathered: list[Tensor] = []
         self._gathered_owners: list[Tensor] = []
@@ -135,7 +138,7 @@ class PatchCore(OnePassMethod):
         self.bank = self._gathered[0].contiguous()
         self._owners = self._gathered_owners[0]
         self._gathered, self._gathered_owners, self._held = [], [], 0
-        self._norms = None
+        self._search = None
 
     def _reduce(self, n: int, *, start: int) -> None:
         points = torch.cat(self._gathered)
@@ -148,39 +151,32 @@ class PatchCore(OnePassMethod):
 
     def anomaly_map(self, features: Features) -> Tensor:
         """Distances to the bank, (B, 1, h, w)."""
-        return self._distances(features[0], None)
-
-    def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
-        return self._distances(features[0], torch.tensor(list(images), dtype=torch.int32))
-
-    def _distances(self, patches: Tensor, images: Tensor | None) -> Tensor:
+        (patches,) = features
+        if self._search is None:
+            # On a GPU the whole product is faster than many small ones.
+            grouped = self.config.search == "clusters" and not patches.is_cuda
+            groups = round(self.bank.shape[0] ** 0.5) if grouped else 0
+            probes = max(1, round(groups * self.config.probed_share))
+            self._search = NearestSearch(self.bank, groups=groups, probes=probes)
         # Differences of large products: bfloat16 would drown the distances in rounding.
         with torch.autocast(patches.device.type, enabled=False):
-            return self._nearest(patches, images)
+            found = self._search(patches.flatten(0, 1).float(), k=self.config.neighbours)
+        return found.view(-1, 1, *self.grid)
 
-    def _nearest(self, patches: Tensor, images: Tensor | None) -> Tensor:
-        batch = patches.shape[0]
-        if self._norms is None:
-            self._norms = self.bank.square().sum(dim=1)
-        k = min(self.config.neighbours, self.bank.shape[0])
-        found = []
-        for index, queries in enumerate(patches):
-            forbidden = None
-            if images is not None:
-                forbidden = (self._owners == images[index]).to(self.bank.device)
-            for part in queries.split(_QUERY_CHUNK):
-                squared = torch.addmm(self._norms, part, self.bank.T, alpha=-2)
-                if forbidden is not None:
-                    squared = squared.masked_fill(forbidden, torch.inf)
-                if k == 1:
-                    nearest = squared.amin(dim=1)
-                else:
-                    nearest = squared.topk(k, dim=1, largest=False).values
-                    part = part.unsqueeze(1)
-                distance = (nearest + part.square().sum(dim=-1)).clamp(min=0).sqrt()
-                found.append(distance if k == 1 else distance.mean(dim=1))
-        return torch.cat(found).view(batch, 1, *self.grid)
+    def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
+        maps = []
+        with torch.autocast(features[0].device.type, enabled=False):
+            for patches, image in zip(features[0].float(), images, strict=True):
+                others = self.bank[(self._owners != image).to(self.bank.device)]
+                if not len(others):
+                    raise FitError(
+                        "an image cannot be left out: the bank holds its patches alone",
+                        where="patchcore",
+                        hint="give more good images, or --set calibration.strategy=holdout",
+                    )
+                maps.append(NearestSearch(others)(patches, k=self.config.neighbours))
+        return torch.stack(maps).view(-1, 1, *self.grid)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.bank = state["bank"].to(self.bank.device)
-        self._norms = None
+        self._search = None

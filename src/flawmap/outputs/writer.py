@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 from flawmap.data.images import read_image
 from flawmap.data.samples import shown
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError, DataError, FlawmapError
 from flawmap.outputs.maps import write_map_npy, write_map_png
 from flawmap.outputs.names import OutputNames
 from flawmap.outputs.overlay import draw_overlay
@@ -106,12 +106,12 @@ class PredictionWriter:
             self._csv.flush()
         return record
 
-    def skip(self, sample: Sample, error: Exception) -> None:
+    def skip(self, sample: Sample, error: FlawmapError) -> None:
         """Note an image that could not be read."""
         with self._writing():
             if self._skipped is None:
                 self._skipped = self._open("skipped.jsonl")
-            self._skipped.write(to_json({"path": sample.path, "reason": str(error)}) + "\n")
+            self._skipped.write(to_json({"path": sample.path, "reason": error.message}) + "\n")
             self._skipped.flush()
 
     def close(self) -> None:

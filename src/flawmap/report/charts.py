@@ -108,7 +108,7 @@ def roc_chart(
     body = _unit_axes(axes, "good parts rejected (%)", "defects found (%)")
     body += f'<path class="chance" d="M{_at(axes, 0, 0)}L{_at(axes, 1, 1)}"/>'
     body += _area_and_line(axes, line)
-    body += _operating(axes, operating)
+    body += _operating(axes, operating, below=18)
     told = "ROC curve: share of defects found against share of good parts rejected."
     if operating:
         told += (
@@ -139,7 +139,7 @@ def pr_chart(
     body = _unit_axes(axes, "defects found, recall (%)", "alarms that are right, precision (%)")
     body += f'<path class="chance" d="M{_at(axes, 0, share)}L{_at(axes, 1, share)}"/>'
     body += _area_and_line(axes, line)
-    body += _operating(axes, operating)
+    body += _operating(axes, operating, below=40)
     told = "Precision-recall curve."
     if operating:
         told += (
@@ -234,14 +234,14 @@ def _area_and_line(axes: Axes, line: str) -> str:
     return f'<path class="area" d="{area}"/><path class="curve" d="{line}"/>'
 
 
-def _operating(axes: Axes, point: tuple[float, float] | None) -> str:
+def _operating(axes: Axes, point: tuple[float, float] | None, *, below: float) -> str:
+    """The point, with its label `below` px lower: under both curves lies nothing."""
     if point is None:
         return ""
     x, y = float(axes.at_x(point[0])), float(axes.at_y(point[1]))
     side = "end" if point[0] > 0.5 else "start"
     dx = -11 if side == "end" else 11
-    # Near the upper edge the label goes below the point, where the curve is not.
-    dy = 20 if point[1] > 0.5 else -10
+    dy = below if y + below < axes.bottom - 8 else -10
     return (
         f'<circle class="operating" cx="{_px(x)}" cy="{_px(y)}" r="5"/>'
         f'<text class="operating-text" x="{_px(x + dx)}" y="{_px(y + dy)}" '

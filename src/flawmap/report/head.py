@@ -78,7 +78,10 @@ def verdict(evaluation: Evaluation) -> str:
         text += " The test holds no good parts, so it says nothing about false alarms."
     without = sum(r.threshold is None for r in evaluation.categories.values())
     if parts and without:
-        text += f" {counted(without, 'category', 'categories')} without a threshold not counted."
+        without_words = counted(without, "category", "categories")
+        text += (
+            f" {without_words} without a threshold {'is' if without == 1 else 'are'} not counted."
+        )
     return text
 
 
@@ -98,7 +101,9 @@ def _tiles(evaluation: Evaluation) -> str:
         ranking = "needs good and defect images"
     else:
         ranking = "chance that a defect scores above a good part"
-        ranking += f"<br>mean of {n} categories" if n > 1 else ""
+        defined = [r.metrics["image_auroc"] for r in evaluation.categories.values()]
+        n_defined = sum(not math.isnan(value) for value in defined)
+        ranking += f"<br>mean of {n_defined} categories" if n_defined > 1 else ""
     return (
         _tile("Test images", f"{good + defect:,}", images)
         + _tile("Image AUROC", _share(auroc), ranking)
@@ -153,8 +158,8 @@ def _promise(categories: Mapping[str, CategoryResult]) -> str:
         approximate = "" if all(t.exact for t in found) else ", approximate where left-one-out"
         text += (
             f"Each was set from its category’s good images alone, before any defect was seen: "
-            f"at most {bounds[0]:.2%} to {bounds[-1]:.2%} of good parts rejected, "
-            f"depending on the category ({_range([t.n for t in found])} good images each"
+            f"at most {_range([f'{b:.2%}' for b in bounds])} of good parts rejected in each "
+            f"category (from {_range([f'{n:,}' for n in sorted(t.n for t in found)])} good images"
             f"{approximate})."
         )
     short = {k: t for k, t in thresholds.items() if not t.enough}
@@ -162,14 +167,14 @@ def _promise(categories: Mapping[str, CategoryResult]) -> str:
     return f'<p class="promise{" warn" if short else ""}">{text}</p>'
 
 
-def _range(values: list[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _range(ordered: list[str]) -> str:
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _too_few(short: Mapping[str, Threshold], n: int) -> str:
     if not short or n == 1:
         return ""
-    names = ", ".join(name(k) for k in list(short)[:5]) + (" …" if len(short) > 5 else "")
+    names = ", ".join(name(k) for k in list(short)[:5])
+    names += f" and {len(short) - 5} more" if len(short) > 5 else ""
     asked = next(iter(short.values())).asked
     return f" Too few good images for the {asked:.2%} that was asked: {names}."

@@ -23,7 +23,7 @@ STYLE = (
     f":root{{{_LIGHT}}}@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
     + """
 *{box-sizing:border-box}
-html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
+html{scroll-behavior:smooth;-webkit-text-size-adjust:100%;overflow-wrap:break-word}
 body{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Noto Sans",
 "DejaVu Sans",sans-serif;
@@ -124,7 +124,7 @@ background:HEAT_GRADIENT}
 .swatch-mask,.swatch-box{width:22px;height:14px;background:#444;border-radius:2px;
 outline:2px solid #3fe0e8;outline-offset:-3px}
 .swatch-box{outline:2px dashed #fff}
-.group{margin-top:22px;break-inside:avoid-page}
+.group{margin-top:22px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:16px}
 .card{margin:0;border:1px solid var(--line);border-radius:10px;overflow:hidden;
 display:flex;flex-direction:column;break-inside:avoid;background:var(--page)}
@@ -173,6 +173,7 @@ main>section{padding:18px 14px;border-radius:10px;margin:16px 0}
 thead th:first-child,tbody th,tfoot th{position:sticky;left:0;background:var(--card)}
 .scroll tbody th bdi{max-width:8em}
 table.narrow{min-width:0;width:100%}.bar-cell{display:none}
+td.words{min-width:26em}
 .facts,.facts tbody,.facts tr,.facts th,.facts td{display:block;position:static}
 .facts th{border:0;padding-bottom:0}.plot.none{grid-column:auto}
 .pic{width:min(100%,calc(240px*var(--ratio)))}}
@@ -182,13 +183,17 @@ table.narrow{min-width:0;width:100%}.bar-cell{display:none}
 body{background:#fff;font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}
 header.top,main{max-width:none;padding:0}
 main>section{border:0;padding:0;box-shadow:none}
-.tile{box-shadow:none;break-inside:avoid}
+.tiles{grid-template-columns:repeat(4,1fr);gap:8px}
+.tile{box-shadow:none;break-inside:avoid;padding:10px 12px}.tile-value{font-size:24pt}
 nav,.toggle,.skip{display:none}
 .category{break-before:page}
 h2,h3,h4{break-after:avoid}
 table,.scroll{font-size:9pt;overflow:visible}th,td{padding:4px 5px}
 .plots{grid-template-columns:repeat(3,1fr)}
-.cards{grid-template-columns:1fr 1fr}
+.cards{grid-template-columns:1fr 1fr;gap:10px}
+.group{break-inside:avoid;margin-top:14px}
+.pic{width:min(100%,calc(150px*var(--ratio)))}
+.card figcaption{padding:4px 8px;font-size:8.5pt}.file,.hint{font-size:8pt}
 tr,.plot{break-inside:avoid}
 pre{white-space:pre-wrap}
 details::details-content{content-visibility:visible;block-size:auto}}

@@ -91,7 +91,10 @@ def fit_table(
         Interrupted: The user stopped it; `resume` goes on.
     """
     shown: Progress = progress or Silent()
-    return _Fit(table, config, run_folder, resume, skip_bad, shown).run()
+    # Building networks draws random numbers; the caller's own sequence is not disturbed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _Fit(table, config, run_folder, resume, skip_bad, shown).run()
 
 
 class _Fit:

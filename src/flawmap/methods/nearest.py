@@ -1,0 +1,118 @@
+"""Nearest-neighbour search in a bank of vectors, by matrix products.
+
+`exact` compares every query with every vector. `clusters` groups the bank by k-means and compares a
+query only with the vectors of the groups whose centers are nearest to it; it can miss the true
+nearest vector and then gives a slightly larger distance, never a smaller one. On a CPU it does a
+tenth of the work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1024
+_ROUNDS = 10
+
+
+def squared_distances(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
+    """(Q, N) squared L2 distances without the queries' own squared norm.
+
+    Args:
+        queries: (Q, D) float32.
+        bank: (N, D) float32.
+        norms: (N,) squared norms of the bank.
+    """
+    return torch.addmm(norms, queries, bank.T, alpha=-2)
+
+
+class NearestSearch:
+    """Distances to the nearest of a bank's vectors.
+
+    Args:
+        bank: (N, D) float32.
+        groups: Number of k-means groups; 0 for the exact search.
+        probes: Groups that each query is compared with.
+    """
+
+    def __init__(self, bank: Tensor, *, groups: int = 0, probes: int = 0) -> None:
+        # Centred vectors have smaller norms, hence smaller rounding errors.
+        self.mean = bank.mean(dim=0)
+        self.bank = bank - self.mean
+        self.groups = groups if 0 < probes < groups < len(bank) else 0
+        self.probes = probes
+        if self.groups:
+            self.centers, label = _k_means(self.bank, self.groups)
+            self.probes = min(probes, len(self.centers))
+            order = label.argsort(stable=True)
+            self.bank = self.bank[order]
+            sizes = torch.bincount(label, minlength=len(self.centers))
+            self.ends = sizes.cumsum(0).tolist()
+            self.center_norms = self.centers.square().sum(dim=1)
+        self.norms = self.bank.square().sum(dim=1)
+
+    def __call__(self, queries: Tensor, *, k: int = 1) -> Tensor:
+        """The mean distance of each query to its `k` nearest vectors.
+
+        Args:
+            queries: (Q, D) float32.
+            k: Number of neighbours; more than one is always searched exactly.
+
+        Returns:
+            (Q,) float32.
+        """
+        queries = queries - self.mean
+        own = queries.square().sum(dim=1)
+        if self.groups and k == 1:
+            return (self._probe(queries) + own).clamp_(min=0).sqrt_()
+        k = min(k, len(self.bank))
+        found = []
+        for part, norm in zip(queries.split(_CHUNK), own.split(_CHUNK), strict=True):  # type: ignore[no-untyped-call]
+            squared = squared_distances(part, self.bank, self.norms)
+            if k == 1:
+                found.append((squared.amin(dim=1) + norm).clamp_(min=0).sqrt_())
+            else:
+                nearest = squared.topk(k, dim=1, largest=False).values + norm[:, None]
+                found.append(nearest.clamp_(min=0).sqrt_().mean(dim=1))
+        return torch.cat(found)
+
+    def _probe(self, queries: Tensor) -> Tensor:
+        """Smallest squared distance (without the query's norm) inside each query's groups."""
+        n = len(queries)
+        to_centers = squared_distances(queries, self.centers, self.center_norms)
+        chosen = to_centers.topk(self.probes, dim=1, largest=False, sorted=False).indices
+        # Pairs of query and group, sorted by group: each group is one matrix product.
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.centers)).tolist()
+        rows = order // self.probes
+        values = queries.new_empty(n * self.probes)
+        begin, first = 0, 0
+        for count, end in zip(counts, self.ends, strict=True):
+            if count:
+                part = rows[begin : begin + count]
+                squared = squared_distances(
+                    queries[part], self.bank[first:end], self.norms[first:end]
+                )
+                values[order[begin : begin + count]] = squared.amin(dim=1)
+            begin, first = begin + count, end
+        return values.view(n, self.probes).amin(dim=1)
+
+
+def _k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm from evenly spread rows; empty groups vanish.
+
+    Returns:
+        The centers (g, D) and each point's group (N,), g <= groups.
+    """
+    step = len(points) / groups
+    centers = points[(torch.arange(groups, device=points.device) * step).long()]
+    for _ in range(_ROUNDS):
+        label = squared_distances(points, centers, centers.square().sum(dim=1)).argmin(dim=1)
+        sums = torch.zeros_like(centers).index_add_(0, label, points)
+        sizes = torch.bincount(label, minlength=len(centers))
+        kept = sizes > 0
+        centers = sums[kept] / sizes[kept, None]
+    label = squared_distances(points, centers, centers.square().sum(dim=1)).argmin(dim=1)
+    used = torch.bincount(label, minlength=len(centers)) > 0
+    renumbered = used.long().cumsum(0) - 1
+    return centers[used], renumbered[label]

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawmap import bundle as bundles
+from flawmap import detector as detectors
+from flawmap.cli.main import run
+from flawmap.data import read_data
+from flawmap.data.images import read_image
+from flawmap.recalibrate import calibrate
+from flawmap.scoring.calibration import Calibration, CategoryCalibration
+from flawmap.types import Sample
+
+SCORES = np.arange(1.0, 100.0)
+
+
+def write_bundle(path: Path, *, scores: bool = True, **data: Any) -> Path:
+    parts = {
+        name: CategoryCalibration(SCORES + add, SCORES + add, True)
+        for name, add in (("cable", 0.0), ("screw", 100.0))
+    }
+    bundles.write(
+        bundles.Bundle(
+            config={"seed": 0},
+            models={"*": {"bank": np.zeros((2, 3), dtype=np.float32)}},
+            encoder=None,
+            calibration=Calibration(0.01, parts if scores else {}),
+            info={"fitted": {"data": {"categories": ["cable", "screw"], **data}}},
+        ),
+        path,
+    )
+    return path
+
+
+def write_images(folder: Path, values: Sequence[int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, value in enumerate(values):
+        Image.fromarray(np.full((6, 8, 3), value, dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector whose score of an image is its brightness."""
+
+    def raw_maps(samples: Sequence[Sample]) -> Iterator[tuple[Sample, None, float]]:
+        for sample in samples:
+            yield sample, None, float(read_image(sample.path).mean())
+
+    detector = SimpleNamespace(
+        raw_maps=raw_maps,
+        scorer=SimpleNamespace(score=lambda raw, geometry: (raw, raw + 1)),
+        config=SimpleNamespace(
+            training=SimpleNamespace(batch_size=1), data=SimpleNamespace(white_level=None)
+        ),
+    )
+    monkeypatch.setattr(detectors, "load", lambda path, **options: detector)
+
+
+def test_a_rate_moves_the_threshold_and_keeps_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    assert run(["calibrate", str(model), "--false-reject-rate", "0.1"]) == 0
+    text = capsys.readouterr().out
+    assert "1.000% -> 10.000%" in text
+    assert "old 99; at most 1.00%" in text
+    assert "new 90; at most 10.00%" in text
+    found = bundles.read(model)
+    threshold = found.calibration.threshold("cable")
+    assert threshold is not None
+    assert threshold.value == 90
+    assert (found.models["*"]["bank"] == 0).all()
+
+
+def test_a_new_file_leaves_the_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, new = write_bundle(tmp_path / "m.flawmap"), tmp_path / "n.flawmap"
+    before = model.read_bytes()
+    arguments = ["calibrate", str(model), "--false-reject-rate", "0.1", "-o", str(new), "--json"]
+    assert run(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bundle"] == str(new)
+    assert found["false_reject_rate"] == {"old": 0.01, "new": 0.1}
+    assert found["categories"]["screw"]["old"]["value"] == 199
+    assert found["categories"]["screw"]["new"]["value"] == 190
+    assert model.read_bytes() == before
+    assert bundles.read(new).calibration.rate == 0.1
+
+
+@pytest.mark.parametrize("rate", ["0", "1", "-0.5", "nan"])
+def test_a_wrong_rate_changes_nothing(
+    tmp_path: Path, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    before = model.read_bytes()
+    assert run(["calibrate", str(model), f"--false-reject-rate={rate}"]) == 2
+    assert "between 0 and 1" in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_nothing_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["calibrate", str(write_bundle(tmp_path / "m.flawmap"))]) == 2
+    assert "nothing to change" in capsys.readouterr().err
+    model = write_bundle(tmp_path / "n.flawmap", scores=False)
+    assert run(["calibrate", str(model), "--false-reject-rate", "0.1"]) == 2
+    assert "good images that were not in the fit" in capsys.readouterr().err
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    assert run(["calibrate", str(tmp_path / "m.flawmap"), "--false-reject-rate", "0.1"]) == 6
+
+
+@pytest.mark.usefixtures("brightness")
+def test_new_good_images_set_the_threshold_and_defects_never_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    data = tmp_path / "cable"
+    write_images(data / "good", [10, 30, 20])
+    write_images(data / "scratch", [250])
+    assert run(["calibrate", str(model), str(data), "--false-reject-rate", "0.25"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "new 30; at most 25.00% of good parts rejected (from 3 held-out good images)" in shown.out
+    )
+    assert "1 images that are defects" in shown.err
+    assert "no images of screw" in shown.err
+    calibration = bundles.read(model).calibration
+    assert sorted(calibration.categories["cable"].scores) == [10, 20, 30]
+    assert sorted(calibration.categories["cable"].peaks) == [11, 21, 31]
+    assert calibration.categories["cable"].exact
+    assert calibration.categories["screw"].scores.max() == 199
+
+
+@pytest.mark.usefixtures("brightness")
+def test_the_product_of_a_folder_with_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    data = write_images(tmp_path / "new photos", [10, 20])
+    assert run(["calibrate", str(model), str(data)]) == 2
+    assert "--category NAME" in capsys.readouterr().err
+    assert run(["calibrate", str(model), str(data), "--category", "scerw"]) == 2
+    assert "did you mean 'screw'?" in capsys.readouterr().err
+    assert run(["calibrate", str(model), str(data), "--category", "screw"]) == 0
+    assert sorted(bundles.read(model).calibration.categories["screw"].scores) == [10, 20]
+
+
+@pytest.mark.usefixtures("brightness")
+def test_a_folder_inside_a_product_is_known_by_it(tmp_path: Path) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    data = write_images(tmp_path / "screw" / "test" / "good", [10, 20])
+    calibrate(model, data)
+    assert sorted(bundles.read(model).calibration.categories["screw"].scores) == [10, 20]
+
+
+@pytest.mark.usefixtures("brightness")
+def test_of_the_data_of_the_fit_only_what_was_not_learnt_counts(tmp_path: Path) -> None:
+    data = tmp_path / "cable"
+    write_images(data / "train" / "good", [10, 20, 30])
+    write_images(data / "test" / "good", [40])
+    fingerprint = read_data(data).fingerprint()
+    model = write_bundle(
+        tmp_path / "m.flawmap", fingerprint=fingerprint, held_out=["train/good/1.png"]
+    )
+    result = calibrate(model, data)
+    assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [20, 40]
+    assert any("the 2 good images that were learnt are left out" in n for n in result.notes)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_unreadable_good_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    data = write_images(tmp_path / "cable", [10, 20, 30])
+    (data / "1.png").write_bytes(b"no image")
+    before = model.read_bytes()
+    assert run(["calibrate", str(model), str(data)]) == 3
+    assert model.read_bytes() == before
+    capsys.readouterr()
+    assert run(["calibrate", str(model), str(data), "--skip-bad", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [Path(s["path"]).name for s in found["skipped"]] == ["1.png"]
+    assert found["categories"]["cable"]["new"]["n"] == 2
+
+
+def test_data_without_good_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    write_images(tmp_path / "data", [10])
+    (tmp_path / "data" / "t.csv").write_text("path,label,split\n0.png,defect,test\n")
+    assert run(["calibrate", str(model), str(tmp_path / "data" / "t.csv")]) == 3
+    assert "no good image" in capsys.readouterr().err

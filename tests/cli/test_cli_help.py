@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from typing import get_type_hints
+
+import pytest
+from typer.models import CommandInfo
+
+from flawmap import __version__, api
+from flawmap.cli import demo, fit
+from flawmap.cli.main import app, run
+
+COMMANDS = (
+    "fit",
+    "evaluate",
+    "predict",
+    "calibrate",
+    "inspect",
+    "methods",
+    "encoders",
+    "demo",
+    "doctor",
+)
+
+
+def test_every_command_has_its_test() -> None:
+    assert tuple(command.name for command in app.registered_commands) == COMMANDS
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_the_help_names_every_command_and_the_exit_codes(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for command in COMMANDS:
+        assert f"\n  {command} " in shown.out
+    assert "Exit codes:" in shown.out
+    assert "..." not in shown.out.split("Commands:")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: flawmap {command}" in text
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+def test_every_option_says_what_it_does(command: CommandInfo) -> None:
+    assert command.callback is not None
+    hints = get_type_hints(command.callback, include_extras=True)
+    hints.pop("return")
+    for name, hint in hints.items():
+        assert hint.__metadata__[0].help, name
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "fit",
+            "--output --method --encoder --preset --format --category --separate --seed "
+            "--time-budget --false-reject-rate --set --resume --skip-bad",
+        ),
+        ("evaluate", "--report --format --category --skip-bad"),
+        (
+            "predict",
+            "--output --maps --overlays --map-format --category --skip-bad --fail-on-defect",
+        ),
+        ("calibrate", "--false-reject-rate --output"),
+    ],
+)
+def test_the_options_are_there(
+    command: str, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run([command, "--help"])
+    text = capsys.readouterr().out
+    for option in options.split():
+        assert option in text
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"flawmap {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["predict", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, json\n"
+        "from flawmap.cli.main import run\n"
+        f"code = run({arguments!r})\n"
+        "heavy = ['torch', 'numpy', 'rich', 'PIL', 'yaml', 'timm', 'matplotlib', 'scipy']\n"
+        "print(json.dumps([code, [m for m in heavy if m in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+def test_the_defaults_are_those_of_the_python_interface() -> None:
+    ours, theirs = inspect.signature(fit.run).parameters, inspect.signature(api.fit).parameters
+    same = ("method", "encoder", "preset", "format", "separate", "seed", "time_budget")
+    for name in (*same, "false_reject_rate", "resume", "skip_bad"):
+        assert ours[name].default == theirs[name].default, name
+    assert inspect.signature(demo.run).parameters["method"].default == theirs["method"].default

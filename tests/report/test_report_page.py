@@ -1,0 +1,274 @@
+"""The page as a whole: self-contained, well-formed, safe with any name, true to its evaluation."""
+
+import doctest
+import importlib
+import math
+import re
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawmap.errors import ExportError
+from flawmap.report import write_report
+from flawmap.report.page import render
+from flawmap.report.text import percent
+
+VOID = {"meta", "link", "img", "br", "input"}
+LOADS = {"src", "href", "xlink:href", "srcset", "poster", "action", "data", "background"}
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects what the tests ask for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def attributes(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture
+def usual(make: Any, promise: Any) -> Any:
+    """Two categories: one with masks and a miss, one without masks."""
+    bolts = [make.image(s, 1, category="bolt", mask=True) for s in (0.3, 0.8, 0.9)]
+    bolts += [make.image(s, 0, category="bolt") for s in (0.1, 0.6, 0.2, 0.25)]
+    nuts = [make.image(s, 1, category="nut", defect="dent") for s in (0.7, 0.95)]
+    nuts += [make.image(0.15, 0, category="nut")]
+    return make.evaluation(
+        notes=["a note & more"],
+        bolt=make.result(bolts, promise),
+        nut=make.result(nuts, promise),
+    )
+
+
+def test_the_page_asks_the_network_for_nothing(detector: Any, usual: Any) -> None:
+    text = render(detector, usual)
+    page = Page(text)
+    for _tag, attrs in page.tags:
+        for name in LOADS & set(attrs):
+            assert re.match(r"(data:|#)", attrs[name]), (name, attrs[name])
+    assert not re.search(r"https?://|//\w+\.\w+|@import", re.sub(r"base64,[^\"]+", "", text))
+    assert set(re.findall(r"url\(([^)]*)\)", text)) <= {"#hatch"}
+    assert page.attributes("script") == []
+    (policy,) = [m["content"] for m in page.attributes("meta") if "http-equiv" in m]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_links_lead_somewhere_and_identifiers_are_unique(detector: Any, usual: Any) -> None:
+    page = Page(render(detector, usual))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for a in page.attributes("a")}
+    assert {"c0", "c1", "details"} <= targets <= set(ids)
+
+
+def test_pictures_have_alternative_texts_and_tables_have_scopes(detector: Any, usual: Any) -> None:
+    page = Page(render(detector, usual))
+    images = page.attributes("img")
+    assert len(images) == 2 * 10
+    assert all(len(image["alt"]) > 10 for image in images)
+    assert all("scope" in th for th in page.attributes("th"))
+    for svg in page.attributes("svg"):
+        assert svg.get("aria-hidden") == "true" or svg["aria-label"]
+
+
+def test_every_metric_is_shown_as_the_evaluation_has_it(detector: Any, usual: Any) -> None:
+    page = Page(render(detector, usual))
+    shown = [float(d["value"]) for d in page.attributes("data")]
+    figures = [usual.mean, *(r.metrics for r in usual.categories.values())]
+    for metrics in figures:
+        for value in metrics.values():
+            if not math.isnan(value):
+                assert value in shown
+                assert percent(value) in page.text
+    for result in usual.categories.values():
+        assert set(result.by_defect.values()) <= set(shown)
+
+
+def test_the_verdict_counts_what_happened(detector: Any, usual: Any) -> None:
+    page = Page(render(detector, usual))
+    assert "found 4 of 5 defects and rejected 1 of 5 good parts ." in page.text
+    assert "at most 4.00% of good parts rejected (from 24 held-out good images)" in page.text
+    # One of five: 65.7% is the upper end of Clopper and Pearson's interval.
+    assert page.text.count("1 of 5 good parts below 65.7% with 95% confidence") == 1
+    assert page.text.count("Too few good images for the 1.00% that was asked: bolt , nut") == 1
+
+
+def test_missing_figures_are_dashes_with_their_reason(detector: Any, usual: Any) -> None:
+    page = Page(render(detector, usual))
+    reasons = {a["title"] for a in page.attributes("abbr")}
+    assert reasons == {"no defect has a mask"}
+    assert len(page.attributes("abbr")) == 8
+    assert "a no defect has a mask" in page.text
+    assert "nan" not in page.text.lower()
+
+
+def test_hostile_names_are_text_and_nothing_else(
+    make: Any, detector: Any, promise: Any, tmp_path: Path
+) -> None:
+    bad = "<script>alert('1')</script>&\"\u202e\x1b \udcff"
+    file = 'x"><img src=y onerror=z>&amp;\u202egnp.png'
+    image = make.image(0.9, 1, file=file, defect=bad)
+    evaluation = make.evaluation(notes=[bad], **{bad: make.result([image], promise)})
+    path = tmp_path / "report.html"
+    write_report(detector, evaluation, path, title=bad)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.attributes("script") == []
+    assert not any("onerror" in attrs for _, attrs in page.tags)
+    assert len(page.attributes("img")) == 2
+    assert "<script>alert('1')</script>&\"\u202e\ufffd \ufffd" in page.text
+    assert file in page.text
+    assert any(file in image["alt"] for image in page.attributes("img"))
+    assert "\x1b" not in text
+
+
+def test_without_a_threshold_the_page_says_so(make: Any, detector: Any) -> None:
+    images = [make.image(0.9, 1, threshold=None), make.image(0.1, 0, threshold=None)]
+    detector.pixel_threshold = None
+    page = Page(render(detector, make.evaluation(part=make.result(images, None))))
+    assert "ranks parts but passes no verdict" in page.text
+    assert "a defect above a good part in 100.0% of all pairs" in page.text
+    assert "no threshold is set" in {a["title"] for a in page.attributes("abbr")}
+    classes = {attrs.get("class") for _, attrs in page.tags}
+    assert not classes & {"threshold", "operating", "box", "error", "right"}
+
+
+@pytest.mark.parametrize(
+    ("label", "said", "reason"),
+    [
+        (0, "says nothing about how many are missed", "no defects in the test"),
+        (1, "says nothing about false alarms", "no good images in the test"),
+    ],
+)
+def test_one_kind_of_image_alone(
+    make: Any, detector: Any, promise: Any, label: int, said: str, reason: str
+) -> None:
+    images = [make.image(s, label) for s in (0.2, 0.9)]
+    page = Page(render(detector, make.evaluation(part=make.result(images, promise))))
+    assert said in page.text
+    assert reason in {a["title"] for a in page.attributes("abbr")}
+    assert "ROC and precision-recall curves need good images and defects" in page.text
+    assert "nan" not in page.text.lower()
+
+
+def test_one_category_needs_no_contents_and_no_mean(make: Any, detector: Any, promise: Any) -> None:
+    result = make.result([make.image(0.9, 1), make.image(0.1, 0)], promise)
+    page = Page(render(detector, make.evaluation(part=result)))
+    assert page.attributes("nav") == page.attributes("tfoot") == []
+
+
+def test_defects_without_names_get_no_table_of_kinds(
+    make: Any, detector: Any, promise: Any
+) -> None:
+    for word in ("", "defect"):
+        result = make.result([make.image(0.9, 1, defect=word), make.image(0.1, 0)], promise)
+        page = Page(render(detector, make.evaluation(part=result)))
+        assert "kind of defect" not in page.text
+
+
+def test_fifteen_categories(make: Any, detector: Any, promise: Any) -> None:
+    results = {
+        f"category {i:02d}": make.result(
+            [make.image(0.9, 1, category=str(i)), make.image(0.1, 0, category=str(i))], promise
+        )
+        for i in range(15)
+    }
+    page = Page(render(detector, make.evaluation(**results), each=1))
+    assert len(page.attributes("nav")) == 1
+    assert "15 categories" in page.text
+    assert sum(a.get("href") == "#c14" for a in page.attributes("a")) == 3
+
+
+def test_ten_thousand_images_make_a_light_page(make: Any, detector: Any, promise: Any) -> None:
+    rng = np.random.default_rng(0)
+    images = [
+        make.image(float(s), int(i % 2), file=f"{i}.png", written=False)
+        for i, s in enumerate(rng.random(10_000))
+    ]
+    text = render(detector, make.evaluation(part=make.result(images, promise)))
+    assert len(text) < 200_000
+    assert "5,000 good, 5,000 defects" in Page(text).text
+
+
+def test_where_the_figures_come_from(detector: Any, usual: Any) -> None:
+    detector.fitted.curves = {
+        "*": {"steps": 20, "planned": 40, "losses": [[10, 0.5], [20, 0.25]]},
+    }
+    now = datetime(2030, 1, 2, 3, 4, tzinfo=timezone.utc)
+    page = Page(render(detector, usual, now=now))
+    for expected in (
+        "patchcore on lite0, 2030-01-02 03:04 UTC",
+        "a note & more",
+        "1 file skipped in the fit",
+        "broken <1>.png : truncated",
+        "a" * 64,
+        "b" * 64,
+        "f" * 64,
+        "MIT (package)",
+        "are not Meta's release",
+        "9.9.9",
+        "cpu, 2 threads",
+        "1 min 15 s",
+        "5 images/s",
+        "20 iterations of 40 planned; the time budget ended it",
+        "false_reject_rate: 0.01",
+    ):
+        assert expected in page.text, expected
+
+
+def test_the_same_evaluation_gives_the_same_page(detector: Any, usual: Any) -> None:
+    now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    assert render(detector, usual, now=now) == render(detector, usual, now=now)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    make: Any, detector: Any, usual: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ExportError, match="the disk is full"):
+        write_report(detector, usual, path)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.glob(".report*")] == []
+
+
+@pytest.mark.parametrize("module", ["text", "curves"])
+def test_examples(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"flawmap.report.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0

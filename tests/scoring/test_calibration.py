@@ -1,0 +1,82 @@
+"""Conformal thresholds: their guarantee, and what few images allow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flawmap.errors import ConfigError
+from flawmap.scoring.calibration import (
+    EVERY,
+    Calibration,
+    CategoryCalibration,
+    conformal,
+    needed,
+)
+
+
+def test_the_threshold_is_the_conformal_order_statistic() -> None:
+    scores = np.random.default_rng(0).permutation(np.arange(1, 200))  # 1..199
+    threshold = conformal(scores, 0.01)
+    assert threshold.value == 198  # ceil(200 * 0.99) = 198
+    assert threshold.bound == pytest.approx(0.01)
+    assert threshold.enough
+
+
+def test_the_false_reject_rate_holds_on_average() -> None:
+    rng = np.random.default_rng(0)
+    rejected = []
+    for _ in range(4000):
+        sample = rng.standard_exponential(60)
+        rejected.append(sample[-1] > conformal(sample[:-1], 0.1).value)
+    assert np.mean(rejected) == pytest.approx(0.1, abs=0.015)
+    assert conformal(np.arange(59), 0.1).bound == pytest.approx(0.1)
+
+
+def test_too_few_images_are_said_not_hidden() -> None:
+    threshold = conformal([1.0, 3.0, 2.0], 0.01)
+    assert threshold.value == 3.0
+    assert threshold.bound == pytest.approx(0.25)
+    assert not threshold.enough
+    assert "at least 99 images" in threshold.explain()
+    assert "25.00%" in threshold.explain()
+
+
+@pytest.mark.parametrize(("rate", "images"), [(0.01, 99), (0.05, 19), (0.5, 1), (0.001, 999)])
+def test_how_many_images_a_rate_needs(rate: float, images: int) -> None:
+    assert needed(rate) == images
+    assert conformal(np.arange(images), rate).enough
+    if images > 1:
+        assert not conformal(np.arange(images - 1), rate).enough
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0])
+def test_an_impossible_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        conformal([1.0], rate)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0, np.nan], [np.inf]])
+def test_bad_scores_are_refused(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        conformal(scores, 0.1)
+
+
+def test_the_rate_can_change_without_the_images() -> None:
+    part = CategoryCalibration(np.arange(999.0), np.arange(999.0) * 2, True)
+    calibration = Calibration(0.01, {"a": part})
+    loose = calibration.at(0.1)
+    assert calibration.threshold("a").value == 989
+    assert loose.threshold("a").value == 899
+    assert loose.pixel_threshold("a").value == 1798
+
+
+def test_an_unknown_product_gets_the_threshold_of_all_together() -> None:
+    low = CategoryCalibration(np.zeros(50), np.zeros(50), True)
+    high = CategoryCalibration(np.ones(50) * 9, np.ones(50), False)
+    calibration = Calibration(0.05, {"a": low, "b": high})
+    found = calibration.threshold(EVERY)
+    assert found.value == 9
+    assert found.n == 100
+    assert not found.exact
+    assert Calibration(0.05, {}).threshold("a") is None

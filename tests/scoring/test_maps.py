@@ -1,0 +1,110 @@
+"""Smoothing, resampling and pooling against scipy and torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from flawmap.config import ScoringConfig
+from flawmap.scoring import Scorer, pool, resample, smooth_on_input
+from flawmap.scoring.calibration import Calibration, CategoryCalibration
+from flawmap.types import Geometry, Sample
+
+
+def raw(h: int = 8, w: int = 6, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((h, w)).astype(np.float32)
+
+
+def plain(source: tuple[int, int], size: tuple[int, int]) -> Geometry:
+    return Geometry(source=source, resized=size, offset=(0, 0), input=size)
+
+
+def test_upsampling_is_bilinear_with_half_pixel_centers() -> None:
+    wanted = F.interpolate(torch.from_numpy(raw())[None, None], (64, 48), mode="bilinear")
+    found = smooth_on_input(raw(), (64, 48), sigma=0)
+    np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-6)
+
+
+def test_smoothing_is_a_gaussian() -> None:
+    up = smooth_on_input(raw(), (64, 48), sigma=0)
+    wanted = ndimage.gaussian_filter(up.astype(np.float64), 3.0, mode="constant", truncate=4.0)
+    weight = ndimage.gaussian_filter(np.ones_like(up, dtype=np.float64), 3.0, mode="constant")
+    found = smooth_on_input(raw(), (64, 48), sigma=3.0)
+    np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
+
+
+def test_a_constant_map_stays_constant_everywhere() -> None:
+    geometry = Geometry(source=(300, 111), resized=(80, 30), offset=(0, -17), input=(80, 64))
+    found = resample(np.full((5, 4), 2.5, np.float32), geometry, sigma=4)
+    assert found.shape == (300, 111)
+    np.testing.assert_allclose(found, 2.5, rtol=1e-5)
+
+
+def test_the_peak_returns_to_its_source_pixel() -> None:
+    """A bright grid px of a letterboxed input lies where the source shows it."""
+    # Source 40 x 80, resized to 32 x 64, padded to 64 x 64: 16 rows of padding above and below.
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = np.zeros((8, 8), np.float32)
+    grid[4, 6] = 1  # centre at input (36, 52) -> resized (20, 52) -> source (25, 65)
+    found = resample(grid, geometry, sigma=0)
+    y, x = np.unravel_index(found.argmax(), found.shape)
+    assert (abs(y - 25) <= 1, abs(x - 65) <= 1) == (True, True)
+
+
+def test_padding_has_no_part_in_the_score() -> None:
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = np.zeros((8, 8), np.float32)
+    grid[0] = 9.0  # input rows 0..8, all padding
+    grid[4, 4] = 1.0
+    score, peak = Scorer(ScoringConfig(sigma=0)).score(grid, geometry)
+    # Interpolation between grid px leaves (15 / 16)^2 of a lone peak.
+    assert score == peak == pytest.approx((15 / 16) ** 2)
+
+
+def test_a_crop_gives_the_edge_value_outside() -> None:
+    geometry = Geometry(source=(100, 100), resized=(80, 80), offset=(16, 16), input=(48, 48))
+    found = resample(raw(6, 6), geometry, sigma=0)
+    inner = smooth_on_input(raw(6, 6), (48, 48), sigma=0)
+    assert found[0, 0] == pytest.approx(inner[0, 0], abs=1e-6)
+    assert found[99, 99] == pytest.approx(inner[-1, -1], abs=1e-6)
+
+
+def test_any_output_size_can_be_asked_for() -> None:
+    found = resample(raw(8, 8), plain((500, 300), (64, 64)), sigma=0, size=(256, 256))
+    wanted = F.interpolate(
+        F.interpolate(torch.from_numpy(raw(8, 8))[None, None], (64, 64), mode="bilinear"),
+        (256, 256),
+        mode="bilinear",
+    )
+    np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-5)
+
+
+def test_pooling() -> None:
+    values = np.arange(1000, dtype=np.float32).reshape(20, 50)
+    assert pool(values, pooling="max", top_fraction=0.5) == 999
+    assert pool(values, pooling="top", top_fraction=0.01) == pytest.approx(994.5)
+    assert pool(values, pooling="top", top_fraction=1e-9) == 999
+    assert pool(values, pooling="top", top_fraction=1.0) == pytest.approx(499.5)
+
+
+def test_a_prediction_holds_what_was_decided() -> None:
+    grid = np.zeros((16, 16), np.float32)
+    grid[2:4, 8:10] = 5.0
+    good = CategoryCalibration(np.linspace(0, 1, 200), np.linspace(0, 1, 200), True)
+    scorer = Scorer(ScoringConfig(sigma=0), Calibration(0.01, {"nut": good}))
+    geometry = plain((32, 64), (16, 16))
+    prediction = scorer.predict(grid, geometry, Sample("a.png", "nut", "test", None))
+    assert prediction.verdict == "defect"
+    assert prediction.score == 5.0
+    assert prediction.threshold == pytest.approx(good.scores[198 - 0], rel=0.01)
+    assert len(prediction.regions) == 1
+    left, top, width, height = prediction.regions[0].box
+    assert left <= 32 < 40 <= left + width
+    assert top <= 4 < 8 <= top + height
+    assert prediction.regions[0].peak == pytest.approx(5.0)
+    calm = scorer.predict(grid * 0, geometry, Sample("b.png", "nut", "test", None))
+    assert (calm.verdict, calm.regions) == ("good", ())
+    assert calm.to_dict()["regions"] == []

@@ -1,0 +1,227 @@
+"""Stopping, resuming, budgets, caches and bad losses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flawmap
+from flawmap.api import seconds
+from flawmap.errors import ConfigError, FitError
+from flawmap.methods.dinomaly import Dinomaly
+from flawmap.progress import Silent
+from flawmap.training.interrupt import Interrupted
+from flawmap.training.loop import batch_rows
+
+OPTIONS: dict[str, Any] = {
+    "encoder.name": "lite0",
+    "data.size": 64,
+    "method.width": 64,
+    "method.depth": 2,
+    "training.iterations": 40,
+    "training.batch_size": 4,
+    "training.precision": "float32",
+    "training.device": "cpu",
+    "training.threads": 1,
+}
+
+
+def weights(detector: flawmap.Detector) -> dict[str, torch.Tensor]:
+    return dict(next(iter(detector.models.values())).state_dict())
+
+
+def same(a: flawmap.Detector, b: flawmap.Detector) -> bool:
+    first, second = weights(a), weights(b)
+    return all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def whole(rings: Path) -> flawmap.Detector:
+    torch.set_num_threads(1)
+    return flawmap.fit(rings, method="dinomaly", options=OPTIONS)
+
+
+class StopAt:
+    """Shows nothing, and sends a signal when the loop reports an iteration."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def task(self, name: str, total: int) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext(self if name == "Learning" else Silent())
+
+    def update(self, done: int, **values: float | str) -> None:
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note(self, text: str) -> None:
+        return
+
+
+def test_ctrl_c_saves_and_resume_reaches_the_same_weights(
+    whole: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted) as caught:
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(20))
+    assert "--resume" in str(caught.value)
+    assert caught.value.exit_code == 130
+    assert not output.exists()
+    assert (tmp_path / "x.flawmap.run" / "model-0.safetensors").exists()
+    resumed = flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, resume=True)
+    assert same(resumed, whole)
+    assert not (tmp_path / "x.flawmap.run").exists()
+
+
+@pytest.mark.slow
+def test_after_kill_minus_nine_resume_reaches_the_same_weights(
+    whole: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    script = textwrap.dedent(
+        f"""
+        import time, torch, flawmap
+        from flawmap.methods.dinomaly import Dinomaly
+        torch.set_num_threads(1)
+        loss = Dinomaly.loss
+        def slow(self, features, step):
+            time.sleep(0.1)
+            return loss(self, features, step)
+        Dinomaly.loss = slow
+        flawmap.fit({str(rings)!r}, output={str(output)!r}, method="dinomaly", options={options!r})
+        """
+    )
+    checkpoint = tmp_path / "x.flawmap.run" / "model-0.safetensors"
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.kill()
+    assert checkpoint.exists()
+    assert not output.exists()
+    resumed = flawmap.fit(rings, output=output, method="dinomaly", options=options, resume=True)
+    assert same(resumed, whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(rings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(10))
+    other = {**OPTIONS, "method.dropout": 0.4}
+    with pytest.raises(FitError, match="another run: its options differs"):
+        flawmap.fit(rings, output=output, method="dinomaly", options=other, resume=True)
+
+
+def test_an_unfinished_run_is_kept_when_a_new_one_starts(rings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(10))
+    flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS)
+    assert (tmp_path / "x.flawmap.run.old" / "model-0.safetensors").exists()
+
+
+@pytest.mark.parametrize("cache", ["off", "disk"])
+def test_features_kept_or_computed_anew_teach_the_same(
+    cache: str, whole: flawmap.Detector, rings: Path
+) -> None:
+    options = {**OPTIONS, "training.cache": cache, "training.batch_size": 10}
+    kept = flawmap.fit(rings, method="dinomaly", options={**options, "training.cache": "memory"})
+    other = flawmap.fit(rings, method="dinomaly", options=options)
+    for name, value in weights(kept).items():
+        torch.testing.assert_close(weights(other)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Dinomaly.loss
+
+    def bad(self: Dinomaly, features: Any, step: int) -> torch.Tensor:
+        return good(self, features, step) * (float("nan") if step == 15 else 1)
+
+    monkeypatch.setattr(Dinomaly, "loss", bad)
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    with pytest.raises(FitError, match="not a number at iteration 15") as caught:
+        flawmap.fit(rings, output=output, method="dinomaly", options=options)
+    assert "last good state is kept" in str(caught.value)
+    from flawmap.training.checkpoint import load
+
+    state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
+    assert info["steps"] == 15
+    assert all(torch.isfinite(t).all() for t in state.values())
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.flawmap"
+    output.write_bytes(b"the old bundle")
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flawmap.training.checkpoint.save_file", full)
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    with pytest.raises(FitError, match="the disk is full"):
+        flawmap.fit(rings, output=output, method="dinomaly", options=options)
+    assert output.read_bytes() == b"the old bundle"
+
+
+def test_the_time_budget_plans_the_iterations(rings: Path) -> None:
+    options = {**OPTIONS, "training.iterations": 1_000_000}
+    began = time.monotonic()
+    detector = flawmap.fit(rings, method="dinomaly", time_budget="4s", options=options)
+    taken = time.monotonic() - began
+    curve = detector.fitted.curves["*"]
+    assert 8 < curve["planned"] < 1_000_000
+    assert curve["steps"] <= curve["planned"]
+    assert taken < 30
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("5m", 300), ("90", 90), ("90s", 90), ("1.5h", 5400), (30, 30)]
+)
+def test_durations(text: str | int, wanted: float) -> None:
+    assert seconds(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "0", "5 days"])
+def test_wrong_durations(text: str) -> None:
+    with pytest.raises(ConfigError, match="no duration"):
+        seconds(text)
+
+
+def test_batches_visit_every_image_once_an_epoch() -> None:
+    rows = [batch_rows(step, 12, 4, seed=3) for step in range(6)]
+    assert sorted(sum(rows[:3], [])) == list(range(12))
+    assert sorted(sum(rows[3:], [])) == list(range(12))
+    assert rows[:3] != rows[3:]
+
+
+def test_the_incomplete_batch_is_dropped_and_small_data_is_one_batch() -> None:
+    assert {len(batch_rows(step, 10, 4, seed=0)) for step in range(8)} == {4}
+    assert sorted(batch_rows(0, 3, 16, seed=0)) == [0, 1, 2]
+
+
+def test_the_global_random_state_is_left_alone(rings: Path) -> None:
+    torch.manual_seed(123)
+    np.random.seed(5)  # noqa: NPY002 - the legacy state is what must not change
+    before = torch.random.get_rng_state().clone(), np.random.get_state()[1].copy()  # noqa: NPY002
+    flawmap.fit(rings, method="dinomaly", options={**OPTIONS, "training.iterations": 3})
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
