@@ -96,7 +96,7 @@ def fit(
         data = data.only(categories)
     if output is not None:
         path = Path(output)
-        _writable(path)
+        _writable(path, "--output")
         detector = fit_table(
             data,
             config,
@@ -177,6 +177,8 @@ def evaluate(
     from flawmap.detector import Detector, load
     from flawmap.evaluation import evaluate_table
 
+    if report is not None:
+        _writable(Path(report), "--report")
     if not isinstance(detector, Detector):
         detector = load(detector)
     if not isinstance(data, SampleTable):
@@ -192,7 +194,7 @@ def evaluate(
     if report is not None:
         from flawmap.report import write_report
 
-        write_report(detector, result, Path(report))
+        write_report(detector, result, Path(report), progress=progress)
     return result
 
 
@@ -213,21 +215,21 @@ def seconds(text: str | float) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _writable(path: Path) -> None:
-    """Find out before the fit, not after it, that the bundle can be written."""
+def _writable(path: Path, option: str) -> None:
+    """Find out before long work, not after it, that its result can be written."""
     folder = path.parent
     if path.is_dir():
         raise ConfigError(
             "the output is a folder",
-            where="--output",
+            where=option,
             given=path,
-            expected="the name of a file, such as model.flawmap",
+            expected="the name of a file, such as model.flawmap or report.html",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the output's folder cannot be made: {error.strerror}", where="--output", given=path
+            f"the output's folder cannot be made: {error.strerror}", where=option, given=path
         ) from error
     if not os.access(folder, os.W_OK):
-        raise ConfigError("the output's folder cannot be written", where="--output", given=folder)
+        raise ConfigError("the output's folder cannot be written", where=option, given=folder)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from flawmap.metrics import (
 )
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
+from flawmap.training.device import describe_device
 from flawmap.types import Sample, categories_of
 
 STANDARD_SIZE = (256, 256)
@@ -200,8 +202,11 @@ def evaluate_table(
             "root": table.root,
             "format": table.format,
             "fingerprint": table.fingerprint(),
+            "skipped": [[p.path, p.reason] for p in table.problems],
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "device": describe_device(detector.fabric.device),
         },
-        notes=tuple(notes),
+        notes=(*table.notes, *notes),
     )
 
 

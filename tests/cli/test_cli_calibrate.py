@@ -16,7 +16,7 @@ from flawmap.cli.main import run
 from flawmap.data import read_data
 from flawmap.data.images import read_image
 from flawmap.recalibrate import calibrate
-from flawmap.scoring.calibration import Calibration, CategoryCalibration
+from flawmap.scoring.calibration import Calibration, CategoryCalibration, conformal
 from flawmap.types import Sample
 
 SCORES = np.arange(1.0, 100.0)
@@ -72,8 +72,9 @@ def test_a_rate_moves_the_threshold_and_keeps_the_model(
     assert run(["calibrate", str(model), "--false-reject-rate", "0.1"]) == 0
     text = capsys.readouterr().out
     assert "1.000% -> 10.000%" in text
-    assert "old 99; at most 1.00%" in text
-    assert "new 90; at most 10.00%" in text
+    for kind, rate in (("old", 0.01), ("new", 0.1)):
+        expected = conformal(SCORES, rate)
+        assert f"{kind} {expected.value:.4g}; {expected.explain()}" in text
     found = bundles.read(model)
     threshold = found.calibration.threshold("cable")
     assert threshold is not None
@@ -128,9 +129,8 @@ def test_new_good_images_set_the_threshold_and_defects_never_do(
     write_images(data / "scratch", [250])
     assert run(["calibrate", str(model), str(data), "--false-reject-rate", "0.25"]) == 0
     shown = capsys.readouterr()
-    assert (
-        "new 30; at most 25.00% of good parts rejected (from 3 held-out good images)" in shown.out
-    )
+    expected = conformal([10, 20, 30], 0.25)
+    assert f"new 30; {expected.explain()}" in shown.out
     assert "1 images that are defects" in shown.err
     assert "no images of screw" in shown.err
     calibration = bundles.read(model).calibration

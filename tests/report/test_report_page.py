@@ -117,7 +117,7 @@ def test_every_metric_is_shown_as_the_evaluation_has_it(detector: Any, usual: An
 def test_the_verdict_counts_what_happened(detector: Any, usual: Any) -> None:
     page = Page(render(detector, usual))
     assert "found 4 of 5 defects and rejected 1 of 5 good parts ." in page.text
-    assert "at most 4.00% of good parts rejected (from 24 held-out good images)" in page.text
+    assert "at most 4% of good parts rejected (from 24 held-out good images)" in page.text
     # One of five: 65.7% is the upper end of Clopper and Pearson's interval.
     assert page.text.count("1 of 5 good parts below 65.7% with 95% confidence") == 1
     assert page.text.count("Too few good images for the 1.00% that was asked: bolt , nut") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from flawmap.progress import Progress
@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
 def out(text: str = "") -> None:
     """A line of the result."""
-    print(_printable(text))
+    print(_printable(text), file=_results())
 
 
 def note(text: str) -> None:
     """A line for people, beside the result."""
     print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _results() -> TextIO:
+    # While Rich shows a live bar it stands in for standard output, and would send results that go
+    # to a file or a pipe to standard error instead.
+    proxied: TextIO | None = getattr(sys.stdout, "rich_proxied_file", None)
+    return sys.stdout if proxied is None or proxied.isatty() else proxied
 
 
 def _printable(text: str) -> str:
@@ -31,7 +38,7 @@ def json_out(value: Any) -> None:
     """The whole result as JSON."""
     from flawmap.outputs.records import to_json
 
-    print(to_json(value, indent=2, ascii_only=True))
+    print(to_json(value, indent=2, ascii_only=True), file=_results())
 
 
 class JsonArray:
@@ -49,7 +56,8 @@ class JsonArray:
         """Write one item."""
         from flawmap.outputs.records import to_json
 
-        print(",\n" if self._begun else "[", to_json(item, ascii_only=True), sep="", end="")
+        text = (",\n" if self._begun else "[") + to_json(item, ascii_only=True)
+        print(text, end="", file=_results())
         self._begun = True
 
     def __enter__(self) -> JsonArray:
@@ -64,12 +72,12 @@ class JsonArray:
         if isinstance(error, BrokenPipeError):
             return
         if error is None:
-            print("]" if self._begun else "[]")
+            print("]" if self._begun else "[]", file=_results())
         elif self._begun:
             from flawmap.cli.errors import as_dict, remember_reported
 
             self.add(as_dict(error))
-            print("]")
+            print("]", file=_results())
             remember_reported(error)
 
 

@@ -141,7 +141,7 @@ class PredictionWriter:
         place = self._place("overlays", f"{name}.{'jpg' if fits else 'png'}")
         with _whole_or_gone(place):
             if fits:
-                drawn.save(place, "JPEG", quality=90)
+                drawn.save(place, "JPEG", quality=90, subsampling=0)
             else:
                 drawn.save(place, "PNG")
         return place

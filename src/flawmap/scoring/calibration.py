@@ -50,13 +50,19 @@ class Threshold:
     def explain(self) -> str:
         """One sentence for people."""
         kind = "held-out" if self.exact else "left-one-out"
-        text = f"at most {self.bound:.2%} of good parts rejected (from {self.n} {kind} good images"
+        text = f"at most {_percent(self.bound)} of good parts rejected "
+        text += f"(from {self.n} {kind} good images"
         text += ")" if self.exact else ", approximate)"
         if not self.enough:
             text += (
-                f"; {self.asked:.2%} was asked, which needs at least {needed(self.asked)} images"
+                f"; {_percent(self.asked)} was asked, which needs at least "
+                f"{needed(self.asked)} images"
             )
         return text
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.3g}%"
 
 
 def needed(rate: float) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
 import warnings
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -52,3 +54,20 @@ def computes_bfloat16(device: str) -> bool:
         features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     return False
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for those who read its figures."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"

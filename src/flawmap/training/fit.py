@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import flawmap
 from flawmap.config import Config
 from flawmap.data.loader import load_batches
 from flawmap.data.samples import Problem, SampleTable
@@ -34,7 +35,7 @@ from flawmap.registry import METHODS
 from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, needed
 from flawmap.training import checkpoint
 from flawmap.training.cache import FeatureCache, choose_place
-from flawmap.training.device import make_fabric
+from flawmap.training.device import describe_device, make_fabric
 from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.loop import Curve, batch_rows, epoch_order, streamed, train
 from flawmap.types import Batch, Sample, categories_of
@@ -167,7 +168,7 @@ class _Fit:
                 for name, c in curves.items()
             },
             versions=_versions(),
-            device=_describe_device(self.fabric.device),
+            device=describe_device(self.fabric.device),
             precision=str(self.fabric._precision.precision),
         )
         shutil.rmtree(self.run_folder, ignore_errors=True)
@@ -415,19 +416,13 @@ def _category_rng(seed: int, category: str) -> np.random.Generator:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in ("flawmap", "torch", "timm", "numpy", "lightning-fabric", "pillow"):
+    found = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
+    for name in ("torch", "timm", "numpy", "lightning-fabric", "pillow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
-
-
-def _describe_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 __all__ = ["checkpoint", "fit_table", "run_folder_of"]
