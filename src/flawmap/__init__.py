@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flawmap.detector import Detector, load
     from flawmap.errors import FlawmapError
     from flawmap.evaluation import Evaluation
+    from flawmap.recalibrate import calibrate
     from flawmap.types import Prediction, Region, Sample
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _PLACES = {
     "Prediction": "flawmap.types",
     "Region": "flawmap.types",
     "Sample": "flawmap.types",
+    "calibrate": "flawmap.recalibrate",
     "configure": "flawmap.api",
     "evaluate": "flawmap.api",
     "fit": "flawmap.api",
@@ -49,6 +51,7 @@ __all__ = [
     "Region",
     "Sample",
     "__version__",
+    "calibrate",
     "configure",
     "evaluate",
     "fit",

@@ -27,7 +27,7 @@ def fit(
     data: PathLike | SampleTable,
     *,
     output: PathLike | None = None,
-    method: str = "patchcore",
+    method: str | None = None,
     encoder: str | None = None,
     preset: str = "cpu",
     format: str | None = None,
@@ -48,7 +48,7 @@ def fit(
     Args:
         data: A folder or table file, or a table that was read already.
         output: Where the bundle is written.
-        method: A name that `flawmap methods` lists.
+        method: A name that `flawmap methods` lists; PatchCore by default.
         encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
         preset: "cpu" or "gpu".
         format: The layout of `data`; recognised by default.
@@ -117,7 +117,7 @@ def fit(
 
 def configure(
     *,
-    method: str = "patchcore",
+    method: str | None = None,
     encoder: str | None = None,
     preset: str = "cpu",
     separate: bool = False,

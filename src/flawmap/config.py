@@ -27,11 +27,15 @@ from flawmap.registry import METHODS
 
 Tree = dict[str, Any]
 
+DEFAULT_METHOD = "patchcore"
+
 
 class Section(BaseModel):
     """Base of every configuration section: frozen, and unknown options are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class MethodConfig(Section):
@@ -106,15 +110,21 @@ class TrainingConfig(Section):
     """The loop. One-pass methods use only the batch size, the device and the cache."""
 
     iterations: int = Field(default=1000, ge=1)
+    """Steps of an iterative method."""
     batch_size: int = Field(default=16, ge=1)
+    """Images a step, and images at a time when scoring."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a CUDA device if there is one, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes it natively, else float32."""
     cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)
+    """The most that a cache in memory may take, in MiB."""
     cache_disk_mib: int = Field(default=32768, ge=0)
+    """The most that a cache on disk may take, in MiB."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between checkpoints."""
     time_budget_seconds: float | None = Field(default=None, gt=0)
     """Plan the number of iterations so that fitting ends in this time."""
     threads: int = Field(default=0, ge=0)
@@ -129,6 +139,7 @@ class ScoringConfig(Section):
     pooling: Literal["max", "top"] = "max"
     """Image score: the map's maximum, or the mean of its highest `top_fraction`."""
     top_fraction: float = Field(default=0.01, gt=0, le=1)
+    """With pooling=top: the share of the map's px that is averaged."""
     min_area: int = Field(default=1, ge=1)
     """Regions with fewer px of the source image are not reported."""
 
@@ -137,6 +148,7 @@ class CalibrationConfig(Section):
     """How the threshold is set, from good images alone."""
 
     false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
+    """Share of good parts that may raise the alarm."""
     strategy: Annotated[
         Literal["auto", "holdout", "leave-one-out", "off"], BeforeValidator(_off)
     ] = "auto"
@@ -144,6 +156,7 @@ class CalibrationConfig(Section):
     leave-one-out: score every good image as if it had not been learnt (where the method can).
     auto: holdout if it leaves enough images for the rate asked, else leave-one-out if possible."""
     fraction: float = Field(default=0.2, gt=0, lt=1)
+    """With holdout: the share of each product's good images kept for the threshold."""
 
 
 class BundleConfig(Section):
@@ -170,7 +183,7 @@ class Config(Section):
 
 def make_config(
     *,
-    method: str,
+    method: str | None = None,
     preset: str = "cpu",
     file: Path | None = None,
     named: Mapping[str, Any] | None = None,
@@ -179,7 +192,7 @@ def make_config(
     """Build a configuration from all its sources.
 
     Args:
-        method: A registered method.
+        method: A registered method; the file's, else the default one, when none is named.
         preset: "cpu" or "gpu", or another that the method names.
         file: A YAML file with the tree, or a part of it.
         named: Dotted names to values, from options that have a name of their own.
@@ -192,7 +205,10 @@ def make_config(
     from_file = _read_yaml(file) if file else {}
     if isinstance(from_file.get("method"), str):
         from_file["method"] = {"name": from_file["method"]}
-    name = from_file.get("method", {}).get("name", method)
+    name = method or from_file.get("method", {}).get("name", DEFAULT_METHOD)
+    if name != from_file.get("method", {}).get("name", name):
+        # The named method wins; the file's options belong to another one.
+        del from_file["method"]
     cls = METHODS.load(name)
     if preset not in cls.presets:
         guess = nearest(preset, cls.presets)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 30
+"""Names that an error lists; a longer list would hide the rest of the message."""
+
 
 class FlawmapError(Exception):
     """Base of every error that flawmap raises for something a user can cause.
@@ -122,10 +125,13 @@ def unknown_name(kind: str, name: str, choices: Iterable[str], *, where: str) ->
     """The error for a name that is not in a table, with the nearest right one."""
     known = sorted(choices)
     guess = nearest(name, known)
+    shown = ", ".join(known[:_LISTED])
+    if len(known) > _LISTED:
+        shown += f", ... and {len(known) - _LISTED} more"
     return ConfigError(
         f"unknown {kind} '{name}'",
         where=where,
         given=name,
-        expected=f"one of: {', '.join(known)}",
+        expected=f"one of: {shown}",
         hint=f"did you mean '{guess}'?" if guess else None,
     )

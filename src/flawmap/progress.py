@@ -105,6 +105,8 @@ class Live:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            # Standard output belongs to results, also while a bar is shown.
+            redirect_stdout=False,
         )
         with bars:
             yield _LiveTask(bars, bars.add_task(name, total=total, values=""))

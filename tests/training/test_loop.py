@@ -208,8 +208,8 @@ def test_wrong_durations(text: str) -> None:
 
 def test_batches_visit_every_image_once_an_epoch() -> None:
     rows = [batch_rows(step, 12, 4, seed=3) for step in range(6)]
-    assert sorted(sum(rows[:3], [])) == list(range(12))
-    assert sorted(sum(rows[3:], [])) == list(range(12))
+    assert sorted(row for batch in rows[:3] for row in batch) == list(range(12))
+    assert sorted(row for batch in rows[3:] for row in batch) == list(range(12))
     assert rows[:3] != rows[3:]
 
 

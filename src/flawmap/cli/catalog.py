@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
@@ -135,7 +132,6 @@ def _annotation(annotation: Any) -> str:
 def _fields(
     model: type[BaseModel], prefix: str, leave_out: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, FieldInfo, str]]:
-    texts = _docstrings(model)
     for name, field in model.model_fields.items():
         if name in leave_out:
             continue
@@ -143,28 +139,7 @@ def _fields(
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _fields(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field, field.description or texts.get(name, "")
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The texts below the attributes of a class, which Python itself does not keep."""
-    try:
-        source = textwrap.dedent(inspect.getsource(model))
-    except (OSError, TypeError):
-        return {}
-    definition = ast.parse(source).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for line, below in zip(definition.body, definition.body[1:], strict=False):
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-            and isinstance(below.value.value, str)
-        ):
-            found[line.target.id] = " ".join(below.value.value.split())
-    return found
+            yield f"{prefix}{name}", field, " ".join((field.description or "").split())
 
 
 def _plain(value: Any) -> Any:

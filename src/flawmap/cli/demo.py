@@ -24,8 +24,11 @@ def run(
         typer.Option("--output", "-o", metavar="DIR", help="Where the model and the report go."),
     ] = Path("flawmap-demo"),
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="The algorithm; see 'flawmap methods'.")
-    ] = "patchcore",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The algorithm; see 'flawmap methods'. [default: patchcore]"
+        ),
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="See 'flawmap encoders'.")
     ] = None,

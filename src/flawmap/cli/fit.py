@@ -28,8 +28,11 @@ def run(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The model that is written.")
     ],
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="The algorithm; see 'flawmap methods'.")
-    ] = "patchcore",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The algorithm; see 'flawmap methods'. [default: patchcore]"
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(

@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from flawmap.config import EncoderConfig
 from flawmap.encoders import weights as weight_files
 from flawmap.encoders.table import EncoderSpec, find_spec
-from flawmap.errors import ConfigError, WeightsError, unknown_name
+from flawmap.errors import ConfigError, WeightsError, nearest, unknown_name
 
 
 class Encoder(nn.Module):
@@ -193,7 +193,11 @@ def resolve(name: str) -> EncoderSpec:
     if not timm.is_model(name):
         from flawmap.encoders.table import ENCODERS
 
-        raise unknown_name("encoder", name, [*ENCODERS, *timm.list_models()], where="encoder.name")
+        error = unknown_name("encoder", name, ENCODERS, where="encoder.name")
+        guess = nearest(name, [*ENCODERS, *timm.list_models()])
+        error.expected = f"one of: {', '.join(sorted(ENCODERS))}, or any timm model name"
+        error.hint = f"did you mean '{guess}'?" if guess else None
+        raise error
     config: Any = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         network = timm.create_model(name)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder, ViTEncoder
+from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.training.optim import StableAdamW, warmup_cosine
@@ -179,6 +180,16 @@ class Dinomaly(IterativeMethod):
                 where="method.width",
                 given=config.width,
             )
+
+    @classmethod
+    def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
+        """The paper's blocks for a ViT; four levels of a convolutional encoder."""
+        if spec.family == "vit":
+            large = (spec.parameters or 0) > 200e6
+            return tuple(f"blocks.{i}" for i in (range(4, 19, 2) if large else range(2, 10)))
+        if spec.family == "efficientnet":
+            return ("blocks.2", "blocks.3", "blocks.4", "blocks.5")
+        return super().default_levels(spec)
 
     @classmethod
     def build(

