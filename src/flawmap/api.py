@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawmap.config import Config, make_config
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable
+from flawmap.data.verify import verify
 from flawmap.errors import ConfigError
 from flawmap.progress import Progress
 
@@ -33,7 +35,7 @@ def fit(
     format: str | None = None,
     categories: Sequence[str] | None = None,
     separate: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     time_budget: str | float | None = None,
     false_reject_rate: float | None = None,
     config_file: PathLike | None = None,
@@ -54,7 +56,7 @@ def fit(
         format: The layout of `data`; recognised by default.
         categories: Fit only these products.
         separate: One model per product instead of one for all.
-        seed: Decides everything random.
+        seed: Decides everything random; 0 by default.
         time_budget: Seconds, or text such as "5m": the fit is planned to end in this time.
         false_reject_rate: Share of good parts that may raise the alarm; 0.01 by default.
         config_file: A YAML file with options.
@@ -89,8 +91,9 @@ def fit(
             "a fit can be resumed only if it writes a bundle", where="resume", hint="give output"
         )
     if not isinstance(data, SampleTable):
+        # What cannot be listed is named by the fit, together with what cannot be decoded.
         data = read_data(
-            data, format=format, categories=categories, seed=config.seed, skip_bad=skip_bad
+            data, format=format, categories=categories, seed=config.seed, skip_bad=True
         )
     elif categories is not None:
         data = data.only(categories)
@@ -121,7 +124,7 @@ def configure(
     encoder: str | None = None,
     preset: str = "cpu",
     separate: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     time_budget: str | float | None = None,
     false_reject_rate: float | None = None,
     config_file: PathLike | None = None,
@@ -132,7 +135,9 @@ def configure(
     Raises:
         ConfigError: A name or a value is wrong.
     """
-    named: dict[str, Any] = {"seed": seed}
+    named: dict[str, Any] = {}
+    if seed is not None:
+        named["seed"] = seed
     if encoder is not None:
         named["encoder.name"] = encoder
     if separate:
@@ -183,13 +188,14 @@ def evaluate(
         detector = load(detector)
     if not isinstance(data, SampleTable):
         # The seed of the fit gives layouts without a split of their own the same split again.
-        data = read_data(
-            data,
-            format=format,
-            categories=categories,
-            seed=detector.config.seed,
-            skip_bad=skip_bad,
-        )
+        data = read_data(data, format=format, seed=detector.config.seed, skip_bad=skip_bad)
+    if categories is not None:
+        data = data.only(categories)
+    elif known := [c for c in data.categories if c in detector.categories]:
+        data = data.only(known)
+    if skip_bad:
+        checked = verify(replace(data, samples=data.select(split="test")))
+        data = replace(checked.table, problems=checked.problems)
     result = evaluate_table(detector, data, progress=progress)
     if report is not None:
         from flawmap.report import write_report

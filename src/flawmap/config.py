@@ -107,7 +107,7 @@ class DataConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The loop. One-pass methods use only the batch size, the device and the cache."""
+    """The loop. One-pass methods use only the batch size, the device, precision and threads."""
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of an iterative method."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import flawmap
+from conftest import make_mvtec
 from flawmap.config import Config, validate
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
@@ -172,10 +173,11 @@ def test_one_image_is_enough_to_learn_from(name: str, rings: Path, tmp_path: Pat
     assert flaw.score > detector.predict(folder / "a.png").score
 
 
-def test_memory_is_bounded_by_the_configuration(name: str, rings: Path) -> None:
+def test_memory_is_bounded_by_the_configuration(name: str, rings: Path, tmp_path: Path) -> None:
     """What is learnt has the same size for twice the images."""
+    more = make_mvtec(tmp_path / "more", train=24)
     sizes = []
-    for data in (rings, rings):
+    for data in (rings, more):
         detector = flawmap.fit(
             data, method=name, options=options(name, **{"calibration.strategy": "off"})
         )

@@ -16,7 +16,6 @@ from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import find_packaged
 from flawmap.errors import ConfigError, WeightsError
 
-
 # Labels of ImageNet-1k that name what each photograph shows.
 PHOTOGRAPHS = {
     "cat": {281, 282, 283, 284, 285},  # tabby, tiger cat, Persian, Siamese, Egyptian

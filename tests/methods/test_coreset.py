@@ -49,9 +49,9 @@ def test_the_covering_radius_by_hand() -> None:
 
 def test_wrong_numbers_are_refused() -> None:
     points = torch.zeros(5, 2)
-    with pytest.raises(ValueError, match="1..5"):
+    with pytest.raises(ValueError, match=r"1\.\.5"):
         greedy_coreset(points, 6, start=0)
-    with pytest.raises(ValueError, match="0..4"):
+    with pytest.raises(ValueError, match=r"0\.\.4"):
         greedy_coreset(points, 2, start=5)
 
 

@@ -42,6 +42,20 @@ def test_probing_every_group_but_one_is_nearly_exact() -> None:
     torch.testing.assert_close(found, brute(queries, bank), rtol=1e-4, atol=1e-4)
 
 
+def test_ignored_vectors_do_not_count() -> None:
+    queries, bank = vectors(200, 0), vectors(900, 1)
+    ignored = torch.arange(900) % 3 == 0
+    wanted = brute(queries, bank[~ignored])
+    exact = NearestSearch(bank)(queries, ignored=ignored)
+    torch.testing.assert_close(exact.double(), wanted, rtol=1e-4, atol=1e-4)
+    grouped = NearestSearch(bank, groups=30, probes=3)
+    found = grouped(queries, ignored=ignored).double()
+    assert float((found - wanted).min()) > -1e-3
+    only_last = torch.arange(900) < 899
+    lone = grouped(queries, ignored=only_last).double()
+    torch.testing.assert_close(lone, brute(queries, bank[899:]), rtol=1e-4, atol=1e-4)
+
+
 def test_a_query_gets_the_same_answer_alone_and_among_others() -> None:
     queries, bank = vectors(200, 0), vectors(900, 1)
     search = NearestSearch(bank, groups=30, probes=3)

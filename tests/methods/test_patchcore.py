@@ -54,7 +54,7 @@ def test_the_mean_of_several_neighbours(encoder: Encoder) -> None:
 
 
 def test_leaving_an_image_out_ignores_its_own_patches(encoder: Encoder) -> None:
-    method = fitted(encoder, coreset_ratio=1.0)
+    method = fitted(encoder, coreset_ratio=1.0, search="exact")
     features = method.extract(images(1, 2))
     assert method.anomaly_map(features).max() < 0.05
     found = method.anomaly_map_without(features, [2])

@@ -32,7 +32,9 @@ def run(
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="See 'flawmap encoders'.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides everything random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Decides everything random. [default: 0]")
+    ] = None,
     time_budget: Annotated[
         str,
         typer.Option(metavar="TIME", help="Plan the fit to end in this time: 90s, 5m."),

@@ -48,7 +48,9 @@ def run(
     separate: Annotated[
         bool, typer.Option("--separate", help="One model per product instead of one for all.")
     ] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides everything random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Decides everything random. [default: 0]")
+    ] = None,
     time_budget: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Plan the fit to end in this time: 90s, 5m, 1.5h."),
@@ -168,7 +170,8 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
             found = detector.calibration.threshold(name)
         show.out(f"    {name}: {show.promise(found)}")
     show.note("")
-    show.note("next, measure it on defects:")
-    show.note("  " + show.command("evaluate", output, data, "--report", "report.html"))
-    show.note("or look at new images:")
+    if detector.fitted.data.get("test_images"):
+        show.note("measure it on the test images:")
+        show.note("  " + show.command("evaluate", output, data, "--report", "report.html"))
+    show.note("next, look at new images:")
     show.note("  " + show.command("predict", output, "IMAGES", "--output", "result", "--overlays"))

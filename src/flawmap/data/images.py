@@ -420,7 +420,7 @@ def _from_numbers(
                 f"the image holds values up to {peak:g}, and its white is not known",
                 where=name,
                 expected=f"values from 0 to {white}, or a white level",
-                hint="set white_level to the value that is white",
+                hint="give the value that is white: --set data.white_level=VALUE",
             )
     else:
         white = white_level

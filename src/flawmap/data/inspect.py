@@ -350,13 +350,13 @@ def _range_findings(facts: tuple[ImageFacts, ...], white_level: int | None) -> I
         yield Finding(
             "warning",
             f"the 16-bit images use values up to {peak:g} of 65535 only, so they look dark",
-            f"set white_level to {white}",
+            f"--set data.white_level={white}",
         )
     elif peak <= _DEEP:
         yield Finding(
             "warning",
             f"the 16-bit images use values up to {peak:g} of 65535 only, so they look black",
-            "set white_level to 255",
+            "--set data.white_level=255",
         )
 
 

@@ -100,7 +100,7 @@ class ViTEncoder(Encoder):
                 where="data.size",
                 given=size,
                 expected=f"for example {fit}",
-                hint=f"--set data.size={list(fit)}",
+                hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
             )
         return [(size[0] // self.patch, size[1] // self.patch)] * len(self._taps)
 

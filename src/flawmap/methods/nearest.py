@@ -41,34 +41,40 @@ class NearestSearch:
         self.bank = bank - self.mean
         self.groups = groups if 0 < probes < groups < len(bank) else 0
         self.probes = probes
+        self.order = torch.arange(len(bank), device=bank.device)
         if self.groups:
             self.centers, label = _k_means(self.bank, self.groups)
             self.probes = min(probes, len(self.centers))
             order = label.argsort(stable=True)
-            self.bank = self.bank[order]
+            self.bank, self.order = self.bank[order], order
             sizes = torch.bincount(label, minlength=len(self.centers))
             self.ends = sizes.cumsum(0).tolist()
             self.center_norms = self.centers.square().sum(dim=1)
         self.norms = self.bank.square().sum(dim=1)
 
-    def __call__(self, queries: Tensor, *, k: int = 1) -> Tensor:
+    def __call__(self, queries: Tensor, *, k: int = 1, ignored: Tensor | None = None) -> Tensor:
         """The mean distance of each query to its `k` nearest vectors.
 
         Args:
             queries: (Q, D) float32.
             k: Number of neighbours; more than one is always searched exactly.
+            ignored: (N,) bool; these vectors of the bank do not count. At least one must remain.
 
         Returns:
             (Q,) float32.
         """
         queries = queries - self.mean
         own = queries.square().sum(dim=1)
+        norms, left = self.norms, len(self.bank)
+        if ignored is not None:
+            norms = norms.masked_fill(ignored[self.order], torch.inf)
+            left -= int(ignored.sum())
         if self.groups and k == 1:
-            return (self._probe(queries) + own).clamp_(min=0).sqrt_()
-        k = min(k, len(self.bank))
+            return (self._probe(queries, norms) + own).clamp_(min=0).sqrt_()
+        k = min(k, left)
         found = []
         for part, norm in zip(queries.split(_CHUNK), own.split(_CHUNK), strict=True):  # type: ignore[no-untyped-call]
-            squared = squared_distances(part, self.bank, self.norms)
+            squared = squared_distances(part, self.bank, norms)
             if k == 1:
                 found.append((squared.amin(dim=1) + norm).clamp_(min=0).sqrt_())
             else:
@@ -76,7 +82,7 @@ class NearestSearch:
                 found.append(nearest.clamp_(min=0).sqrt_().mean(dim=1))
         return torch.cat(found)
 
-    def _probe(self, queries: Tensor) -> Tensor:
+    def _probe(self, queries: Tensor, norms: Tensor) -> Tensor:
         """Smallest squared distance (without the query's norm) inside each query's groups."""
         n = len(queries)
         to_centers = squared_distances(queries, self.centers, self.center_norms)
@@ -90,12 +96,15 @@ class NearestSearch:
         for count, end in zip(counts, self.ends, strict=True):
             if count:
                 part = rows[begin : begin + count]
-                squared = squared_distances(
-                    queries[part], self.bank[first:end], self.norms[first:end]
-                )
+                squared = squared_distances(queries[part], self.bank[first:end], norms[first:end])
                 values[order[begin : begin + count]] = squared.amin(dim=1)
             begin, first = begin + count, end
-        return values.view(n, self.probes).amin(dim=1)
+        nearest = values.view(n, self.probes).amin(dim=1)
+        # Where every vector of the probed groups is ignored, the whole bank is searched.
+        lost = nearest.isinf()
+        if lost.any():
+            nearest[lost] = squared_distances(queries[lost], self.bank, norms).amin(dim=1)
+        return nearest
 
 
 def _k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -162,31 +162,35 @@ class PatchCore(OnePassMethod):
 
     def anomaly_map(self, features: Features) -> Tensor:
         """Distances to the bank, (B, 1, h, w)."""
-        (patches,) = features
-        if self._search is None:
-            # On a GPU the whole product is faster than many small ones.
-            grouped = self.config.search == "clusters" and not patches.is_cuda
-            groups = round(self.bank.shape[0] ** 0.5) if grouped else 0
-            probes = max(1, round(groups * self.config.probed_share))
-            self._search = NearestSearch(self.bank, groups=groups, probes=probes)
+        patches = features[0].flatten(0, 1).float()
         # Differences of large products: bfloat16 would drown the distances in rounding.
         with torch.autocast(patches.device.type, enabled=False):
-            found = self._search(patches.flatten(0, 1).float(), k=self.config.neighbours)
+            found = self._searcher()(patches, k=self.config.neighbours)
         return found.view(-1, 1, *self.grid)
 
     def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
+        search = self._searcher()
         maps = []
         with torch.autocast(features[0].device.type, enabled=False):
             for patches, image in zip(features[0].float(), images, strict=True):
-                others = self.bank[(self._owners != image).to(self.bank.device)]
-                if not len(others):
+                own = (self._owners == image).to(self.bank.device)
+                if bool(own.all()):
                     raise FitError(
                         "an image cannot be left out: the bank holds its patches alone",
                         where="patchcore",
                         hint="give more good images, or --set calibration.strategy=holdout",
                     )
-                maps.append(NearestSearch(others)(patches, k=self.config.neighbours))
+                maps.append(search(patches, k=self.config.neighbours, ignored=own))
         return torch.stack(maps).view(-1, 1, *self.grid)
+
+    def _searcher(self) -> NearestSearch:
+        if self._search is None:
+            # On a GPU the whole product is faster than many small ones.
+            grouped = self.config.search == "clusters" and not self.bank.is_cuda
+            groups = round(self.bank.shape[0] ** 0.5) if grouped else 0
+            probes = max(1, round(groups * self.config.probed_share))
+            self._search = NearestSearch(self.bank, groups=groups, probes=probes)
+        return self._search
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.bank = state["bank"].to(self.bank.device)

@@ -28,7 +28,7 @@ from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
-from flawmap.errors import DataError
+from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.progress import Progress, Silent
 from flawmap.registry import METHODS
@@ -159,6 +159,9 @@ class _Fit:
                 "categories": list(categories_of(good)),
                 "learnt_images": len(plan.learn),
                 "held_out_images": len(plan.held_out),
+                "test_images": sum(
+                    1 for s in self.table.samples if s.split == "test" and s.label is not None
+                ),
                 "held_out": [self.table.relative(s.path) for s in plan.held_out],
                 "skipped": [[p.path, p.reason] for p in problems],
             },
@@ -211,6 +214,13 @@ class _Fit:
             wants_out = options.strategy == "leave-one-out" or (
                 options.strategy == "auto" and not enough
             )
+            if options.strategy == "leave-one-out" and not can_leave_out:
+                raise ConfigError(
+                    f"the method '{self.config.method.name}' cannot leave images out",
+                    where="calibration.strategy",
+                    given="leave-one-out",
+                    expected="holdout, auto or off",
+                )
             if wants_out and can_leave_out and len(train_part) >= 2:
                 learn += train_part
                 leave_out.append(category)
@@ -264,6 +274,11 @@ class _Fit:
     ) -> Curve | None:
         label = "Learning" if name == EVERY else f"Learning {name}"
         if isinstance(method, OnePassMethod):
+            if self.deadline is not None:
+                self.progress.note(
+                    f"{self.config.method.name} passes over the images once; the time budget does "
+                    "not apply"
+                )
             generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
             self._observe(method, samples, label)
             self.progress.note("choosing the memory bank")

@@ -228,19 +228,27 @@ def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -
     wanted = json.loads(json.dumps(wanted))
     differing = [key for key in wanted if wanted[key] != found.get(key)]
     if differing:
-        key = differing[0]
+        key, given, before = _first_difference(differing[0], wanted, found)
         raise FitError(
-            f"the checkpoint belongs to another run: its {key} differs",
+            f"the checkpoint belongs to another run: {key} differs",
             where=str(path),
-            given=_short(wanted[key]),
-            expected=_short(found.get(key)),
+            given=given,
+            expected=str(before),
             hint="give the same data and options as before, or start anew without --resume",
         )
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 300 else text[:300] + " ..."
+def _first_difference(key: str, wanted: Any, found: Any) -> tuple[str, Any, Any]:
+    """The first leaf in which two trees differ below a key: its dotted name and both values."""
+    given, before = wanted[key], found.get(key)
+    if isinstance(given, dict) and isinstance(before, dict):
+        for child in sorted({*given, *before}):
+            if given.get(child) != before.get(child):
+                if child not in given or child not in before:
+                    return f"{key}.{child}", given.get(child), before.get(child)
+                name, a, b = _first_difference(child, given, before)
+                return f"{key}.{name}", a, b
+    return key, given, before
 
 
 def streamed(
