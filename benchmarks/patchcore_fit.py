@@ -58,6 +58,7 @@ def main() -> None:
         "method.levels": LEVELS,
         "data.size": SIZE,
         "method.coreset_ratio": RATIO,
+        "method.max_bank": 20_000,
         "training.batch_size": BATCH,
         "training.precision": "float32",
     }
@@ -81,6 +82,7 @@ def main() -> None:
         "stages": stages,
     }
     rows.append(ours)
+    print(ours, flush=True)
     if args.peer_python:
         rows += peer(args, train, test_good, test_bad)
         ours["fit_speedup"] = round(rows[-1]["fit_seconds"] / ours["fit_seconds"], 1)

@@ -32,6 +32,7 @@ from flawmap.types import Sample
 CASES: dict[str, dict[str, Any]] = {
     "patchcore": {
         "method.levels": ["blocks.2", "blocks.4"],
+        "method.max_bank": 20_000,
         "data.size": 256,
         "training.batch_size": 16,
         "training.precision": "float32",

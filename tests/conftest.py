@@ -63,7 +63,7 @@ def two_products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tests run side by side: one thread each, and the same rounding everywhere."""
     import torch

@@ -54,7 +54,9 @@ def main() -> None:
         train_batch_size=job["batch_size"],
         eval_batch_size=job["batch_size"],
         num_workers=job["workers"],
-        val_split_mode="none",
+        # Its fit needs a validation set: as few test images as it allows.
+        val_split_mode="from_test",
+        val_split_ratio=0.05,
     )
     kept: dict[str, object] = {}
     select = k_center_greedy.KCenterGreedy.select_coreset_idxs

@@ -64,7 +64,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'flawmap' has no attribute '{name}'")
-    value = getattr(import_module(_PLACES[name]), name)
+    try:
+        value = getattr(import_module(_PLACES[name]), name)
+    except ImportError as error:
+        from flawmap.errors import missing_extra
+
+        if (extra := missing_extra(error)) is not None:
+            raise extra from error
+        raise
     globals()[name] = value
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,17 +75,24 @@ def fit(
     """
     from flawmap.training.fit import fit_table, run_folder_of
 
+    shaping: dict[str, Any] = {
+        "method": method,
+        "encoder": encoder,
+        "separate": separate,
+        "seed": seed,
+        "time_budget": time_budget,
+        "false_reject_rate": false_reject_rate,
+        "config_file": config_file,
+        "options": options,
+    }
     if config is None:
-        config = configure(
-            method=method,
-            encoder=encoder,
-            preset=preset,
-            separate=separate,
-            seed=seed,
-            time_budget=time_budget,
-            false_reject_rate=false_reject_rate,
-            config_file=config_file,
-            options=options,
+        config = configure(preset=preset, **shaping)
+    elif given := [name for name, value in shaping.items() if value not in (None, False, (), {})]:
+        raise ConfigError(
+            "a whole configuration leaves no room for single options",
+            where="config",
+            given=", ".join(given),
+            hint="give either config, or the options",
         )
     if resume and output is None:
         raise ConfigError(
@@ -109,6 +117,8 @@ def fit(
             progress=progress,
         )
         detector.save(path)
+        # Only now: had the disk been full, --resume would not have to learn again.
+        shutil.rmtree(run_folder_of(path), ignore_errors=True)
         return detector
     import tempfile
 

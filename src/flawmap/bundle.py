@@ -162,9 +162,11 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
     if length > len(data) - 8:
         raise problem
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (ValueError, AttributeError) as error:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    except (ValueError, KeyError, TypeError) as error:
         raise problem from error
+    if not isinstance(metadata, dict):
+        raise problem
     if metadata.get("format") != FORMAT or not str(metadata.get("version", "")).isdecimal():
         raise problem
     if int(metadata["version"]) > VERSION:

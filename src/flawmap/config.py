@@ -91,8 +91,8 @@ class DataConfig(Section):
     size: Size = (256, 256)
     """Input (height, width) in px; one number means a square."""
     resize: Literal["stretch", "letterbox", "crop"] = "stretch"
-    """stretch: ignore the aspect; letterbox: keep it and pad; crop: the published protocol, which
-    hides the border."""
+    """stretch: ignore the aspect; letterbox: keep it and pad; crop: cut out the centre
+    of `crop_from`, which hides the border."""
     crop_from: Size | None = None
     """With resize=crop: the size before the centre crop."""
     white_level: int | None = Field(default=None, ge=1, le=65535)
@@ -205,6 +205,13 @@ def make_config(
     from_file = _read_yaml(file) if file else {}
     if isinstance(from_file.get("method"), str):
         from_file["method"] = {"name": from_file["method"]}
+    if not isinstance(from_file.setdefault("method", {}), dict):
+        raise ConfigError(
+            "the method must be a name or a section",
+            where=str(file),
+            given=from_file["method"],
+            expected="for example 'method: dinomaly'",
+        )
     name = method or from_file.get("method", {}).get("name", DEFAULT_METHOD)
     if name != from_file.get("method", {}).get("name", name):
         # The named method wins; the file's options belong to another one.
@@ -225,7 +232,14 @@ def make_config(
             _set(tree, key, value)
     _merge(tree, from_file)
     for key, value in [*(named or {}).items(), *_pairs(overrides)]:
-        _set(tree, key, value)
+        if key in ("method", "method.name") and value != name:
+            raise ConfigError(
+                "the method cannot be changed by an option: its defaults would be another's",
+                where="--set",
+                given=f"{key}={value}",
+                hint=f"use --method {value}",
+            )
+        _set(tree, key, name if key == "method.name" else value)
     return validate(tree)
 
 

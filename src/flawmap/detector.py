@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,11 +20,12 @@ from flawmap import bundle as bundles
 from flawmap.config import Config, EncoderConfig, validate
 from flawmap.data.images import to_rgb
 from flawmap.data.loader import load_batches, stack
+from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import list_images
 from flawmap.data.transform import Transform
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
-from flawmap.errors import BundleError, ConfigError, unknown_name
+from flawmap.errors import BundleError, ConfigError, FitError, unknown_name
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
 from flawmap.scoring import Calibration, Scorer
@@ -176,8 +177,15 @@ class Detector:
         self, samples: Sequence[Sample], *, batch_size: int | None = None
     ) -> Iterator[Prediction]:
         """Score the images of a table, in its order, a batch in memory at a time."""
-        for sample, geometry, raw in self.raw_maps(samples, batch_size=batch_size):
-            yield self.scorer.predict(raw, geometry, sample)
+
+        def finish(item: tuple[Sample, Geometry, FloatArray]) -> Prediction:
+            sample, geometry, raw = item
+            return self.scorer.predict(raw, geometry, sample)
+
+        # Maps are finished in a thread while the encoder works on; few wait, they can be large.
+        ahead = 4
+        with closing(self.raw_maps(samples, batch_size=batch_size)) as raws:
+            yield from map_in_threads(finish, raws, threads=1, ahead=ahead)
 
     def raw_maps(
         self,
@@ -185,7 +193,7 @@ class Detector:
         *,
         batch_size: int | None = None,
         numbers: Mapping[str, int] | None = None,
-    ) -> Iterator[tuple[Sample, Geometry, FloatArray]]:
+    ) -> Generator[tuple[Sample, Geometry, FloatArray], None, None]:
         """Raw maps (h, w) of images, in their order.
 
         Args:
@@ -223,6 +231,13 @@ class Detector:
                         features, [numbers[batch.samples[row].path] for row in rows]
                     )
             for row, raw in zip(rows, maps[:, 0].float().cpu().numpy(), strict=True):
+                if not np.isfinite(raw).all():
+                    # A score that is no number is above no threshold: it would pass as good.
+                    raise FitError(
+                        "the map holds values that are not finite",
+                        where=batch.samples[row].path or "an image from memory",
+                        hint="fit again with --set training.precision=float32",
+                    )
                 raws[row] = raw
         for sample, geometry, found in zip(batch.samples, batch.geometries, raws, strict=True):
             assert found is not None

@@ -115,6 +115,22 @@ class ServeError(FlawmapError):
     http_status = 500
 
 
+_EXTRA = {"torch", "torchvision", "timm", "lightning_fabric"}
+
+
+def missing_extra(error: ImportError) -> ConfigError | None:
+    """The error for a package of the extra `torch` that is not installed; None for others."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRA:
+        return None
+    return ConfigError(
+        f"fitting and scoring need the package '{package}', which is not installed",
+        where="the installation",
+        hint="pip install torch torchvision, both in this one command, then "
+        "pip install 'flawmap[torch]'; 'flawmap doctor' checks the result",
+    )
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `name`, or None when nothing is close."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

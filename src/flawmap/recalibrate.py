@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flawmap.outputs.inputs import with_categories
 from flawmap.outputs.stream import skipping
 from flawmap.progress import Progress, Silent
 from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, Threshold
-from flawmap.types import Sample, categories_of
+from flawmap.types import FloatArray, Geometry, Sample, categories_of
 
 PathLike = str | os.PathLike[str]
 
@@ -221,7 +221,7 @@ def _measure(
     from flawmap.detector import load
 
     detector = load(path, device=device, encoder_weights=encoder_weights)
-    results = detector.raw_maps(samples)
+    results: Iterator[tuple[Sample, Geometry, FloatArray]] = detector.raw_maps(samples)
     if skip_bad:
         results = skipping(
             detector.raw_maps,

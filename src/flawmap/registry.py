@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from flawmap.errors import ConfigError, unknown_name
+from flawmap.errors import ConfigError, missing_extra, unknown_name
 
 
 class Registry(Mapping[str, str]):
@@ -56,6 +56,8 @@ class Registry(Mapping[str, str]):
         try:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
+            if isinstance(error, ImportError) and (extra := missing_extra(error)) is not None:
+                raise extra from error
             raise ConfigError(
                 f"the {self.kind} '{name}' cannot be loaded: {error}",
                 where=target,

@@ -30,6 +30,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             data={
                 "learnt_images": 396,
                 "held_out_images": 99,
+                "test_images": 7,
                 "skipped": [["bad.png", "it is truncated"]],
                 "fingerprint": "f" * 64,
             },

@@ -28,7 +28,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "method.width": 64,
         "method.depth": 2,
     },
-    "patchcore": {"data.size": 64, "method.max_bank": 200},
+    "patchcore": {
+        "data.size": 64,
+        "method.levels": ["blocks.1", "blocks.2"],
+        "method.max_bank": 200,
+    },
 }
 COMMON = {
     "scoring.sigma": 1.0,

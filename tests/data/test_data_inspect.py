@@ -124,7 +124,7 @@ def test_dark_16_bit_images(tmp_path: Path, peak: int, white: int | None) -> Non
     Image.fromarray(np.full((4, 4), peak, dtype=np.uint16)).save(tmp_path / "a.png")
     result = inspect(tmp_path)
     hints = [p.hint for p in result.problems if "16-bit" in p.message]
-    assert hints == ([f"set white_level to {white}"] if white else [])
+    assert hints == ([f"--set data.white_level={white}"] if white else [])
     assert not [p for p in inspect(tmp_path, white_level=9).problems if "16-bit" in p.message]
 
 

@@ -116,6 +116,21 @@ def test_a_local_file_is_checked_by_its_sha256(tmp_path: Path) -> None:
         build(EncoderConfig(name="lite0", weights=tmp_path / "none.pth"), ["blocks.2"])
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
+def test_any_timm_network_loads_a_file_of_the_whole_network(name: str, tmp_path: Path) -> None:
+    import timm
+
+    network = timm.create_model(name)
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    encoder = build(EncoderConfig(name=name, weights=path))
+    assert len(encoder.levels) == 2
+    with torch.inference_mode():
+        levels = encoder(torch.rand(1, 3, 64, 64))
+    assert [tuple(v.shape[-2:]) for v in levels] == encoder.grid((64, 64))
+    assert [v.shape[1] for v in levels] == list(encoder.channels)
+
+
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({"something": torch.zeros(3)}, path)

@@ -170,8 +170,8 @@ def test_it_learns_one_image_by_heart(conv: Encoder) -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:
-            first = float(loss)
-    assert float(loss) < 0.1 * first
+            first = float(loss.detach())
+    assert float(loss.detach()) < 0.1 * first
 
 
 def test_an_odd_depth_or_a_single_level_is_refused(conv: Encoder) -> None:

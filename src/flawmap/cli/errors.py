@@ -17,10 +17,19 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 _reported: list[BaseException] = []
 
 
+def _known(error: BaseException) -> BaseException:
+    """An error of ours for one that a missing package of the extra `torch` raised."""
+    from flawmap.errors import missing_extra
+
+    extra = missing_extra(error) if isinstance(error, ImportError) else None
+    return extra or error
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code that stands for an error."""
     from flawmap.errors import FlawmapError
 
+    error = _known(error)
     if isinstance(error, FlawmapError | USAGE_ERROR):
         return int(error.exit_code)
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
@@ -30,6 +39,7 @@ def as_dict(error: BaseException) -> dict[str, Any]:
     """An error as plain JSON values."""
     from flawmap.errors import FlawmapError
 
+    error = _known(error)
     if isinstance(error, FlawmapError):
         return {**error.to_dict(), "exit_code": exit_code(error)}
     name = type(error).__name__
@@ -44,6 +54,7 @@ def as_text(error: BaseException) -> str:
     """An error for people."""
     from flawmap.errors import FlawmapError
 
+    error = _known(error)
     if isinstance(error, FlawmapError):
         return f"error: {error}"
     if isinstance(error, USAGE_ERROR):

@@ -24,7 +24,8 @@ def map_in_threads(
     """The results in the order of the items.
 
     At most `ahead` items are under way or waiting, so memory does not grow with their number. An
-    error of an item is raised in its turn; then, as when the iterator is closed early, items not
+    error of an item, or of the items' iterator, is raised in its turn, after the results of all
+    items before it; then, as when the iterator is closed early, items not
     yet begun are dropped and the threads end.
 
     Args:
@@ -35,12 +36,23 @@ def map_in_threads(
     """
     pending: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="flawmap-data")
+    source = iter(items)
+    failure: Exception | None = None
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(source)
+            except StopIteration:
+                break
+            except Exception as error:  # Raised again below, after what came before it.
+                failure = error
+                break
             pending.append(pool.submit(work, item))
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

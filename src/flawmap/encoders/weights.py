@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,12 @@ def read(spec: EncoderSpec, file: WeightsFile, like: State) -> dict[str, torch.T
             state = _read_tensors(file.path)
     except WeightsError:
         raise
+    except ImportError as error:
+        raise WeightsError(
+            f"reading these weights needs a package that is not installed: {error.name}",
+            where=str(file.path),
+            hint=f"pip install {error.name}",
+        ) from error
     except Exception as error:  # Readers of third-party formats raise whatever they like.
         raise WeightsError(
             f"the weights cannot be read: {error}",
@@ -139,6 +146,11 @@ def read(spec: EncoderSpec, file: WeightsFile, like: State) -> dict[str, torch.T
             expected="a .safetensors file, or a .pth file that holds tensors only",
             hint="fetch the file again",
         ) from error
+    for name in like:
+        # timm names the parts of some networks anew when it cuts them: stages.0 -> stages_0.
+        whole = re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
+        if name not in state and whole in state:
+            state[name] = state[whole]
     _check(state, like, file.path)
     return {name: state[name] for name in like if name in state}
 

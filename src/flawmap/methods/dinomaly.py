@@ -4,8 +4,8 @@ Source: Guo et al., Dinomaly: The Less Is More Philosophy in Multi-Class Unsuper
 Detection, CVPR 2025, arXiv 2405.14325. Reference code: guojiajeremy/Dinomaly, Apache-2.0.
 
 With a ViT encoder this is the paper's default form. What differs: the image is resized whole
-instead of cropped (the published protocol is `data.resize=crop`), and the number of decoder blocks
-may be smaller for a CPU.
+instead of cropped; maps are smoothed at input size with a full Gaussian, where the published code
+uses a 5 x 5 kernel at 256 x 256; the number of decoder blocks may be smaller for a CPU.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
 brought to one grid (bilinear, after average pooling when it shrinks) and each of its vectors to

@@ -1,9 +1,9 @@
 """Nearest-neighbour search in a bank of vectors, by matrix products.
 
-`exact` compares every query with every vector. `clusters` groups the bank by k-means and compares a
-query only with the vectors of the groups whose centers are nearest to it; it can miss the true
-nearest vector and then gives a slightly larger distance, never a smaller one. On a CPU it does a
-tenth of the work.
+The exact search compares every query with every vector. The grouped search splits the bank by
+k-means, gives each query to the group whose center is nearest, and compares it with the vectors of
+that group and of the groups around it only; it can miss the true nearest vector and then gives a
+slightly larger distance, never a smaller one. On a CPU it does a tenth of the work.
 """
 
 from __future__ import annotations
@@ -32,25 +32,19 @@ class NearestSearch:
     Args:
         bank: (N, D) float32.
         groups: Number of k-means groups; 0 for the exact search.
-        probes: Groups that each query is compared with.
+        share: Share of the bank that each query is compared with.
     """
 
-    def __init__(self, bank: Tensor, *, groups: int = 0, probes: int = 0) -> None:
+    def __init__(self, bank: Tensor, *, groups: int = 0, share: float = 1.0) -> None:
         # Centred vectors have smaller norms, hence smaller rounding errors.
         self.mean = bank.mean(dim=0)
         self.bank = bank - self.mean
-        self.groups = groups if 0 < probes < groups < len(bank) else 0
-        self.probes = probes
-        self.order = torch.arange(len(bank), device=bank.device)
-        if self.groups:
-            self.centers, label = _k_means(self.bank, self.groups)
-            self.probes = min(probes, len(self.centers))
-            order = label.argsort(stable=True)
-            self.bank, self.order = self.bank[order], order
-            sizes = torch.bincount(label, minlength=len(self.centers))
-            self.ends = sizes.cumsum(0).tolist()
-            self.center_norms = self.centers.square().sum(dim=1)
         self.norms = self.bank.square().sum(dim=1)
+        self.candidates: list[Tensor] = []
+        if 1 < groups < len(bank) and share < 1:
+            self.centers, label = _k_means(self.bank, groups)
+            self.center_norms = self.centers.square().sum(dim=1)
+            self.candidates = _candidates(self.centers, label, max(1, round(share * len(bank))))
 
     def __call__(self, queries: Tensor, *, k: int = 1, ignored: Tensor | None = None) -> Tensor:
         """The mean distance of each query to its `k` nearest vectors.
@@ -67,9 +61,9 @@ class NearestSearch:
         own = queries.square().sum(dim=1)
         norms, left = self.norms, len(self.bank)
         if ignored is not None:
-            norms = norms.masked_fill(ignored[self.order], torch.inf)
+            norms = norms.masked_fill(ignored, torch.inf)
             left -= int(ignored.sum())
-        if self.groups and k == 1:
+        if self.candidates and k == 1:
             return (self._probe(queries, norms) + own).clamp_(min=0).sqrt_()
         k = min(k, left)
         found = []
@@ -83,28 +77,40 @@ class NearestSearch:
         return torch.cat(found)
 
     def _probe(self, queries: Tensor, norms: Tensor) -> Tensor:
-        """Smallest squared distance (without the query's norm) inside each query's groups."""
-        n = len(queries)
-        to_centers = squared_distances(queries, self.centers, self.center_norms)
-        chosen = to_centers.topk(self.probes, dim=1, largest=False, sorted=False).indices
-        # Pairs of query and group, sorted by group: each group is one matrix product.
-        order = chosen.flatten().argsort(stable=True)
-        counts = torch.bincount(chosen.flatten(), minlength=len(self.centers)).tolist()
-        rows = order // self.probes
-        values = queries.new_empty(n * self.probes)
-        begin, first = 0, 0
-        for count, end in zip(counts, self.ends, strict=True):
+        """Smallest squared distance (without the query's norm) among each query's candidates."""
+        label = squared_distances(queries, self.centers, self.center_norms).argmin(dim=1)
+        # Queries sorted by group: each group is one matrix product.
+        order = label.argsort(stable=True)
+        queries = queries[order]
+        counts = torch.bincount(label, minlength=len(self.centers)).tolist()
+        found = []
+        begin = 0
+        for count, rows in zip(counts, self.candidates, strict=True):
             if count:
-                part = rows[begin : begin + count]
-                squared = squared_distances(queries[part], self.bank[first:end], norms[first:end])
-                values[order[begin : begin + count]] = squared.amin(dim=1)
-            begin, first = begin + count, end
-        nearest = values.view(n, self.probes).amin(dim=1)
-        # Where every vector of the probed groups is ignored, the whole bank is searched.
+                part = queries[begin : begin + count]
+                squared = squared_distances(part, self.bank[rows], norms[rows])
+                found.append(squared.amin(dim=1))
+            begin += count
+        nearest = torch.cat(found)
+        # Where every candidate is ignored, the whole bank is searched.
         lost = nearest.isinf()
         if lost.any():
             nearest[lost] = squared_distances(queries[lost], self.bank, norms).amin(dim=1)
-        return nearest
+        return torch.empty_like(nearest).index_copy_(0, order, nearest)
+
+
+def _candidates(centers: Tensor, label: Tensor, wanted: int) -> list[Tensor]:
+    """For each group, the rows of the nearest groups that together hold `wanted` vectors."""
+    order = label.argsort(stable=True)
+    sizes = torch.bincount(label, minlength=len(centers))
+    members = order.split(sizes.tolist())  # type: ignore[no-untyped-call]
+    nearest = torch.cdist(centers, centers).argsort(dim=1, stable=True)
+    rows = []
+    for row in nearest:
+        held = sizes[row].cumsum(0)
+        n = int((held < wanted).sum()) + 1
+        rows.append(torch.cat([members[i] for i in row[:n].tolist()]))
+    return rows
 
 
 def _k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ arXiv 2106.08265. Reference code: amazon-science/patchcore-inspection, Apache-2.
 What differs: the encoder's levels are concatenated at their own widths instead of being pooled to
 1024 values; the coreset is the exact greedy one in the full feature space from one seeded start,
 without a random projection; memory is bounded for any number of images, by reducing what was
-gathered to half whenever the limit is reached (greedy k-center sets compose within a constant
-factor); smoothing and pooling are the scoring package's.
+gathered to twice the bank whenever the limit is reached (greedy k-center sets compose within a
+constant factor); smoothing and pooling are the scoring package's.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class PatchCoreConfig(MethodConfig):
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
-    max_bank: int = Field(default=20_000, ge=1)
+    max_bank: int = Field(default=10_000, ge=1)
     """The bank never holds more patches than this."""
-    memory_mib: int = Field(default=1024, ge=16)
-    """Patches gathered before they are reduced."""
+    memory_mib: int = Field(default=2048, ge=16)
+    """Memory for patches gathered before they are reduced, the work space of it included."""
     neighbours: int = Field(default=1, ge=1, le=50)
     """The distance is the mean over this many nearest patches."""
     search: Literal["clusters", "exact"] = "clusters"
     """clusters: on a CPU, compare each patch with the most promising part of the bank only, which
     may overestimate a distance slightly; exact: with the whole bank."""
     probed_share: float = Field(default=0.1, gt=0, le=1)
-    """With search=clusters: the share of the bank's groups that each patch is compared with."""
+    """With search=clusters: the share of the bank that each patch is compared with."""
 
 
 class PatchCore(OnePassMethod):
@@ -89,7 +89,8 @@ class PatchCore(OnePassMethod):
         self._gathered_owners: list[Tensor] = []
         self._seen = 0
         self._held = 0
-        self._limit = max(config.max_bank * 2, config.memory_mib * 2**20 // (width * 4))
+        # Reducing holds a centred copy beside the patches.
+        self._limit = max(4 * config.max_bank, config.memory_mib * 2**20 // (width * 4 * 3))
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ class PatchCore(OnePassMethod):
         self._seen += batch * per_image
         self._held += batch * per_image
         if self._held > self._limit:
-            self._reduce(self._limit // 2, start=0)
+            self._reduce(max(2 * self.config.max_bank, self._limit // 20), start=0)
 
     def finalise(self, generator: torch.Generator) -> None:
         if not self._held:
@@ -188,8 +189,7 @@ class PatchCore(OnePassMethod):
             # On a GPU the whole product is faster than many small ones.
             grouped = self.config.search == "clusters" and not self.bank.is_cuda
             groups = round(self.bank.shape[0] ** 0.5) if grouped else 0
-            probes = max(1, round(groups * self.config.probed_share))
-            self._search = NearestSearch(self.bank, groups=groups, probes=probes)
+            self._search = NearestSearch(self.bank, groups=groups, share=self.config.probed_share)
         return self._search
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,9 @@ class Calibration:
 
     rate: float
     categories: Mapping[str, CategoryCalibration]
+    _found: dict[tuple[str, str], Threshold | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def _find(self, category: str) -> CategoryCalibration | None:
         if category in self.categories:
@@ -136,22 +139,28 @@ class Calibration:
         return CategoryCalibration(
             scores=np.concatenate([p.scores for p in parts]),
             peaks=np.concatenate([p.peaks for p in parts]),
-            exact=all(p.exact for p in parts),
+            # Exchangeable with all products together, not with one of them.
+            exact=all(p.exact for p in parts) and len(parts) == 1,
         )
 
     def threshold(self, category: str = EVERY) -> Threshold | None:
         """The image threshold; over all categories together for one that was never seen."""
-        found = self._find(category)
-        if found is None or found.scores.size == 0:
-            return None
-        return conformal(found.scores, self.rate, exact=found.exact)
+        return self._threshold("scores", category)
 
     def pixel_threshold(self, category: str = EVERY) -> Threshold | None:
         """The map threshold: at most `rate` of good images show any px above it."""
-        found = self._find(category)
-        if found is None or found.peaks.size == 0:
-            return None
-        return conformal(found.peaks, self.rate, exact=found.exact)
+        return self._threshold("peaks", category)
+
+    def _threshold(self, kind: str, category: str) -> Threshold | None:
+        # Asked for every image: sorting the good scores each time would cost more than the map.
+        key = (kind, category)
+        if key not in self._found:
+            found = self._find(category)
+            if found is None or found.scores.size == 0:
+                self._found[key] = None
+            else:
+                self._found[key] = conformal(getattr(found, kind), self.rate, exact=found.exact)
+        return self._found[key]
 
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""

@@ -17,7 +17,6 @@ from flawmap.types import FloatArray, Geometry
 _TRUNCATE = 4.0
 
 
-@lru_cache(maxsize=512)
 def _interpolation(n_out: int, n_in: int, scale: float, shift: float) -> npt.NDArray[np.float64]:
     """(n_out, n_in) linear interpolation; output px i lies at (i + 0.5) * scale + shift - 0.5.
 
@@ -34,7 +33,7 @@ def _interpolation(n_out: int, n_in: int, scale: float, shift: float) -> npt.NDA
     return matrix
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
     """(n, n) Gaussian smoothing; at the borders the kernel is renormalised over what exists."""
     if sigma == 0:
@@ -45,13 +44,13 @@ def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16)
 def _to_input(n_input: int, n_raw: int, sigma: float) -> npt.NDArray[np.float32]:
     up = _interpolation(n_input, n_raw, n_raw / n_input, 0.0)
     return (_gaussian(n_input, sigma) @ up).astype(np.float32)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _to_output(
     n_out: int, n_resized: int, offset: int, n_input: int, n_raw: int, sigma: float
 ) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -95,6 +96,10 @@ def _on_disk(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor
     size = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
     # The file has no name once it is open, so nothing is left behind after a crash.
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(size, 1))
+        if hasattr(os, "posix_fallocate"):
+            # A hole that finds the disk full later would kill the process.
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        else:
+            file.truncate(max(size, 1))
         room = np.memmap(file, dtype=np.uint8, mode="r+", shape=(max(size, 1),))
     return torch.from_numpy(room).view(dtype).view(shape)

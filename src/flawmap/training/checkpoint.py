@@ -68,7 +68,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], d
                 else:
                     index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
                     optimizer.setdefault(int(index), {})[key] = tensor
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FitError(
             f"the checkpoint cannot be read: {error}",
             where=str(path),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ import torch
 import flawmap
 from flawmap.config import Config
 from flawmap.data.loader import load_batches
+from flawmap.data.pool import default_threads
 from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.transform import Transform
 from flawmap.data.verify import verify
@@ -80,7 +80,7 @@ def fit_table(
     Args:
         table: The data; only its train and validation splits are read.
         config: Everything that decides what the fit does.
-        run_folder: Where checkpoints lie while the fit runs; removed when it ends well.
+        run_folder: Where checkpoints lie; the caller removes it once the result is safe.
         resume: Go on from the checkpoint in that folder.
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
@@ -117,7 +117,7 @@ class _Fit:
         self.timing = _Timing()
         budget = config.training.time_budget_seconds
         self.deadline = None if budget is None else time.monotonic() + budget
-        self.threads = config.training.threads or os.cpu_count() or 1
+        self.threads = config.training.threads or default_threads()
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
     def run(self) -> Detector:
@@ -174,7 +174,6 @@ class _Fit:
             device=describe_device(self.fabric.device),
             precision=str(self.fabric._precision.precision),
         )
-        shutil.rmtree(self.run_folder, ignore_errors=True)
         return detector
 
     def _verified(self) -> tuple[tuple[Sample, ...], tuple[Problem, ...], str]:
@@ -233,7 +232,7 @@ class _Fit:
                 )
                 learn += train_part
                 continue
-            n = max(_LEAST_HELD_OUT, n)
+            n = min(max(_LEAST_HELD_OUT, n), len(train_part) - _LEAST_HELD_OUT)
             order = _category_rng(self.config.seed, category).permutation(len(train_part))
             chosen = {int(i) for i in order[:n]}
             held_out += [s for i, s in enumerate(train_part) if i in chosen]

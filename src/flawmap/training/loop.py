@@ -38,12 +38,14 @@ class Curve:
         steps: Iterations done.
         planned: Iterations planned; more than `steps` when the time budget ended the run.
         seconds: Time spent in the loop, over all its parts.
+        fixed: Whether a time budget has set the plan already.
         losses: (iteration, mean loss since the entry before).
     """
 
     steps: int = 0
     planned: int = 0
     seconds: float = 0.0
+    fixed: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -93,6 +95,7 @@ def train(
             steps=info["steps"],
             planned=info["planned"],
             seconds=info["seconds"],
+            fixed=info["fixed"],
             losses=[(int(i), float(v)) for i, v in info["losses"]],
         )
         progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
@@ -101,7 +104,7 @@ def train(
     method.train()
     began, base = time.monotonic(), curve.seconds
     saved_at, first = began, curve.steps
-    plan = deadline is not None and curve.steps == 0
+    plan = deadline is not None and not curve.fixed
     window: list[Tensor] = []
 
     def save() -> None:
@@ -114,6 +117,7 @@ def train(
                 "steps": curve.steps,
                 "planned": curve.planned,
                 "seconds": curve.seconds,
+                "fixed": curve.fixed,
                 "losses": curve.losses,
             },
         )
@@ -128,16 +132,20 @@ def train(
             with _seeded(seed, step, fabric.device), fabric.autocast():
                 loss = module.loss(features, step)
             fabric.backward(loss)
+            window.append(loss.detach().float())
             if method.clip_norm is not None:
-                fabric.clip_gradients(
+                norm = fabric.clip_gradients(
                     module, wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
                 )
-            window.append(loss.detach())
+                # A finite loss with a gradient that is not would spoil the weights all the same.
+                window[-1] = window[-1] + 0 * torch.as_tensor(norm).detach().float()
             # Looking at the loss of a GPU waits for it, so there it is looked at now and then, but
             # always before a checkpoint: what is saved is good.
             now = time.monotonic()
             due = now - saved_at >= config.checkpoint_seconds
-            if fabric.device.type == "cpu" or step % _CHECK_EVERY == 0 or due:
+            last = step + 1 == curve.planned
+            check = step % _CHECK_EVERY == 0 or due or last or stop.requested
+            if fabric.device.type == "cpu" or check:
                 _finite(window, step, checkpoint_path)
             wrapped.step()
             optimizer.zero_grad(set_to_none=True)
@@ -160,6 +168,7 @@ def train(
             if deadline is not None:
                 now = time.monotonic()
                 if plan and curve.steps - first == _PLAN_AFTER:
+                    curve.fixed = True
                     per_step = (now - began) / _PLAN_AFTER
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
                     curve.planned = max(curve.steps, min(config.iterations, possible))
@@ -171,6 +180,8 @@ def train(
                 elif now >= deadline:
                     progress.note(f"the time budget ended the fit at iteration {curve.steps}")
                     break
+        # Whatever fails from here on, --resume finds these weights.
+        save()
     method.eval()
     return curve
 
