@@ -27,6 +27,7 @@ from flawmap.data.samples import SampleTable
 from flawmap.data.transform import Transform
 from flawmap.detector import Detector
 from flawmap.encoders.encoder import pretrained, resolve
+from flawmap.training.device import precision_of
 from flawmap.types import Sample
 
 CASES: dict[str, dict[str, Any]] = {
@@ -105,7 +106,7 @@ def run(
         "method": name,
         "encoder": config.encoder.name,
         "size": config.data.size[0],
-        "precision": str(detector.fabric._precision.precision),
+        "precision": precision_of(detector.fabric),
         "end_to_end_images_per_second": round(n / statistics.median(seconds["end"]), 1),
         "bare_images_per_second": round(n / statistics.median(seconds["bare"]), 1),
         "timm_float32_images_per_second": round(n / statistics.median(seconds["timm"]), 1),

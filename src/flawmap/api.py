@@ -202,9 +202,17 @@ def evaluate(
     if categories is not None:
         data = data.only(categories)
     elif known := [c for c in data.categories if c in detector.categories]:
+        others = [c for c in data.categories if c not in known]
         data = data.only(known)
+        if others:
+            note = f"left out, since the detector was not fitted on them: {', '.join(others)}"
+            data = replace(data, notes=(*data.notes, note))
     if skip_bad:
-        checked = verify(replace(data, samples=data.select(split="test")))
+        checked = verify(
+            replace(data, samples=data.select(split="test")),
+            threads=detector.config.training.threads or None,
+            white_level=detector.config.data.white_level,
+        )
         data = replace(checked.table, problems=checked.problems)
     result = evaluate_table(detector, data, progress=progress)
     if report is not None:

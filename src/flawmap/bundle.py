@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from flawmap.errors import BundleError
-from flawmap.files import atomic_path
+from flawmap.files import write_tensors
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 
 FORMAT = "flawmap-bundle"
@@ -88,11 +88,7 @@ def write(bundle: Bundle, path: Path) -> None:
         "manifest": text,
         "digest": _digest(text, tensors),
     }
-    with atomic_path(path, error=BundleError) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+    write_tensors(lambda p: save_file(tensors, p, metadata=metadata), path, error=BundleError)
 
 
 def read(path: Path) -> Bundle:

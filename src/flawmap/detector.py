@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -25,12 +26,13 @@ from flawmap.data.samples import list_images
 from flawmap.data.transform import Transform
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
-from flawmap.errors import BundleError, ConfigError, FitError, unknown_name
+from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, unknown_name
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
+from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
-from flawmap.training.device import make_fabric
+from flawmap.training.device import make_fabric, precision_of
 from flawmap.types import Batch, FloatArray, Geometry, Prediction, Sample
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
@@ -209,7 +211,7 @@ class Detector:
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
         )
-        with closing(batches):
+        with closing(batches), one_blas_thread():
             for batch in batches:
                 yield from self._raw(batch, numbers)
 
@@ -343,6 +345,7 @@ def load(
             hint="install the same weights, or fit again",
         )
     fabric = make_fabric(config.training)
+    _compare_precision(found.info["fitted"].get("precision"), fabric, path)
     encoder.to(fabric.device)
     cls = METHODS.load(config.method.name)
     models: dict[str, Method] = {}
@@ -359,6 +362,18 @@ def load(
         calibration=found.calibration,
         fitted=Fitted(**found.info["fitted"]),
     )
+
+
+def _compare_precision(fitted: str | None, fabric: Fabric, path: Path) -> None:
+    here = precision_of(fabric)
+    if fitted and fitted != here:
+        warnings.warn(
+            f"{path} was fitted with precision {fitted}; here {here} is used, so scores may differ "
+            "a little from those that set the threshold. If it matters, run 'flawmap calibrate' "
+            "with good images on this machine.",
+            FlawmapWarning,
+            stacklevel=3,
+        )
 
 
 def _arrays(state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:

@@ -66,6 +66,10 @@ class FlawmapError(Exception):
         }
 
 
+class FlawmapWarning(UserWarning):
+    """Something that a user should know and that stops nothing."""
+
+
 class ConfigError(FlawmapError):
     """An option, a name or a configuration file is wrong."""
 

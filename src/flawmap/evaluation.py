@@ -95,7 +95,8 @@ class Evaluation:
     Attributes:
         categories: By name, sorted.
         mean: Unweighted mean of each metric over the categories where it is defined.
-        seconds: Time from files to maps and scores, without the metrics.
+        seconds: Time from files to maps and scores, without the metrics; images that are read
+            ahead during those make it a little short.
         data: Root, format and fingerprint of the data.
         notes: What a reader of the figures should know.
     """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from flawmap.errors import FlawmapError
 
@@ -23,16 +25,12 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = target.parent / f".{target.name[:200]}.{secrets.token_hex(4)}"
+        # Made with the rights of any other new file, and never over another one.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result gets the rights of any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as reason:
         full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -44,6 +42,22 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[FlawmapError]) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        save: Writes the tensors to the path it is given, as `safetensors` does.
+        target: The file to be written.
+        error: As for `atomic_path`.
+    """
+    with atomic_path(target, error=error) as path:
+        try:
+            save(path)
+        except SafetensorError as reason:
+            full = "No space" in str(reason)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(reason)) from reason
 
 
 def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:

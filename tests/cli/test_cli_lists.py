@@ -35,7 +35,7 @@ def test_options_are_explained(arguments: list[str], capsys: pytest.CaptureFixtu
     assert run(["methods", *arguments]) == 0
     text = capsys.readouterr().out
     assert "method.coreset_ratio  (float, > 0, <= 1) = 0.1\n        Share of all patches" in text
-    assert "method.max_bank  (int, >= 1) = 10000 [preset gpu: 100000]" in text
+    assert "method.max_bank  (int, >= 1) = 50000 [preset gpu: 100000]" in text
     assert "encoder.name  (str) = lite0" in text
     assert "dinomaly" not in text
 

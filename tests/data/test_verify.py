@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from flawmap.data import UnreadableFilesError, read_data, require_readable, verify_data
-from flawmap.data.pool import default_threads, map_in_threads
+from flawmap.data.pool import map_in_threads
 from flawmap.errors import DataError
+from flawmap.resources import default_threads
 
 WriteImage = Callable[..., Path]
 

@@ -24,15 +24,15 @@ def plain(source: tuple[int, int], size: tuple[int, int]) -> Geometry:
 
 def test_upsampling_is_bilinear_with_half_pixel_centers() -> None:
     wanted = F.interpolate(torch.from_numpy(raw())[None, None], (64, 48), mode="bilinear")
-    found = smooth_on_input(raw(), (64, 48), sigma=0)
+    found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=0)
     np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-6)
 
 
 def test_smoothing_is_a_gaussian() -> None:
-    up = smooth_on_input(raw(), (64, 48), sigma=0)
+    up = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=0)
     wanted = ndimage.gaussian_filter(up.astype(np.float64), 3.0, mode="constant", truncate=4.0)
     weight = ndimage.gaussian_filter(np.ones_like(up, dtype=np.float64), 3.0, mode="constant")
-    found = smooth_on_input(raw(), (64, 48), sigma=3.0)
+    found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=3.0)
     np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
 
 
@@ -64,10 +64,20 @@ def test_padding_has_no_part_in_the_score() -> None:
     assert score == peak == pytest.approx((15 / 16) ** 2)
 
 
+def test_padding_does_not_leak_into_the_image() -> None:
+    """A hot raw px of the padding leaves the smoothed image where it would be without it."""
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = np.ones((8, 8), np.float32)
+    grid[0] = 1000.0  # input rows 0..8; interpolation carries it to row 11, smoothing further
+    score, _ = Scorer(ScoringConfig(sigma=6)).score(grid, geometry)
+    assert score == pytest.approx(1.0, rel=1e-5)
+    np.testing.assert_allclose(resample(grid, geometry, sigma=6), 1.0, rtol=1e-5)
+
+
 def test_a_crop_gives_the_edge_value_outside() -> None:
     geometry = Geometry(source=(100, 100), resized=(80, 80), offset=(16, 16), input=(48, 48))
     found = resample(raw(6, 6), geometry, sigma=0)
-    inner = smooth_on_input(raw(6, 6), (48, 48), sigma=0)
+    inner = smooth_on_input(raw(6, 6), geometry, sigma=0)
     assert found[0, 0] == pytest.approx(inner[0, 0], abs=1e-6)
     assert found[99, 99] == pytest.approx(inner[-1, -1], abs=1e-6)
 

@@ -17,7 +17,7 @@ import torch
 
 import flawmap
 from flawmap.api import seconds
-from flawmap.errors import ConfigError, FitError
+from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
@@ -166,6 +166,51 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(
     assert all(torch.isfinite(t).all() for t in state.values())
 
 
+def test_a_gradient_that_is_no_number_keeps_the_last_good_state(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is finite, its gradient is not: the step must not be taken."""
+    good = Dinomaly.loss
+
+    def bad(self: Dinomaly, features: Any, step: int) -> torch.Tensor:
+        loss = good(self, features, step)
+        if step == 15:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    monkeypatch.setattr(Dinomaly, "loss", bad)
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    with pytest.raises(FitError, match="at iteration 15"):
+        flawmap.fit(rings, output=tmp_path / "x.flawmap", method="dinomaly", options=options)
+    from flawmap.training.checkpoint import load
+
+    state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
+    assert info["steps"] == 15
+    assert all(torch.isfinite(t).all() for t in state.values())
+
+
+def test_a_bundle_that_cannot_be_written_costs_no_training(
+    whole: flawmap.Detector, rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.flawmap"
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flawmap.bundle.save_file", full)
+        with pytest.raises(BundleError, match="the disk is full"):
+            flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS)
+
+    def untouched(*args: Any) -> torch.Tensor:
+        raise AssertionError("nothing is left to learn")
+
+    monkeypatch.setattr(Dinomaly, "loss", untouched)
+    resumed = flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, resume=True)
+    assert same(resumed, whole)
+    assert output.exists()
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(
     rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,13 +229,10 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
 def test_the_time_budget_plans_the_iterations(rings: Path) -> None:
     options = {**OPTIONS, "training.iterations": 1_000_000}
-    began = time.monotonic()
     detector = flawmap.fit(rings, method="dinomaly", time_budget="4s", options=options)
-    taken = time.monotonic() - began
     curve = detector.fitted.curves["*"]
     assert 8 < curve["planned"] < 1_000_000
     assert curve["steps"] <= curve["planned"]
-    assert taken < 30
 
 
 @pytest.mark.parametrize(

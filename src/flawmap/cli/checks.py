@@ -14,10 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from flawmap.resources import available_memory, usable_cores
+
 Status = Literal["ok", "warning", "error"]
 
 _OLDEST_PYTHON = (3, 10)
-_REQUIRED = ("numpy", "scipy", "pillow", "pydantic", "safetensors", "pyyaml", "typer", "rich")
+_REQUIRED = (
+    *("numpy", "scipy", "pillow", "pydantic", "safetensors"),
+    *("pyyaml", "threadpoolctl", "typer", "rich"),
+)
 _TORCH = ("torch", "torchvision", "timm", "lightning-fabric")
 _MIB = 2**20
 
@@ -101,9 +106,8 @@ def _torch() -> Iterator[Check]:
             "torch with torchvision and timm",
             "error",
             f"they do not import together: {' '.join(str(error).split())}",
-            "install torch and torchvision anew from the same index, in one command: "
-            "pip install --force-reinstall torch torchvision --index-url "
-            "https://download.pytorch.org/whl/cpu",
+            "install torch and torchvision anew from the same place, in one command: "
+            "pip install --force-reinstall torch torchvision",
         )
         return
     yield Check("torch with torchvision and timm", "ok", "they import together")
@@ -169,13 +173,6 @@ def _threads() -> Iterator[Check]:
     yield Check("threads", "ok", found)
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _memory() -> Iterator[Check]:
     free = available_memory()
     if free is None:
@@ -192,23 +189,6 @@ def _memory() -> Iterator[Check]:
         )
     else:
         yield Check("memory", "ok", f"{mib} MiB available")
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take, or None where that cannot be told."""
-    amounts = []
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                amounts.append(int(line.split()[1]) * 1024)
-        # A container's own limit may be far below the machine's memory.
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        if limit.isdecimal():
-            used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
-            amounts.append(int(limit) - int(used))
-    except (OSError, ValueError):
-        pass
-    return min(amounts, default=None)
 
 
 def _disk() -> Iterator[Check]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -19,6 +20,7 @@ from flawmap.cli.errors import (
     is_reported,
 )
 from flawmap.cli.show import json_out, note
+from flawmap.errors import FlawmapWarning
 
 _EPILOG = """\b
 A first try, with pictures of good parts in the folder 'photos':
@@ -76,7 +78,23 @@ def main() -> None:
     if hasattr(sys.stdout, "reconfigure"):
         # A name that the terminal's encoding lacks is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     sys.exit(run(sys.argv[1:]))
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours read as any other note; those of libraries keep Python's own form."""
+    if issubclass(category, FlawmapWarning):
+        note(f"note: {message}")
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:

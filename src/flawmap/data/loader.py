@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from flawmap.data.images import MAX_PIXELS, RgbArray, read_image
-from flawmap.data.pool import default_threads, map_in_threads
+from flawmap.data.pool import map_in_threads
 from flawmap.data.transform import Transform
 from flawmap.errors import ConfigError
+from flawmap.resources import default_threads
 from flawmap.types import Batch, Geometry, Sample
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +11,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def default_threads() -> int:
-    """As many threads as this process may use cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, cores or 1))
-
-
 def map_in_threads(
     work: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int
 ) -> Generator[R, None, None]:
@@ -25,8 +18,8 @@ def map_in_threads(
 
     At most `ahead` items are under way or waiting, so memory does not grow with their number. An
     error of an item, or of the items' iterator, is raised in its turn, after the results of all
-    items before it; then, as when the iterator is closed early, items not
-    yet begun are dropped and the threads end.
+    items before it; then, as when the iterator is closed early, items not yet begun are dropped and
+    the threads end.
 
     Args:
         work: Called in a thread for each item.

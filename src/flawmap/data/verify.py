@@ -12,9 +12,10 @@ import numpy as np
 
 from flawmap.data.check import require_sound
 from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image, read_mask
-from flawmap.data.pool import default_threads, map_in_threads
+from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
 from flawmap.errors import DataError
+from flawmap.resources import default_threads
 from flawmap.types import Sample
 
 _CHUNK = 1 << 20

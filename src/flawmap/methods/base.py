@@ -12,7 +12,7 @@ The encoder's weights are not part of a method's `state_dict`; a bundle stores t
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -133,8 +133,15 @@ class OnePassMethod(Method):
         """Take in a batch of good images' features; `images` are their numbers in the data."""
 
     @abc.abstractmethod
-    def finalise(self, generator: torch.Generator) -> None:
-        """End the fit."""
+    def finalise(
+        self, generator: torch.Generator, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """End the fit.
+
+        Args:
+            generator: Draws all that is random.
+            on_progress: Called now and then with (done, total); it may raise to stop the fit.
+        """
 
     def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
         """Raw maps of images of the fit, as if each had not been learnt."""

@@ -12,7 +12,7 @@ constant factor); smoothing and pooling are the scoring package's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,7 +41,7 @@ class PatchCoreConfig(MethodConfig):
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
-    max_bank: int = Field(default=10_000, ge=1)
+    max_bank: int = Field(default=50_000, ge=1)
     """The bank never holds more patches than this."""
     memory_mib: int = Field(default=2048, ge=16)
     """Memory for patches gathered before they are reduced, the work space of it included."""
@@ -50,7 +50,7 @@ class PatchCoreConfig(MethodConfig):
     search: Literal["clusters", "exact"] = "clusters"
     """clusters: on a CPU, compare each patch with the most promising part of the bank only, which
     may overestimate a distance slightly; exact: with the whole bank."""
-    probed_share: float = Field(default=0.1, gt=0, le=1)
+    probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
 
 
@@ -138,7 +138,9 @@ class PatchCore(OnePassMethod):
         if self._held > self._limit:
             self._reduce(max(2 * self.config.max_bank, self._limit // 20), start=0)
 
-    def finalise(self, generator: torch.Generator) -> None:
+    def finalise(
+        self, generator: torch.Generator, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
         if not self._held:
             raise FitError(
                 "no good image was observed", where="patchcore", hint="give at least one good image"
@@ -146,17 +148,19 @@ class PatchCore(OnePassMethod):
         wanted = max(1, int(self._seen * self.config.coreset_ratio))
         wanted = min(wanted, self.config.max_bank, self._held)
         start = int(torch.randint(self._held, (1,), generator=generator))
-        self._reduce(wanted, start=start)
+        self._reduce(wanted, start=start, on_progress=on_progress)
         self.bank = self._gathered[0].contiguous()
         self._owners = self._gathered_owners[0]
         self._gathered, self._gathered_owners, self._held = [], [], 0
         self._search = None
 
-    def _reduce(self, n: int, *, start: int) -> None:
+    def _reduce(
+        self, n: int, *, start: int, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
         points = torch.cat(self._gathered)
         owners = torch.cat(self._gathered_owners)
         self._gathered, self._gathered_owners = [], []
-        kept = greedy_coreset(points, n, start=start)
+        kept = greedy_coreset(points, n, start=start, on_progress=on_progress)
         self._gathered = [points[kept]]
         self._gathered_owners = [owners[kept.cpu()]]
         self._held = len(kept)
@@ -185,7 +189,7 @@ class PatchCore(OnePassMethod):
         return torch.stack(maps).view(-1, 1, *self.grid)
 
     def _searcher(self) -> NearestSearch:
-        if self._search is None:
+        if self._search is None or self._search.bank.device != self.bank.device:
             # On a GPU the whole product is faster than many small ones.
             grouped = self.config.search == "clusters" and not self.bank.is_cuda
             groups = round(self.bank.shape[0] ** 0.5) if grouped else 0

@@ -17,61 +17,75 @@ from flawmap.types import FloatArray, Geometry
 _TRUNCATE = 4.0
 
 
-def _interpolation(n_out: int, n_in: int, scale: float, shift: float) -> npt.NDArray[np.float64]:
+def _interpolation(
+    n_out: int, n_in: int, scale: float, shift: float, low: int = 0, high: int | None = None
+) -> npt.NDArray[np.float64]:
     """(n_out, n_in) linear interpolation; output px i lies at (i + 0.5) * scale + shift - 0.5.
 
-    Positions outside the first and the last centre take the edge value.
+    Positions outside the centres of px `low` and `high` - 1 take the value there.
     """
-    at = np.clip((np.arange(n_out) + 0.5) * scale + shift - 0.5, 0, n_in - 1)
-    low = np.minimum(np.floor(at).astype(int), n_in - 1)
-    high = np.minimum(low + 1, n_in - 1)
-    weight = at - low
+    last = (n_in if high is None else high) - 1
+    at = np.clip((np.arange(n_out) + 0.5) * scale + shift - 0.5, low, last)
+    before = np.minimum(np.floor(at).astype(int), n_in - 1)
+    after = np.minimum(before + 1, n_in - 1)
+    weight = at - before
     matrix = np.zeros((n_out, n_in))
     rows = np.arange(n_out)
-    np.add.at(matrix, (rows, low), 1 - weight)
-    np.add.at(matrix, (rows, high), weight)
+    np.add.at(matrix, (rows, before), 1 - weight)
+    np.add.at(matrix, (rows, after), weight)
     return matrix
 
 
 @lru_cache(maxsize=8)
-def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
-    """(n, n) Gaussian smoothing; at the borders the kernel is renormalised over what exists."""
+def _gaussian(n: int, sigma: float, low: int, high: int) -> npt.NDArray[np.float64]:
+    """(n, n) Gaussian smoothing of what lies in low..high - 1.
+
+    At the borders, and at those of a padding, the kernel is renormalised over what exists.
+    """
     if sigma == 0:
         return np.eye(n)
     distance = np.arange(n)[:, None] - np.arange(n)[None, :]
     kernel = np.exp(-0.5 * (distance / sigma) ** 2)
     kernel[np.abs(distance) > np.ceil(_TRUNCATE * sigma)] = 0
+    kernel[low:high, :low] = 0
+    kernel[low:high, high:] = 0
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
 @lru_cache(maxsize=16)
-def _to_input(n_input: int, n_raw: int, sigma: float) -> npt.NDArray[np.float32]:
+def _to_input(
+    n_input: int, n_raw: int, sigma: float, low: int, high: int
+) -> npt.NDArray[np.float32]:
     up = _interpolation(n_input, n_raw, n_raw / n_input, 0.0)
-    return (_gaussian(n_input, sigma) @ up).astype(np.float32)
+    return (_gaussian(n_input, sigma, low, high) @ up).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
 def _to_output(
     n_out: int, n_resized: int, offset: int, n_input: int, n_raw: int, sigma: float
 ) -> npt.NDArray[np.float32]:
-    back = _interpolation(n_out, n_input, n_resized / n_out, -float(offset))
-    smooth_up = _gaussian(n_input, sigma) @ _interpolation(n_input, n_raw, n_raw / n_input, 0.0)
+    low, high = _shown(n_resized, offset, n_input)
+    back = _interpolation(n_out, n_input, n_resized / n_out, -float(offset), low, high)
+    smooth_up = _to_input(n_input, n_raw, sigma, low, high)
     return (back @ smooth_up).astype(np.float32)
 
 
-def smooth_on_input(raw: FloatArray, input_size: tuple[int, int], *, sigma: float) -> FloatArray:
+def smooth_on_input(raw: FloatArray, geometry: Geometry, *, sigma: float) -> FloatArray:
     """Raw maps, upsampled to the network input and smoothed there.
+
+    Padding does not leak into the image.
 
     Args:
         raw: (..., h, w) float32.
-        input_size: (H, W) of the network input in px.
+        geometry: How the source became the input.
         sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
 
     Returns:
-        (..., H, W) float32.
+        (..., H, W) float32 over the whole input.
     """
-    rows = _to_input(input_size[0], raw.shape[-2], sigma)
-    columns = _to_input(input_size[1], raw.shape[-1], sigma)
+    (top, bottom), (left, right) = _window(geometry)
+    rows = _to_input(geometry.input[0], raw.shape[-2], sigma, top, bottom)
+    columns = _to_input(geometry.input[1], raw.shape[-1], sigma, left, right)
     return np.asarray(rows @ raw @ columns.T, dtype=np.float32)
 
 
@@ -103,10 +117,18 @@ def resample(
 
 def inside(geometry: Geometry) -> tuple[slice, slice]:
     """The part of the network input that shows the image, without its padding."""
-    slices = []
-    for resized, offset, n in zip(geometry.resized, geometry.offset, geometry.input, strict=True):
-        slices.append(slice(max(0, -offset), min(n, resized - offset)))
-    return slices[0], slices[1]
+    rows, columns = _window(geometry)
+    return slice(*rows), slice(*columns)
+
+
+def _window(geometry: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
+    rows, columns = zip(geometry.resized, geometry.offset, geometry.input, strict=True)
+    return _shown(*rows), _shown(*columns)
+
+
+def _shown(n_resized: int, offset: int, n_input: int) -> tuple[int, int]:
+    """First and last + 1 px of an input axis that show the image."""
+    return max(0, -offset), min(n_input, n_resized - offset)
 
 
 def pool(smoothed: FloatArray, *, pooling: str, top_fraction: float) -> float:

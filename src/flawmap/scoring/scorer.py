@@ -27,7 +27,7 @@ class Scorer:
             raw: (h, w) float32.
             geometry: How the source became the input.
         """
-        smoothed = smooth_on_input(raw, geometry.input, sigma=self.config.sigma)
+        smoothed = smooth_on_input(raw, geometry, sigma=self.config.sigma)
         seen = smoothed[inside(geometry)]
         peak = float(seen.max())
         if self.config.pooling == "max":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flawmap.config import TrainingConfig
 from flawmap.methods.base import Features
+from flawmap.resources import available_memory
 
 Place = Literal["memory", "disk"]
 
@@ -36,24 +37,15 @@ def choose_place(
     if config.cache == "off":
         return None
     need = sum(t[0].numel() * t.element_size() for t in first) * images
-    in_memory = need <= min(config.cache_memory_mib * 2**20, _available_memory() // 2)
+    free = available_memory()
+    room = config.cache_memory_mib * 2**20
+    in_memory = need <= (room if free is None else min(room, free // 2))
     if config.cache == "memory" or (config.cache == "auto" and in_memory):
         return "memory" if in_memory else None
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    fits = need <= min(config.cache_disk_mib * 2**20, free // 2)
+    on_disk = shutil.disk_usage(folder).free
+    fits = need <= min(config.cache_disk_mib * 2**20, on_disk // 2)
     return "disk" if fits else None
-
-
-def _available_memory() -> int:
-    """Memory that can be used without swapping, in bytes; a large number if unknown."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 2**62
 
 
 class FeatureCache:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flawmap.errors import FitError
-from flawmap.files import atomic_path
+from flawmap.files import write_tensors
 
 _METHOD = "method."
 _OPTIMIZER = "optimizer."
@@ -43,11 +43,8 @@ def save(
             for name, value in state.items():
                 value = value if isinstance(value, Tensor) else torch.tensor(value)
                 tensors[f"{_OPTIMIZER}{index}.{name}"] = _plain(value)
-    with atomic_path(path, error=FitError) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"info": json.dumps(info)})
-        except SafetensorError as error:
-            raise OSError(28 if "No space" in str(error) else 5, str(error)) from error
+    metadata = {"info": json.dumps(info)}
+    write_tensors(lambda p: save_file(tensors, p, metadata=metadata), path, error=FitError)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[str, Any]]:

@@ -46,6 +46,11 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         return Fabric(accelerator=device, devices=1, precision=precision)
 
 
+def precision_of(fabric: Fabric) -> str:
+    """The precision in force, "32-true" or "bf16-mixed"."""
+    return str(fabric._precision.precision)
+
+
 def computes_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 natively, so that it is faster than float32."""
     if device == "cuda":

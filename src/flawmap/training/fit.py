@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,37 +18,28 @@ import torch
 import flawmap
 from flawmap.config import Config
 from flawmap.data.loader import load_batches
-from flawmap.data.pool import default_threads
 from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.transform import Transform
-from flawmap.data.verify import verify
+from flawmap.data.verify import ImageFacts, verify
 from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import DataError
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.progress import Progress, Silent
 from flawmap.registry import METHODS
-from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, needed
-from flawmap.training import checkpoint
+from flawmap.resources import default_threads
+from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration
 from flawmap.training.cache import FeatureCache, choose_place
-from flawmap.training.device import describe_device, make_fabric
+from flawmap.training.device import describe_device, make_fabric, precision_of
 from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.loop import Curve, batch_rows, epoch_order, streamed, train
+from flawmap.training.plan import Plan, make_plan
 from flawmap.types import Batch, Sample, categories_of
 
-_LEAST_HELD_OUT = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Which good images teach, and which set the threshold."""
-
-    learn: tuple[Sample, ...]
-    held_out: tuple[Sample, ...]
-    leave_out: tuple[str, ...]
-    """Categories whose threshold comes from leaving each learnt image out."""
+_SCORE_COST = 3
+"""Scoring an image takes about this many times as long as its features alone."""
 
 
 @dataclass(slots=True)
@@ -118,6 +107,8 @@ class _Fit:
         budget = config.training.time_budget_seconds
         self.deadline = None if budget is None else time.monotonic() + budget
         self.threads = config.training.threads or default_threads()
+        self._numbers: dict[str, int] = {}
+        self._extract_seconds = 0.0
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
     def run(self) -> Detector:
@@ -131,7 +122,8 @@ class _Fit:
         encoder.to(self.fabric.device)
         good, problems, content = self._verified()
         self.timing.mark("read images")
-        plan = self._plan(good, issubclass(cls, OnePassMethod) and cls.can_leave_out)
+        can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
+        plan = make_plan(good, config, can_leave_out, note=self.progress.note)
         self._prepare_folder()
         models: dict[str, Method] = {}
         curves: dict[str, Curve] = {}
@@ -141,7 +133,8 @@ class _Fit:
             for index, name in enumerate(parts):
                 learn = [s for s in plan.learn if name in (EVERY, s.category)]
                 method = self._new_method(cls, encoder, index)
-                curve = self._learn(method, learn, index, len(parts), name, identity)
+                share = 1 / (len(parts) - index)
+                curve = self._learn(method, learn, index, share, len(plan.held_out), name, identity)
                 models[name] = method
                 if curve is not None:
                     curves[name] = curve
@@ -172,14 +165,12 @@ class _Fit:
             },
             versions=_versions(),
             device=describe_device(self.fabric.device),
-            precision=str(self.fabric._precision.precision),
+            precision=precision_of(self.fabric),
         )
         return detector
 
     def _verified(self) -> tuple[tuple[Sample, ...], tuple[Problem, ...], str]:
         """The good training images, every one of them decoded once."""
-        from dataclasses import replace
-
         wanted = tuple(s for s in self.table.samples if s.split != "test" and s.label in (0, None))
         table = replace(self.table, samples=wanted)
         with self.progress.task("Reading images", len(wanted)) as task:
@@ -189,55 +180,29 @@ class _Fit:
                 white_level=self.config.data.white_level,
                 on_progress=lambda done, total: task.update(done),
             )
-        clean = result.require(skip_bad=self.skip_bad)
+        result.require(skip_bad=self.skip_bad)
         if result.problems:
             self.progress.note(f"{len(result.problems)} unreadable images are left out")
-        if not any(s.split == "train" for s in clean.samples):
+        good = self._distinct(result.facts)
+        if not any(s.split == "train" for s in good):
             raise DataError("no good training image is left", where=self.table.root)
-        return clean.samples, result.problems, result.content_fingerprint
+        return good, result.problems, result.content_fingerprint
 
-    def _plan(self, good: Sequence[Sample], can_leave_out: bool) -> _Plan:
-        options = self.config.calibration
-        learn: list[Sample] = []
-        held_out: list[Sample] = []
-        leave_out: list[str] = []
-        for category in categories_of(good):
-            train_part = [s for s in good if s.category == category and s.split == "train"]
-            extra = [s for s in good if s.category == category and s.split == "validation"]
-            if options.strategy == "off" or extra:
-                learn += train_part
-                held_out += extra if options.strategy != "off" else []
-                continue
-            n = round(len(train_part) * options.fraction)
-            enough = n >= needed(options.false_reject_rate)
-            wants_out = options.strategy == "leave-one-out" or (
-                options.strategy == "auto" and not enough
+    def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
+        """The images without exact copies within a category, and a number for each picture."""
+        pictures: dict[bytes, int] = {}
+        kept: dict[tuple[str, bytes], Sample] = {}
+        # A copy in both splits belongs to training: a threshold from it would promise too much.
+        for fact in sorted(facts, key=lambda f: f.sample.split != "train"):
+            kept.setdefault((fact.sample.category, fact.pixels), fact.sample)
+            self._numbers[fact.sample.path] = pictures.setdefault(fact.pixels, len(pictures))
+        if copies := len(facts) - len(kept):
+            self.progress.note(
+                f"{copies} exact copies of other good images are left out: they teach nothing, and "
+                "a threshold set on them would be too low"
             )
-            if options.strategy == "leave-one-out" and not can_leave_out:
-                raise ConfigError(
-                    f"the method '{self.config.method.name}' cannot leave images out",
-                    where="calibration.strategy",
-                    given="leave-one-out",
-                    expected="holdout, auto or off",
-                )
-            if wants_out and can_leave_out and len(train_part) >= 2:
-                learn += train_part
-                leave_out.append(category)
-                continue
-            if len(train_part) < 2 * _LEAST_HELD_OUT:
-                self.progress.note(
-                    f"'{category}' has only {len(train_part)} good training images: too few to "
-                    "hold any out, so it gets no threshold; add images, or calibrate later with "
-                    "'flawmap calibrate'"
-                )
-                learn += train_part
-                continue
-            n = min(max(_LEAST_HELD_OUT, n), len(train_part) - _LEAST_HELD_OUT)
-            order = _category_rng(self.config.seed, category).permutation(len(train_part))
-            chosen = {int(i) for i in order[:n]}
-            held_out += [s for i, s in enumerate(train_part) if i in chosen]
-            learn += [s for i, s in enumerate(train_part) if i not in chosen]
-        return _Plan(tuple(learn), tuple(held_out), tuple(leave_out))
+        chosen = {id(sample) for sample in kept.values()}
+        return tuple(f.sample for f in facts if id(f.sample) in chosen)
 
     def _prepare_folder(self) -> None:
         if self.run_folder.exists() and not self.resume:
@@ -267,7 +232,8 @@ class _Fit:
         method: Method,
         samples: Sequence[Sample],
         index: int,
-        parts: int,
+        share: float,
+        held_out: int,
         name: str,
         identity: dict[str, Any],
     ) -> Curve | None:
@@ -280,18 +246,21 @@ class _Fit:
                 )
             generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
             self._observe(method, samples, label)
-            self.progress.note("choosing the memory bank")
-            method.finalise(generator)
+            self._finalise(method, generator, label)
             return None
         assert isinstance(method, IterativeMethod)
+        fetch = self._feature_source(method, samples, label)
         deadline = self.deadline
         if deadline is not None:
-            # Each model still to come gets an equal share of what is left.
             now = time.monotonic()
-            deadline = now + (deadline - now) / (parts - index)
+            left = deadline - now
+            # Calibration comes out of the budget too; a decoder costs about as much as its encoder.
+            left -= min(0.3 * left, _SCORE_COST * self._extract_seconds * held_out)
+            # Each model still to come gets an equal share of what is left.
+            deadline = now + left * share
         return train(
             method,
-            self._feature_source(method, samples, label),
+            fetch,
             fabric=self.fabric,
             config=self.config.training,
             seed=self.config.seed,
@@ -325,11 +294,21 @@ class _Fit:
         ):
             done = 0
             for batch in batches:
-                numbers = range(done, done + len(batch.samples))
+                numbers = [self._numbers[sample.path] for sample in batch.samples]
                 method.observe(self._extract(method, batch), numbers)
                 done += len(batch.samples)
                 task.update(done)
                 self._stop_if_asked("learning")
+
+    def _finalise(self, method: OnePassMethod, generator: torch.Generator, label: str) -> None:
+        with self.progress.task(f"{label}: choosing what to keep", 100) as task:
+
+            def show(done: int, total: int) -> None:
+                task.update(100 * done // max(1, total))
+                self._stop_if_asked("learning")
+
+            method.finalise(generator, show)
+            task.update(100)
 
     def _stop_if_asked(self, stage: str) -> None:
         if self.stop.requested:
@@ -350,7 +329,9 @@ class _Fit:
         cache: FeatureCache | None = None
         with closing(self._batches(samples, size)) as batches:
             first = next(batches)
+            began = time.monotonic()
             probe = self._stored(self._extract(method, first))
+            self._extract_seconds = (time.monotonic() - began) / len(first.samples)
             place = choose_place(probe, n, training, self.run_folder)
             if place is not None:
                 cache = FeatureCache(probe, n, place, self.run_folder)
@@ -378,11 +359,11 @@ class _Fit:
 
     def _stored(self, features: Features) -> Features:
         """Features as they are kept: bfloat16 when the loop computes in it anyway."""
-        if self.fabric._precision.precision == "bf16-mixed":
+        if precision_of(self.fabric) == "bf16-mixed":
             return tuple(t.to(torch.bfloat16) for t in features)
         return tuple(t.float() for t in features)
 
-    def _calibrate(self, detector: Detector, plan: _Plan) -> Calibration:
+    def _calibrate(self, detector: Detector, plan: Plan) -> Calibration:
         found: dict[str, tuple[list[float], list[float], bool]] = {}
         jobs: list[tuple[Sequence[Sample], bool]] = [(plan.held_out, True)]
         for name in detector.models:
@@ -392,7 +373,7 @@ class _Fit:
             wanted = samples if exact else [s for s in samples if s.category in plan.leave_out]
             if not wanted:
                 continue
-            numbers = None if exact else {s.path: i for i, s in enumerate(samples)}
+            numbers = None if exact else self._numbers
             with self.progress.task("Calibrating", len(wanted)) as task:
                 for done, (sample, geometry, raw) in enumerate(
                     detector.raw_maps(wanted, numbers=numbers), start=1
@@ -424,11 +405,6 @@ def run_folder_of(output: Path) -> Path:
     return output.with_name(output.name + ".run")
 
 
-def _category_rng(seed: int, category: str) -> np.random.Generator:
-    digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
 def _versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
     for name in ("torch", "timm", "numpy", "lightning-fabric", "pillow"):
@@ -437,6 +413,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-__all__ = ["checkpoint", "fit_table", "run_folder_of"]

@@ -1,0 +1,102 @@
+"""Which good images teach, and which set the threshold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flawmap.config import Config
+from flawmap.errors import ConfigError
+from flawmap.scoring.calibration import needed
+from flawmap.types import Sample, categories_of
+
+_LEAST_HELD_OUT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which good images teach, and which set the threshold.
+
+    Attributes:
+        learn: They teach.
+        held_out: They only set the threshold.
+        leave_out: Categories whose threshold comes from leaving each learnt image out.
+    """
+
+    learn: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    leave_out: tuple[str, ...]
+
+
+def make_plan(
+    good: Sequence[Sample],
+    config: Config,
+    can_leave_out: bool,
+    *,
+    note: Callable[[str], None],
+) -> Plan:
+    """Share the good images out, category by category.
+
+    A category's own validation split sets its threshold. Without one, images are held out when that
+    leaves enough for the rate asked for; otherwise each learnt image is left out in turn, if the
+    method can do that.
+
+    Args:
+        good: Distinct good images of the train and validation splits.
+        config: Its seed decides which are held out.
+        can_leave_out: Whether the method can score an image as if it had not learnt it.
+        note: Told of categories that get no threshold.
+
+    Raises:
+        ConfigError: Leaving out is asked of a method that cannot.
+    """
+    options = config.calibration
+    learn: list[Sample] = []
+    held_out: list[Sample] = []
+    leave_out: list[str] = []
+    for category in categories_of(good):
+        train_part = [s for s in good if s.category == category and s.split == "train"]
+        extra = [s for s in good if s.category == category and s.split == "validation"]
+        if options.strategy == "off" or extra:
+            learn += train_part
+            held_out += extra if options.strategy != "off" else []
+            continue
+        n = round(len(train_part) * options.fraction)
+        enough = n >= needed(options.false_reject_rate)
+        wants_out = options.strategy == "leave-one-out" or (
+            options.strategy == "auto" and not enough
+        )
+        if options.strategy == "leave-one-out" and not can_leave_out:
+            raise ConfigError(
+                f"the method '{config.method.name}' cannot leave images out",
+                where="calibration.strategy",
+                given="leave-one-out",
+                expected="holdout, auto or off",
+            )
+        if wants_out and can_leave_out and len(train_part) >= 2:
+            learn += train_part
+            leave_out.append(category)
+            continue
+        if len(train_part) < 2 * _LEAST_HELD_OUT:
+            note(
+                f"'{category}' has only {len(train_part)} good training images: too few to "
+                "hold any out, so it gets no threshold; add images, or calibrate later with "
+                "'flawmap calibrate'"
+            )
+            learn += train_part
+            continue
+        n = min(max(_LEAST_HELD_OUT, n), len(train_part) - _LEAST_HELD_OUT)
+        order = _category_rng(config.seed, category).permutation(len(train_part))
+        chosen = {int(i) for i in order[:n]}
+        held_out += [s for i, s in enumerate(train_part) if i in chosen]
+        learn += [s for i, s in enumerate(train_part) if i not in chosen]
+    return Plan(tuple(learn), tuple(held_out), tuple(leave_out))
+
+
+def _category_rng(seed: int, category: str) -> np.random.Generator:
+    digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))

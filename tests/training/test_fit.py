@@ -1,0 +1,141 @@
+"""Which images teach and which set the threshold; copies; stopping a one-pass fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import flawmap
+from flawmap.config import make_config
+from flawmap.errors import ConfigError
+from flawmap.progress import Silent
+from flawmap.training.interrupt import Interrupted
+from flawmap.training.plan import make_plan
+from flawmap.types import Sample
+
+OPTIONS: dict[str, Any] = {
+    "encoder.name": "lite0",
+    "data.size": 64,
+    "method.levels": ["blocks.1", "blocks.2"],
+    "training.device": "cpu",
+    "training.threads": 1,
+}
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def good(n: int, split: str = "train", category: str = "nut") -> list[Sample]:
+    return [Sample(f"{category}/{split}/{i}.png", category, split, 0) for i in range(n)]  # type: ignore[arg-type]
+
+
+def plan(samples: list[Sample], *, can_leave_out: bool = True, **options: Any) -> Any:
+    notes: list[str] = []
+    config = make_config(overrides={f"calibration.{k}": v for k, v in options.items()})
+    made = make_plan(samples, config, can_leave_out, note=notes.append)
+    return made, notes
+
+
+def test_enough_images_are_held_out() -> None:
+    made, _ = plan(good(600), fraction=0.2)
+    assert (len(made.learn), len(made.held_out), made.leave_out) == (480, 120, ())
+    assert not {s.path for s in made.learn} & {s.path for s in made.held_out}
+
+
+def test_few_images_are_left_out_in_turn() -> None:
+    made, _ = plan(good(30))
+    assert (len(made.learn), len(made.held_out), made.leave_out) == (30, 0, ("nut",))
+
+
+def test_few_images_are_held_out_where_none_can_be_left_out() -> None:
+    made, notes = plan(good(30), can_leave_out=False)
+    assert len(made.learn) + len(made.held_out) == 30
+    assert len(made.held_out) >= 5
+    assert notes == []
+
+
+def test_too_few_images_get_no_threshold() -> None:
+    made, notes = plan(good(9), can_leave_out=False)
+    assert (len(made.learn), made.held_out) == (9, ())
+    assert "gets no threshold" in notes[0]
+
+
+def test_a_validation_split_sets_the_threshold() -> None:
+    made, _ = plan([*good(30), *good(7, "validation")])
+    assert [s.split for s in made.held_out] == ["validation"] * 7
+    assert len(made.learn) == 30
+
+
+def test_categories_are_planned_apart_and_the_same_alone() -> None:
+    both, _ = plan([*good(600), *good(20, category="bolt")])
+    alone, _ = plan(good(600))
+    assert both.leave_out == ("bolt",)
+    assert both.held_out == alone.held_out
+
+
+def test_leaving_out_is_refused_where_it_cannot_be_done() -> None:
+    with pytest.raises(ConfigError, match="cannot leave images out"):
+        plan(good(30), can_leave_out=False, strategy="leave-one-out")
+
+
+def test_exact_copies_neither_teach_nor_lower_the_threshold(rings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(rings / "train" / "good", folder)
+    once = flawmap.fit(folder, method="patchcore", options=OPTIONS)
+    for path in sorted(folder.iterdir()):
+        # The same pixels in another format are a copy, too.
+        Image.open(path).save(folder / f"copy of {path.stem}.bmp")
+    shown = Notes()
+    twice = flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
+    assert twice.fitted.data["learnt_images"] == once.fitted.data["learnt_images"] == 12
+    assert any("12 exact copies" in note for note in shown.notes)
+    name = once.categories[0]
+    first, second = once.calibration.threshold(name), twice.calibration.threshold(name)
+    assert first is not None
+    assert second is not None
+    assert second.n == first.n == 12
+    assert second.value == pytest.approx(first.value, rel=0.2)
+
+
+def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    source = rings / "train" / "good" / "000.png"
+    for i in range(6):
+        shutil.copy(source, folder / f"{i}.png")
+    shown = Notes()
+    detector = flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
+    assert detector.predict(source).verdict is None  # type: ignore[union-attr]
+    assert any("only 1 good training images" in note for note in shown.notes)
+
+
+def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> None:
+    class StopWhileChoosing(Silent):
+        def task(self, name: str, total: int) -> Any:
+            return nullcontext(self if "choosing" in name else Silent())
+
+        def update(self, done: int, **values: float | str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped while learning"):
+        flawmap.fit(
+            rings,
+            output=tmp_path / "x.flawmap",
+            method="patchcore",
+            # So many picks that progress is reported several times.
+            options={**OPTIONS, "method.coreset_ratio": 0.9},
+            progress=StopWhileChoosing(),
+        )
+    assert not (tmp_path / "x.flawmap").exists()
