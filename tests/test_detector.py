@@ -1,0 +1,92 @@
+"""A fitted detector on broken files, on another device's precision, and on unknown products."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flawmap
+from flawmap import bundle as bundles
+from flawmap.data import read_data
+from flawmap.errors import DataError, FlawmapWarning
+from flawmap.outputs.stream import skipping
+from flawmap.types import Sample
+
+OPTIONS = {
+    "encoder.name": "lite0",
+    "data.size": 64,
+    "method.levels": ["blocks.1", "blocks.2"],
+    "training.device": "cpu",
+    "training.threads": 1,
+    "training.batch_size": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(rings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "ring.flawmap"
+    flawmap.fit(rings, output=path, method="patchcore", options=OPTIONS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(bundle: Path) -> flawmap.Detector:
+    return flawmap.load(bundle)
+
+
+@pytest.mark.parametrize("bad", [0, 4, 7])
+def test_a_broken_image_in_any_batch_costs_itself_alone(
+    bad: int, detector: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    sources = sorted((rings / "train" / "good").iterdir())[:8]
+    samples = []
+    for i, source in enumerate(sources):
+        path = tmp_path / f"{i}.png"
+        shutil.copy(source, path)
+        samples.append(Sample(str(path), "rings", "test", None))
+    wanted = [p.score for p in detector.predict_samples(samples)]
+    Path(samples[bad].path).write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read"):
+        list(detector.predict_samples(samples))
+    left_out = []
+    found = list(
+        skipping(
+            detector.predict_samples,
+            samples,
+            batch_size=3,
+            on_skip=lambda sample, _: left_out.append(sample.path),
+        )
+    )
+    assert left_out == [samples[bad].path]
+    assert [p.path for p in found] == [s.path for s in samples if s.path != samples[bad].path]
+    # Another batch size may round differently.
+    np.testing.assert_allclose(
+        [p.score for p in found], [v for i, v in enumerate(wanted) if i != bad], rtol=1e-3
+    )
+
+
+def test_another_precision_than_that_of_the_fit_is_said(bundle: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flawmap.load(bundle)
+    found = bundles.read(bundle)
+    fitted = {**found.info["fitted"], "precision": "bf16-mixed"}
+    other = tmp_path / "other.flawmap"
+    bundles.write(replace(found, info={**found.info, "fitted": fitted}), other)
+    with pytest.warns(FlawmapWarning, match=r"fitted with precision bf16-mixed.*flawmap calibrate"):
+        flawmap.load(other)
+
+
+def test_products_that_were_not_fitted_are_left_out_and_named(
+    two_products: Path, tmp_path: Path
+) -> None:
+    table = read_data(two_products)
+    detector = flawmap.fit(table, method="patchcore", categories=["bolt"], options=OPTIONS)
+    result = flawmap.evaluate(detector, table)
+    assert list(result.categories) == ["bolt"]
+    assert any("not fitted on them: nut" in note for note in result.notes)
