@@ -17,17 +17,10 @@ from flawmap.training.device import describe_device
 
 def meta(**more: Any) -> dict[str, Any]:
     """Device, versions, commit and date."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": done.stdout.strip() or None,
+        "commit": commit(),
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -36,6 +29,24 @@ def meta(**more: Any) -> dict[str, Any]:
         },
         **more,
     }
+
+
+def commit() -> str | None:
+    """The commit whose code runs, "-dirty" if it was changed since; None outside a repository."""
+    name = _git("rev-parse", "--short", "HEAD")
+    if name is None:
+        return None
+    # Results written a moment ago are no change of the code.
+    changed = _git("status", "--porcelain", "--", "../src", ".", ":!results")
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
+    )
+    return None if done.returncode else done.stdout.strip()
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
