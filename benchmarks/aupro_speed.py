@@ -171,17 +171,6 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def git_commit() -> str | None:
-    """The commit, with "+" if the tree has changes."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "--verify", "--quiet", "HEAD")
-    return commit + ("+" if git("status", "--porcelain") else "") if commit else None
-
-
 def print_table(results: dict[str, dict[str, object]]) -> None:
     print(f"{'':22}{'AUPRO':>14}{'seconds':>10}{'peak MB':>10}{'of it arrays, imports':>24}")
     for name, result in results.items():
@@ -206,6 +195,9 @@ def main() -> None:
         work(options.worker, options.arrays, options.repeats)
         return
 
+    # Not above: the peer's environment, which runs the workers, has no flawmap.
+    from common import commit
+
     maps, masks = make_arrays(options.images, options.size, options.seed)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +221,7 @@ def main() -> None:
         "defect_pixel_share": float(masks.mean()),
         "cpu": cpu_name(),
         "date": datetime.date.today().isoformat(),
-        "commit": git_commit(),
+        "commit": commit(),
         "results": results,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ FILES = {
     "aupro_speed": "Exact AUPRO",
     "startup": "Start-up",
 }
-GROUP = ("data", "setting", "category", "method", "encoder")
+GROUP = ("data", "setting", "category", "method", "encoder", "options")
 FIGURES = {
     "image_auroc": ("image AUROC", 4),
     "aupro": ("AUPRO", 4),
@@ -39,6 +39,9 @@ FIGURES = {
 }
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
+
+DETAILS = frozenset({"stages"})
+"""What a results file keeps and no table shows."""
 
 Row = Mapping[str, Any]
 
@@ -96,7 +99,7 @@ def spread(values: Iterable[float | None], digits: int) -> str:
 
 def generic(rows: Sequence[Row]) -> str:
     """A line per row; columns in the order in which they first occur."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in DETAILS))
     columns.sort(key=lambda key: any(figure(row.get(key)) is not None for row in rows))
     n_text = sum(all(figure(row.get(key)) is None for row in rows) for key in columns)
     lines = [[text(row.get(key)) for key in columns] for row in rows]
@@ -177,7 +180,7 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
             parts.append(f"Seeds: {text(seeds)}.")
     device = text(known.pop("device", known.pop("hardware", "not recorded")))
     threads = known.pop("threads", None)
-    if threads is not None:
+    if threads is not None and "thread" not in device:
         device += f", {text(threads)} thread{'' if threads == 1 else 's'}"
     parts.append(f"Hardware: {device}.")
     versions = known.pop("versions", None)
@@ -190,7 +193,7 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         parts.append(f"Versions: {listed}.")
     date = known.pop("date", None)
     commit = known.pop("commit", None)
-    parts.append(f"Commit: {text(commit)[:12] if commit else 'not recorded'}.")
+    parts.append(f"Commit: {text(commit) if commit else 'not recorded'}.")
     if date:
         parts.append(f"Date: {text(date)}.")
     for key, value in known.items():
