@@ -9,14 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import flawmap
-from flawmap.training.device import describe_device
-
 
 def meta(**more: Any) -> dict[str, Any]:
     """Device, versions, commit and date."""
+    # Not above: a benchmark of memory must not begin with torch in it.
+    import torch
+
+    import flawmap
+    from flawmap.training.device import describe_device
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,8 +121,6 @@ def fit(
         # Only now: had the disk been full, --resume would not have to learn again.
         shutil.rmtree(run_folder_of(path), ignore_errors=True)
         return detector
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:
         return fit_table(
             data, config, run_folder=Path(folder) / "run", skip_bad=skip_bad, progress=progress
@@ -198,10 +197,18 @@ def evaluate(
         detector = load(detector)
     if not isinstance(data, SampleTable):
         # The seed of the fit gives layouts without a split of their own the same split again.
-        data = read_data(data, format=format, seed=detector.config.seed, skip_bad=skip_bad)
-    if categories is not None:
+        data = read_data(
+            data,
+            format=format,
+            categories=categories,
+            seed=detector.config.seed,
+            skip_bad=skip_bad,
+            training=False,
+        )
+    elif categories is not None:
         data = data.only(categories)
-    elif known := [c for c in data.categories if c in detector.categories]:
+    known = [c for c in data.categories if c in detector.categories]
+    if known and categories is None:
         others = [c for c in data.categories if c not in known]
         data = data.only(known)
         if others:

@@ -8,6 +8,7 @@ the nearest right one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,7 +129,7 @@ class TrainingConfig(Section):
     time_budget_seconds: float | None = Field(default=None, gt=0)
     """Plan the number of iterations so that fitting ends in this time."""
     threads: int = Field(default=0, ge=0)
-    """Threads that decode images; 0 = one per core."""
+    """Threads that decode images; 0 = one per core, at most 8."""
 
 
 class ScoringConfig(Section):
@@ -227,11 +228,14 @@ def make_config(
             hint=f"did you mean '{guess}'?" if guess else None,
         )
     _set(tree, "method.name", name)
-    for source in (cls.defaults, cls.presets[preset]):
+    pairs = [*(named or {}).items(), *_pairs(overrides)]
+    encoder = _encoder_name(cls.defaults, cls.presets[preset], from_file, pairs)
+    fitting = [d for p, d in cls.defaults_by_encoder.items() if fnmatch(encoder, p)]
+    for source in (cls.defaults, *fitting, cls.presets[preset]):
         for key, value in source.items():
             _set(tree, key, value)
     _merge(tree, from_file)
-    for key, value in [*(named or {}).items(), *_pairs(overrides)]:
+    for key, value in pairs:
         if key in ("method", "method.name") and value != name:
             raise ConfigError(
                 "the method cannot be changed by an option: its defaults would be another's",
@@ -241,6 +245,20 @@ def make_config(
             )
         _set(tree, key, name if key == "method.name" else value)
     return validate(tree)
+
+
+def _encoder_name(
+    defaults: Mapping[str, Any],
+    preset: Mapping[str, Any],
+    from_file: Mapping[str, Any],
+    pairs: Sequence[tuple[str, Any]],
+) -> str:
+    """The encoder that the sources lead to, the last one winning."""
+    section = from_file.get("encoder")
+    in_file = section.get("name") if isinstance(section, dict) else None
+    given = [defaults.get("encoder.name"), preset.get("encoder.name"), in_file]
+    given += [value for key, value in pairs if key == "encoder.name"]
+    return str(next((name for name in reversed(given) if name is not None), ""))
 
 
 def validate(tree: Mapping[str, Any]) -> Config:

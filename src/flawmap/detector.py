@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flawmap import bundle as bundles
 from flawmap.config import Config, EncoderConfig, validate
-from flawmap.data.images import to_rgb
+from flawmap.data.images import read_image, to_rgb
 from flawmap.data.loader import load_batches, stack
 from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import list_images
@@ -29,7 +29,6 @@ from flawmap.encoders.encoder import build as build_encoder
 from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, unknown_name
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
-from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.device import make_fabric, precision_of
@@ -165,8 +164,6 @@ class Detector:
             for item in items[begin : begin + size]:
                 white = self.config.data.white_level
                 if isinstance(item, str | os.PathLike):
-                    from flawmap.data.images import read_image
-
                     path, array = os.fspath(item), read_image(item, white_level=white)
                 else:
                     path, array = "", to_rgb(item, white_level=white)
@@ -211,7 +208,7 @@ class Detector:
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
         )
-        with closing(batches), one_blas_thread():
+        with closing(batches):
             for batch in batches:
                 yield from self._raw(batch, numbers)
 

@@ -21,15 +21,18 @@ _PLAIN_SECONDS = 5.0
 class Task(Protocol):
     """One piece of long work."""
 
-    def update(self, done: int, **values: float | str) -> None:
-        """Set how much is done; `values` are shown beside it, such as loss=0.12."""
+    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+        """Set how much is done; `values` are shown beside it, such as loss=0.12.
+
+        A `total` replaces the one that the task began with.
+        """
 
 
 class Progress(Protocol):
     """Where progress and notes are shown."""
 
-    def task(self, name: str, total: int) -> AbstractContextManager[Task]:
-        """Start a piece of work."""
+    def task(self, name: str, total: int, *, start: int = 0) -> AbstractContextManager[Task]:
+        """Start a piece of work, of which `start` was done before."""
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
@@ -39,10 +42,10 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
+    def task(self, name: str, total: int, *, start: int = 0) -> Iterator[Task]:
         yield self
 
-    def update(self, done: int, **values: float | str) -> None:
+    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
         return
 
     def note(self, text: str) -> None:
@@ -53,25 +56,26 @@ class Plain:
     """A line every few seconds, for logs."""
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
-        yield _PlainTask(name, total)
+    def task(self, name: str, total: int, *, start: int = 0) -> Iterator[Task]:
+        yield _PlainTask(name, total, start)
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
 class _PlainTask:
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total = name, total
+    def __init__(self, name: str, total: int, start: int) -> None:
+        self.name, self.total, self.start = name, total, start
         self.began = self.last = time.monotonic()
 
-    def update(self, done: int, **values: float | str) -> None:
+    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+        self.total = self.total if total is None else total
         now = time.monotonic()
         if now - self.last < _PLAIN_SECONDS and done < self.total:
             return
         self.last = now
         seconds = now - self.began
-        rate = done / seconds if seconds > 0 else 0.0
+        rate = (done - self.start) / seconds if seconds > 0 else 0.0
         left = (self.total - done) / rate if rate > 0 else 0.0
         shown = "".join(f", {name} {_format(value)}" for name, value in values.items())
         end = f", {seconds:.0f} s" if done >= self.total else f", {left:.0f} s left"
@@ -86,7 +90,7 @@ class Live:
     """Rich's live bars, for terminals."""
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
+    def task(self, name: str, total: int, *, start: int = 0) -> Iterator[Task]:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -109,7 +113,8 @@ class Live:
             redirect_stdout=False,
         )
         with bars:
-            yield _LiveTask(bars, bars.add_task(name, total=total, values=""))
+            task = bars.add_task(name, total=total, completed=start, values="")
+            yield _LiveTask(bars, task, start)
 
     def note(self, text: str) -> None:
         from rich.console import Console
@@ -118,14 +123,14 @@ class Live:
 
 
 class _LiveTask:
-    def __init__(self, bars: RichProgress, task: TaskID) -> None:
-        self.bars, self.id = bars, task
+    def __init__(self, bars: RichProgress, task: TaskID, start: int) -> None:
+        self.bars, self.id, self.start = bars, task, start
         self.began = time.monotonic()
 
-    def update(self, done: int, **values: float | str) -> None:
-        rate = done / max(1e-9, time.monotonic() - self.began)
+    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+        rate = (done - self.start) / max(1e-9, time.monotonic() - self.began)
         shown = " ".join(f"{name} {_format(value)}" for name, value in values.items())
-        self.bars.update(self.id, completed=done, values=f"{shown} {rate:.1f}/s")
+        self.bars.update(self.id, completed=done, total=total, values=f"{shown} {rate:.1f}/s")
 
 
 def _format(value: float | str) -> str:

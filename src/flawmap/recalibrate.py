@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import numpy as np
 from flawmap import bundle as bundles
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable, raise_unreadable, shown
+from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.outputs.inputs import with_categories
-from flawmap.outputs.stream import skipping
 from flawmap.progress import Progress, Silent
 from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, Threshold
-from flawmap.types import FloatArray, Geometry, Sample, categories_of
+from flawmap.types import Sample, categories_of
 
 PathLike = str | os.PathLike[str]
 
@@ -134,10 +134,10 @@ def calibrate(
             raise_unreadable(data.problems, where=shown(data.root))
         skipped += [(p.path, p.reason) for p in data.problems]
         fitted = found.info["fitted"]["data"]
-        samples = _good_images(data, fitted, category, notes)
-        measured = _measure(
-            path, samples, skip_bad, device, encoder_weights, skipped, progress or Silent()
-        )
+        white = found.config["data"]["white_level"]
+        samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
+        skipped += unreadable
+        measured = _measure(path, samples, device, encoder_weights, progress or Silent())
         new = Calibration(rate=rate, categories={**old.categories, **measured})
         kept = sorted(set(old.categories) - set(measured))
         if kept:
@@ -156,20 +156,34 @@ def calibrate(
 
 
 def _good_images(
-    table: SampleTable, fitted: Mapping[str, Any], category: str | None, notes: list[str]
-) -> list[Sample]:
+    table: SampleTable,
+    fitted: Mapping[str, Any],
+    category: str | None,
+    white_level: int | None,
+    skip_bad: bool,
+    notes: list[str],
+) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """Good images that the detector has not learnt, and those that cannot be read."""
     good = [s for s in table.samples if s.label == 0]
     others = len(table.samples) - len(good)
     if others:
         notes.append(f"{others} images that are defects or have no label are left out")
-    if good and table.fingerprint() == fitted.get("fingerprint"):
-        held_out = set(fitted.get("held_out", ()))
-        before = len(good)
-        good = [s for s in good if s.split != "train" or table.relative(s.path) in held_out]
+    checked = verify(replace(table, samples=tuple(good), problems=()), white_level=white_level)
+    if not skip_bad:
+        raise_unreadable(checked.problems, where=shown(table.root))
+    if good and not checked.facts:
+        raise DataError("none of the good images can be read", where=shown(table.root))
+    # Pictures are compared, not names: a copy under another name was learnt as well.
+    learnt = set(fitted.get("learnt_pictures", ()))
+    good = [fact.sample for fact in checked.facts if fact.pixels.hex() not in learnt]
+    if left_out := len(checked.facts) - len(good):
         notes.append(
-            f"this is the data set of the fit: the {before - len(good)} good images that were "
-            "learnt are left out; an evaluation on its test split is no longer independent of the "
-            "thresholds"
+            f"{left_out} images that the detector has learnt are left out: they would score too low"
+        )
+    if any(s.split == "test" for s in good):
+        notes.append(
+            "images of the test split set the thresholds: an evaluation on that split is no longer "
+            "independent of them"
         )
     if not good:
         raise DataError(
@@ -178,7 +192,8 @@ def _good_images(
             expected="good images that were not in the fit",
             hint="to change the rate only, leave the data out",
         )
-    return _named(table, good, tuple(fitted.get("categories", ())), category)
+    unreadable = [(p.path, p.reason) for p in checked.problems]
+    return _named(table, good, tuple(fitted.get("categories", ())), category), unreadable
 
 
 def _named(
@@ -212,34 +227,21 @@ def _named(
 def _measure(
     path: Path,
     samples: list[Sample],
-    skip_bad: bool,
     device: str,
     encoder_weights: PathLike | None,
-    skipped: list[tuple[str, str]],
     progress: Progress,
 ) -> dict[str, CategoryCalibration]:
     from flawmap.detector import load
 
     detector = load(path, device=device, encoder_weights=encoder_weights)
-    results: Iterator[tuple[Sample, Geometry, FloatArray]] = detector.raw_maps(samples)
-    if skip_bad:
-        results = skipping(
-            detector.raw_maps,
-            samples,
-            batch_size=detector.config.training.batch_size,
-            on_skip=lambda sample, error: skipped.append((sample.path, error.message)),
-            white_level=detector.config.data.white_level,
-        )
     found: dict[str, tuple[list[float], list[float]]] = {}
     with progress.task("Scoring good images", len(samples)) as task:
-        for done, (sample, geometry, raw) in enumerate(results, start=1):
+        for done, (sample, geometry, raw) in enumerate(detector.raw_maps(samples), start=1):
             score, peak = detector.scorer.score(raw, geometry)
             scores, peaks = found.setdefault(sample.category, ([], []))
             scores.append(score)
             peaks.append(peak)
             task.update(done)
-    if not found:
-        raise DataError("none of the good images can be read", where=str(path))
     return {
         name: CategoryCalibration(np.array(scores), np.array(peaks), exact=True)
         for name, (scores, peaks) in sorted(found.items())

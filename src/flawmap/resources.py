@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -28,15 +32,39 @@ def available_memory() -> int | None:
     return min(filter(None, (_of_the_machine(), _of_the_container())), default=None)
 
 
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Within it numpy's products use one thread each.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Within it numpy's products use one thread each; threads and nested blocks may share it.
 
     The threads that OpenBLAS keeps spinning would take the cores from torch's, which costs a tenth
     of the throughput. Other libraries are left alone, since torch may compute with them.
     """
-    openblas = ThreadpoolController().select(internal_api="openblas")
-    limited: AbstractContextManager[object] = openblas.limit(limits=1)
-    return limited
+    with _limit.lock:
+        if _limit.users == 0:
+            _limit.limiter = _openblas().limit(limits=1)
+        _limit.users += 1
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.users -= 1
+            if _limit.users == 0:
+                _limit.limiter.restore_original_limits()
+
+
+class _Limit:
+    lock = threading.Lock()
+    users = 0
+    limiter: Any = None
+
+
+_limit = _Limit()
+
+
+@lru_cache(maxsize=1)
+def _openblas() -> Any:
+    # Looking for the loaded libraries takes longer than a product.
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def _of_the_machine() -> int | None:
@@ -54,8 +82,12 @@ def _of_the_container() -> int | None:
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
         if limit.isdecimal():
-            used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
-            return max(1, int(limit) - int(used))
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+            for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines():
+                # Pages of files that were read count as used, but are given up when needed.
+                if line.startswith("inactive_file "):
+                    used -= int(line.split()[1])
+            return max(1, int(limit) - used)
     except (OSError, ValueError):
         pass
     return None

@@ -123,7 +123,7 @@ def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -
 
 def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> None:
     class StopWhileChoosing(Silent):
-        def task(self, name: str, total: int) -> Any:
+        def task(self, name: str, total: int, **options: Any) -> Any:
             return nullcontext(self if "choosing" in name else Silent())
 
         def update(self, done: int, **values: float | str) -> None:

@@ -57,7 +57,7 @@ class StopAt:
     def __init__(self, at: int) -> None:
         self.at = at
 
-    def task(self, name: str, total: int) -> Any:
+    def task(self, name: str, total: int, **options: Any) -> Any:
         from contextlib import nullcontext
 
         return nullcontext(self if name == "Learning" else Silent())

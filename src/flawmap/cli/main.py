@@ -38,6 +38,7 @@ Exit codes:
   2  a wrong option or name        10 predict --fail-on-defect found a defect
   3  something wrong with the data 130 stopped by Ctrl-C
   4  encoder weights are missing   141 the reader of a pipe went away
+  7  a report cannot be written
 """
 
 app = typer.Typer(

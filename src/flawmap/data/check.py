@@ -53,12 +53,13 @@ def check_table(table: SampleTable) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda f: order.index(f.severity)))
 
 
-def require_sound(table: SampleTable, *, skip_bad: bool = False) -> None:
+def require_sound(table: SampleTable, *, skip_bad: bool = False, training: bool = True) -> None:
     """Raise what would make a fit or an evaluation fail.
 
     Args:
         table: The images.
         skip_bad: Do without the files and folders that cannot be read.
+        training: Whether the table is to be fitted; an evaluation needs no training images.
 
     Raises:
         UnreadableFilesError: Files or folders cannot be listed.
@@ -66,7 +67,7 @@ def require_sound(table: SampleTable, *, skip_bad: bool = False) -> None:
     """
     if not skip_bad:
         raise_unreadable(table.problems, where=shown(table.root))
-    errors = list(_errors(table))
+    errors = list(_errors(table, training=training))
     if not errors:
         return
     if len(errors) == 1:
@@ -79,7 +80,7 @@ def require_sound(table: SampleTable, *, skip_bad: bool = False) -> None:
     raise DataError(message, where=shown(table.root), hint=hint)
 
 
-def _errors(table: SampleTable) -> Iterable[Finding]:
+def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
     if not table.samples:
         yield Finding(
             "error",
@@ -89,7 +90,7 @@ def _errors(table: SampleTable) -> Iterable[Finding]:
         return
     good = Counter(s.category for s in table.samples if s.split == "train" and s.label == 0)
     without = [c for c in table.categories if not good[c]]
-    if without:
+    if without and training:
         names = ", ".join(f"'{shown(c)}'" for c in without[:_NAMED])
         more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
         noun = "category" if len(without) == 1 else "categories"

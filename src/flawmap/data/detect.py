@@ -20,6 +20,7 @@ def read_data(
     seed: int = 0,
     skip_bad: bool = False,
     check: bool = True,
+    training: bool = True,
 ) -> SampleTable:
     """Read the table of images at a path.
 
@@ -30,6 +31,7 @@ def read_data(
         seed: For layouts without a split of their own.
         skip_bad: Do without files and folders that cannot be listed; they stay in `problems`.
         check: Raise for what would make a fit fail; `inspect` does without.
+        training: With `check`: whether good training images must be there.
 
     Raises:
         ConfigError: The format or a category is unknown.
@@ -41,7 +43,7 @@ def read_data(
     if categories is not None:
         table = table.only(categories)
     if check:
-        require_sound(table, skip_bad=skip_bad)
+        require_sound(table, skip_bad=skip_bad, training=training)
     return table
 
 

@@ -35,6 +35,7 @@ class Method(nn.Module, abc.ABC):
         summary: One line for people.
         source: Paper and licence of the reference code.
         defaults: Options of the whole run (dotted names) that this method needs by default.
+        defaults_by_encoder: Further ones for encoders whose name fits a pattern such as "vit-*".
         presets: Further options per preset; every method has "cpu" and "gpu".
 
     Args:
@@ -49,6 +50,7 @@ class Method(nn.Module, abc.ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
     def __init__(self, encoder: Encoder) -> None:
@@ -129,8 +131,19 @@ class OnePassMethod(Method):
     """Whether `anomaly_map_without` works."""
 
     @abc.abstractmethod
-    def observe(self, features: Features, images: Sequence[int]) -> None:
-        """Take in a batch of good images' features; `images` are their numbers in the data."""
+    def observe(
+        self,
+        features: Features,
+        images: Sequence[int],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Take in a batch of good images.
+
+        Args:
+            features: What `extract` gave.
+            images: A number for each picture; copies of a picture share one.
+            on_progress: As for `finalise`, where taking in is long work at times.
+        """
 
     @abc.abstractmethod
     def finalise(

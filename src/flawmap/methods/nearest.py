@@ -8,11 +8,15 @@ slightly larger distance, never a smaller one. On a CPU it does a tenth of the w
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 _CHUNK = 1024
 _ROUNDS = 10
+_LEAST_CANDIDATES = 512
+"""Fewer would save nothing and find the wrong neighbour too often."""
 
 
 def squared_distances(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
@@ -26,25 +30,43 @@ def squared_distances(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
     return torch.addmm(norms, queries, bank.T, alpha=-2)
 
 
+class Groups(NamedTuple):
+    """A bank split by k-means.
+
+    Attributes:
+        centers: (g, D) float32, of the bank less its mean.
+        labels: (N,) int64, the group of each vector.
+    """
+
+    centers: Tensor
+    labels: Tensor
+
+
+def split_bank(bank: Tensor, groups: int) -> Groups:
+    """Split a bank (N, D) into at most `groups` groups by k-means."""
+    return Groups(*_k_means(bank - bank.mean(dim=0), groups))
+
+
 class NearestSearch:
     """Distances to the nearest of a bank's vectors.
 
     Args:
         bank: (N, D) float32.
-        groups: Number of k-means groups; 0 for the exact search.
-        share: Share of the bank that each query is compared with.
+        groups: How the bank is split; None for the exact search.
+        share: Share of the bank that each query is compared with, at least 512 vectors.
     """
 
-    def __init__(self, bank: Tensor, *, groups: int = 0, share: float = 1.0) -> None:
+    def __init__(self, bank: Tensor, groups: Groups | None = None, *, share: float = 1.0) -> None:
         # Centred vectors have smaller norms, hence smaller rounding errors.
         self.mean = bank.mean(dim=0)
         self.bank = bank - self.mean
         self.norms = self.bank.square().sum(dim=1)
         self.candidates: list[Tensor] = []
-        if 1 < groups < len(bank) and share < 1:
-            self.centers, label = _k_means(self.bank, groups)
+        wanted = max(round(share * len(bank)), _LEAST_CANDIDATES)
+        if groups is not None and wanted < len(bank):
+            self.centers = groups.centers
             self.center_norms = self.centers.square().sum(dim=1)
-            self.candidates = _candidates(self.centers, label, max(1, round(share * len(bank))))
+            self.candidates = _candidates(self.centers, groups.labels, wanted)
 
     def __call__(self, queries: Tensor, *, k: int = 1, ignored: Tensor | None = None) -> Tensor:
         """The mean distance of each query to its `k` nearest vectors.

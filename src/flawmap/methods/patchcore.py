@@ -6,7 +6,7 @@ arXiv 2106.08265. Reference code: amazon-science/patchcore-inspection, Apache-2.
 What differs: the encoder's levels are concatenated at their own widths instead of being pooled to
 1024 values; the coreset is the exact greedy one in the full feature space from one seeded start,
 without a random projection; memory is bounded for any number of images, by reducing what was
-gathered to twice the bank whenever the limit is reached (greedy k-center sets compose within a
+gathered to the bank's size whenever the limit is reached (greedy k-center sets compose within a
 constant factor); smoothing and pooling are the scoring package's.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from flawmap.config import MethodConfig
@@ -26,7 +26,10 @@ from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, OnePassMethod
 from flawmap.methods.coreset import greedy_coreset
-from flawmap.methods.nearest import NearestSearch
+from flawmap.methods.nearest import Groups, NearestSearch, split_bank
+
+_LEAST_GROUPED = 4096
+"""Smaller banks are searched whole: that costs next to nothing."""
 
 
 class PatchCoreConfig(MethodConfig):
@@ -42,16 +45,23 @@ class PatchCoreConfig(MethodConfig):
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
     max_bank: int = Field(default=50_000, ge=1)
-    """The bank never holds more patches than this."""
+    """The bank never holds more patches than this, nor more than half of `memory_mib` holds."""
     memory_mib: int = Field(default=2048, ge=16)
     """Memory for patches gathered before they are reduced, the work space of it included."""
     neighbours: int = Field(default=1, ge=1, le=50)
     """The distance is the mean over this many nearest patches."""
     search: Literal["clusters", "exact"] = "clusters"
-    """clusters: on a CPU, compare each patch with the most promising part of the bank only, which
-    may overestimate a distance slightly; exact: with the whole bank."""
+    """clusters: after a fit on a CPU, compare each patch with the most promising part of a large
+    bank only, which may overestimate a distance slightly; exact: with the whole bank."""
     probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"it must be odd, got {value}")
+        return value
 
 
 class PatchCore(OnePassMethod):
@@ -70,12 +80,18 @@ class PatchCore(OnePassMethod):
         "training.batch_size": 16,
         "training.precision": "float32",
     }
+    defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vit-*": {"data.size": [392, 392]},
+        "dinov2-*": {"data.size": [392, 392]},
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
         "gpu": {"training.batch_size": 64, "method.max_bank": 100_000},
     }
 
     bank: Tensor
+    centers: Tensor
+    labels: Tensor
 
     def __init__(self, config: PatchCoreConfig, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__(encoder)
@@ -83,6 +99,9 @@ class PatchCore(OnePassMethod):
         self.grid = max(encoder.grid(size), key=lambda g: g[0] * g[1])
         width = sum(encoder.channels)
         self.register_buffer("bank", torch.empty(0, width))
+        # How the bank is split belongs to what was learnt: thresholds were set with it.
+        self.register_buffer("centers", torch.empty(0, width))
+        self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self._search: NearestSearch | None = None
         self._owners = torch.empty(0, dtype=torch.int32)
         self._gathered: list[Tensor] = []
@@ -90,7 +109,8 @@ class PatchCore(OnePassMethod):
         self._seen = 0
         self._held = 0
         # Reducing holds a centred copy beside the patches.
-        self._limit = max(4 * config.max_bank, config.memory_mib * 2**20 // (width * 4 * 3))
+        self._limit = config.memory_mib * 2**20 // (width * 4 * 3)
+        self._most = max(1, min(config.max_bank, self._limit // 2))
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
@@ -127,7 +147,12 @@ class PatchCore(OnePassMethod):
         joined = torch.cat(parts, dim=1)
         return (joined.flatten(2).transpose(1, 2).float().contiguous(),)
 
-    def observe(self, features: Features, images: Sequence[int]) -> None:
+    def observe(
+        self,
+        features: Features,
+        images: Sequence[int],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         (patches,) = features
         batch, per_image, width = patches.shape
         self._gathered.append(patches.reshape(-1, width))
@@ -136,7 +161,7 @@ class PatchCore(OnePassMethod):
         self._seen += batch * per_image
         self._held += batch * per_image
         if self._held > self._limit:
-            self._reduce(max(2 * self.config.max_bank, self._limit // 20), start=0)
+            self._reduce(min(self._most, self._held), start=0, on_progress=on_progress)
 
     def finalise(
         self, generator: torch.Generator, on_progress: Callable[[int, int], None] | None = None
@@ -146,12 +171,16 @@ class PatchCore(OnePassMethod):
                 "no good image was observed", where="patchcore", hint="give at least one good image"
             )
         wanted = max(1, int(self._seen * self.config.coreset_ratio))
-        wanted = min(wanted, self.config.max_bank, self._held)
+        wanted = min(wanted, self._most, self._held)
         start = int(torch.randint(self._held, (1,), generator=generator))
         self._reduce(wanted, start=start, on_progress=on_progress)
         self.bank = self._gathered[0].contiguous()
         self._owners = self._gathered_owners[0]
         self._gathered, self._gathered_owners, self._held = [], [], 0
+        # On a GPU the whole product is faster than many small ones.
+        grouped = self.config.search == "clusters" and not self.bank.is_cuda
+        if grouped and len(self.bank) >= _LEAST_GROUPED:
+            self.centers, self.labels = split_bank(self.bank, round(len(self.bank) ** 0.5))
         self._search = None
 
     def _reduce(
@@ -190,12 +219,11 @@ class PatchCore(OnePassMethod):
 
     def _searcher(self) -> NearestSearch:
         if self._search is None or self._search.bank.device != self.bank.device:
-            # On a GPU the whole product is faster than many small ones.
-            grouped = self.config.search == "clusters" and not self.bank.is_cuda
-            groups = round(self.bank.shape[0] ** 0.5) if grouped else 0
-            self._search = NearestSearch(self.bank, groups=groups, share=self.config.probed_share)
+            groups = Groups(self.centers, self.labels) if len(self.centers) else None
+            self._search = NearestSearch(self.bank, groups, share=self.config.probed_share)
         return self._search
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.bank = state["bank"].to(self.bank.device)
+        for name in ("bank", "centers", "labels"):
+            setattr(self, name, state[name].to(self.bank.device))
         self._search = None

@@ -49,9 +49,9 @@ class Threshold:
 
     def explain(self) -> str:
         """One sentence for people."""
-        kind = "held-out" if self.exact else "left-one-out"
+        kind = "held-out " if self.exact else ""
         text = f"at most {_percent(self.bound)} of good parts rejected "
-        text += f"(from {self.n} {kind} good images"
+        text += f"(from {self.n} {kind}good images"
         text += ")" if self.exact else ", approximate)"
         if not self.enough:
             text += (

@@ -108,6 +108,7 @@ class _Fit:
         self.deadline = None if budget is None else time.monotonic() + budget
         self.threads = config.training.threads or default_threads()
         self._numbers: dict[str, int] = {}
+        self._pictures: dict[str, str] = {}
         self._extract_seconds = 0.0
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
@@ -155,7 +156,7 @@ class _Fit:
                 "test_images": sum(
                     1 for s in self.table.samples if s.split == "test" and s.label is not None
                 ),
-                "held_out": [self.table.relative(s.path) for s in plan.held_out],
+                "learnt_pictures": sorted({self._pictures[s.path] for s in plan.learn}),
                 "skipped": [[p.path, p.reason] for p in problems],
             },
             seconds=dict(self.timing.seconds),
@@ -184,8 +185,13 @@ class _Fit:
         if result.problems:
             self.progress.note(f"{len(result.problems)} unreadable images are left out")
         good = self._distinct(result.facts)
-        if not any(s.split == "train" for s in good):
-            raise DataError("no good training image is left", where=self.table.root)
+        taught = {s.category for s in good if s.split == "train"}
+        if lost := sorted({s.category for s in wanted} - taught):
+            raise DataError(
+                f"no readable good training image is left of {', '.join(lost)}",
+                where=self.table.root,
+                hint="repair or add images, or name the other products with --category",
+            )
         return good, result.problems, result.content_fingerprint
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
@@ -196,6 +202,7 @@ class _Fit:
         for fact in sorted(facts, key=lambda f: f.sample.split != "train"):
             kept.setdefault((fact.sample.category, fact.pixels), fact.sample)
             self._numbers[fact.sample.path] = pictures.setdefault(fact.pixels, len(pictures))
+            self._pictures[fact.sample.path] = fact.pixels.hex()
         if copies := len(facts) - len(kept):
             self.progress.note(
                 f"{copies} exact copies of other good images are left out: they teach nothing, and "
@@ -295,7 +302,12 @@ class _Fit:
             done = 0
             for batch in batches:
                 numbers = [self._numbers[sample.path] for sample in batch.samples]
-                method.observe(self._extract(method, batch), numbers)
+
+                def show(thinned: int, total: int, done: int = done) -> None:
+                    task.update(done, thinning=f"{100 * thinned // max(1, total)}%")
+                    self._stop_if_asked("learning")
+
+                method.observe(self._extract(method, batch), numbers, show)
                 done += len(batch.samples)
                 task.update(done)
                 self._stop_if_asked("learning")

@@ -122,7 +122,7 @@ def train(
             },
         )
 
-    with progress.task(name, curve.planned) as task:
+    with progress.task(name, curve.planned, start=curve.steps) as task:
         while curve.steps < curve.planned:
             step = curve.steps
             features = tuple(t.to(fabric.device) for t in fetch(step))
@@ -172,6 +172,7 @@ def train(
                     per_step = (now - began) / _PLAN_AFTER
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
                     curve.planned = max(curve.steps, min(config.iterations, possible))
+                    task.update(curve.steps, total=curve.planned)
                     if curve.planned < config.iterations:
                         progress.note(
                             f"the time budget allows {curve.planned} of the "
@@ -180,6 +181,8 @@ def train(
                 elif now >= deadline:
                     progress.note(f"the time budget ended the fit at iteration {curve.steps}")
                     break
+        if window:
+            _finite(window, curve.steps - 1, checkpoint_path)
         # Whatever fails from here on, --resume finds these weights.
         save()
     method.eval()
