@@ -82,6 +82,33 @@ def test_another_precision_than_that_of_the_fit_is_said(bundle: Path, tmp_path: 
         flawmap.load(other)
 
 
+def test_test_images_alone_can_be_evaluated(
+    detector: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "test.csv"
+    rows = [
+        f"{path},rings,test,{label}"
+        for label, kind in (("good", "good"), ("defect", "stain"))
+        for path in sorted((rings / "test" / kind).iterdir())
+    ]
+    table.write_text("\n".join(["path,category,split,label", *rows]), encoding="utf-8")
+    result = flawmap.evaluate(detector, table)
+    assert result.categories["rings"].counts == {"good": 4, "defect": 4, "defects_with_mask": 0}
+
+
+def test_the_search_of_the_fit_is_the_search_of_the_bundle(rings: Path, tmp_path: Path) -> None:
+    """A large bank keeps its groups, so that a loaded detector scores as the threshold was set."""
+    path = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "data.size": 256, "method.coreset_ratio": 0.2}
+    fitted = flawmap.fit(rings, output=path, method="patchcore", options=options)
+    state = fitted.models["*"].state_dict()
+    assert len(state["bank"]) >= 4096
+    assert len(state["centers"]) > 1
+    image = rings / "test" / "stain" / "000.png"
+    one, two = fitted.predict(image), flawmap.load(path).predict(image)
+    np.testing.assert_array_equal(one.anomaly_map, two.anomaly_map)  # type: ignore[union-attr]
+
+
 def test_products_that_were_not_fitted_are_left_out_and_named(
     two_products: Path, tmp_path: Path
 ) -> None:

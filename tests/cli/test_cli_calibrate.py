@@ -15,6 +15,8 @@ from flawmap import detector as detectors
 from flawmap.cli.main import run
 from flawmap.data import read_data
 from flawmap.data.images import read_image
+from flawmap.data.verify import verify
+from flawmap.errors import DataError
 from flawmap.recalibrate import calibrate
 from flawmap.scoring.calibration import Calibration, CategoryCalibration, conformal
 from flawmap.types import Sample
@@ -29,7 +31,7 @@ def write_bundle(path: Path, *, scores: bool = True, **data: Any) -> Path:
     }
     bundles.write(
         bundles.Bundle(
-            config={"seed": 0},
+            config={"seed": 0, "data": {"white_level": None}},
             models={"*": {"bank": np.zeros((2, 3), dtype=np.float32)}},
             encoder=None,
             calibration=Calibration(0.01, parts if scores else {}),
@@ -167,13 +169,24 @@ def test_of_the_data_of_the_fit_only_what_was_not_learnt_counts(tmp_path: Path) 
     data = tmp_path / "cable"
     write_images(data / "train" / "good", [10, 20, 30])
     write_images(data / "test" / "good", [40])
-    fingerprint = read_data(data).fingerprint()
-    model = write_bundle(
-        tmp_path / "m.flawmap", fingerprint=fingerprint, held_out=["train/good/1.png"]
-    )
+    facts = verify(read_data(data)).facts
+    learnt = [
+        fact.pixels.hex()
+        for fact in facts
+        if fact.sample.split == "train" and not fact.sample.path.endswith("1.png")
+    ]
+    # The test image is called 0.png as well: pictures count, not names.
+    model = write_bundle(tmp_path / "m.flawmap", learnt_pictures=learnt)
     result = calibrate(model, data)
     assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [20, 40]
-    assert any("the 2 good images that were learnt are left out" in n for n in result.notes)
+    assert any(n.startswith("2 images that the detector has learnt") for n in result.notes)
+    assert any("test split" in n for n in result.notes)
+    # A copy under another name, in another folder and another format, was learnt as well.
+    other = tmp_path / "more" / "cable"
+    other.mkdir(parents=True)
+    Image.open(data / "train" / "good" / "0.png").save(other / "new.bmp")
+    with pytest.raises(DataError, match="no good image"):
+        calibrate(model, other)
 
 
 @pytest.mark.usefixtures("brightness")

@@ -13,7 +13,6 @@ from PIL import Image
 from flawmap.data import UnreadableFilesError, read_data, require_readable, verify_data
 from flawmap.data.pool import map_in_threads
 from flawmap.errors import DataError
-from flawmap.resources import default_threads
 
 WriteImage = Callable[..., Path]
 
@@ -175,6 +174,3 @@ class TestPool:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 12 * 2**20
-
-    def test_default_threads(self) -> None:
-        assert 1 <= default_threads() <= 8

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from flawmap.config import EncoderConfig
+from flawmap.config import EncoderConfig, make_config
 from flawmap.encoders.encoder import Encoder, build
 from flawmap.errors import FitError
 from flawmap.methods.patchcore import PatchCore, PatchCoreConfig
@@ -104,6 +105,26 @@ def test_memory_stays_bounded_for_any_number_of_images(encoder: Encoder) -> None
 def test_the_bank_has_the_share_asked_for(encoder: Encoder) -> None:
     assert fitted(encoder, coreset_ratio=0.25).bank.shape[0] == 6 * 64 // 4
     assert fitted(encoder, coreset_ratio=0.25, max_bank=10).bank.shape[0] == 10
+
+
+def test_memory_bounds_the_bank_of_a_wide_encoder(encoder: Encoder) -> None:
+    method = make(encoder, max_bank=10**6, memory_mib=16)
+    width = sum(encoder.channels)
+    assert method._limit * width * 4 * 3 <= 16 * 2**20
+    assert 2 * method._most <= method._limit
+
+
+def test_an_even_neighbourhood_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(ValidationError, match="must be odd"):
+        make(encoder, neighbourhood=4)
+
+
+def test_a_vision_transformer_brings_its_own_size() -> None:
+    assert make_config(method="patchcore").data.size == (384, 384)
+    vit = make_config(method="patchcore", overrides=["encoder.name=vit-s14"])
+    assert vit.data.size == (392, 392)
+    given = make_config(method="patchcore", overrides=["encoder.name=vit-s14", "data.size=280"])
+    assert given.data.size == (280, 280)
 
 
 def test_nothing_observed_is_an_error(encoder: Encoder) -> None:

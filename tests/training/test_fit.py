@@ -14,7 +14,7 @@ from PIL import Image
 
 import flawmap
 from flawmap.config import make_config
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, DataError
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.plan import make_plan
@@ -107,6 +107,17 @@ def test_exact_copies_neither_teach_nor_lower_the_threshold(rings: Path, tmp_pat
     assert second is not None
     assert second.n == first.n == 12
     assert second.value == pytest.approx(first.value, rel=0.2)
+
+
+def test_a_product_whose_images_are_all_unreadable_is_named(
+    two_products: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "products"
+    shutil.copytree(two_products, data)
+    for path in (data / "nut" / "train" / "good").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="no readable good training image is left of nut"):
+        flawmap.fit(data, method="patchcore", options=OPTIONS, skip_bad=True)
 
 
 def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -> None:
