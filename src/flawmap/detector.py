@@ -29,6 +29,7 @@ from flawmap.encoders.encoder import build as build_encoder
 from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, unknown_name
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
+from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.device import make_fabric, precision_of
@@ -208,7 +209,7 @@ class Detector:
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
         )
-        with closing(batches):
+        with closing(batches), one_blas_thread():
             for batch in batches:
                 yield from self._raw(batch, numbers)
 

@@ -34,7 +34,9 @@ def available_memory() -> int | None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Within it numpy's products use one thread each; threads and nested blocks may share it.
+    """Within it numpy's products use one thread each; blocks may nest and overlap.
+
+    It belongs around a whole loop: OpenBLAS wakes its threads whenever the limit is lifted.
 
     The threads that OpenBLAS keeps spinning would take the cores from torch's, which costs a tenth
     of the throughput. Other libraries are left alone, since torch may compute with them.

@@ -18,7 +18,7 @@ def encoder() -> Encoder:
 
 
 def make(encoder: Encoder, **options: object) -> PatchCore:
-    config = PatchCoreConfig.model_validate({"name": "patchcore", **options})
+    config = PatchCoreConfig.model_validate({"name": "patchcore", "min_bank": 1, **options})
     return PatchCore.build(config, encoder, (32, 32), torch.Generator())
 
 
@@ -105,6 +105,11 @@ def test_memory_stays_bounded_for_any_number_of_images(encoder: Encoder) -> None
 def test_the_bank_has_the_share_asked_for(encoder: Encoder) -> None:
     assert fitted(encoder, coreset_ratio=0.25).bank.shape[0] == 6 * 64 // 4
     assert fitted(encoder, coreset_ratio=0.25, max_bank=10).bank.shape[0] == 10
+
+
+def test_a_small_bank_keeps_everything(encoder: Encoder) -> None:
+    assert fitted(encoder, coreset_ratio=0.25, min_bank=100).bank.shape[0] == 100
+    assert fitted(encoder, coreset_ratio=0.25, min_bank=1000).bank.shape[0] == 6 * 64
 
 
 def test_memory_bounds_the_bank_of_a_wide_encoder(encoder: Encoder) -> None:

@@ -44,6 +44,8 @@ class PatchCoreConfig(MethodConfig):
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
+    min_bank: int = Field(default=10_000, ge=1)
+    """Up to this many patches all are kept: thinning a small bank would save nothing."""
     max_bank: int = Field(default=50_000, ge=1)
     """The bank never holds more patches than this, nor more than half of `memory_mib` holds."""
     memory_mib: int = Field(default=2048, ge=16)
@@ -170,7 +172,7 @@ class PatchCore(OnePassMethod):
             raise FitError(
                 "no good image was observed", where="patchcore", hint="give at least one good image"
             )
-        wanted = max(1, int(self._seen * self.config.coreset_ratio))
+        wanted = max(self.config.min_bank, int(self._seen * self.config.coreset_ratio))
         wanted = min(wanted, self._most, self._held)
         start = int(torch.randint(self._held, (1,), generator=generator))
         self._reduce(wanted, start=start, on_progress=on_progress)

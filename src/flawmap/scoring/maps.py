@@ -73,7 +73,7 @@ def _to_output(
 def smooth_on_input(raw: FloatArray, geometry: Geometry, *, sigma: float) -> FloatArray:
     """Raw maps, upsampled to the network input and smoothed there.
 
-    Padding does not leak into the image.
+    Smoothing carries nothing from a padding into the image.
 
     Args:
         raw: (..., h, w) float32.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flawmap.config import ScoringConfig
-from flawmap.resources import one_blas_thread
 from flawmap.scoring.calibration import Calibration
 from flawmap.scoring.maps import inside, pool, resample, smooth_on_input
 from flawmap.scoring.regions import find_regions
@@ -28,8 +27,7 @@ class Scorer:
             raw: (h, w) float32.
             geometry: How the source became the input.
         """
-        with one_blas_thread():
-            smoothed = smooth_on_input(raw, geometry, sigma=self.config.sigma)
+        smoothed = smooth_on_input(raw, geometry, sigma=self.config.sigma)
         seen = smoothed[inside(geometry)]
         peak = float(seen.max())
         if self.config.pooling == "max":
@@ -41,8 +39,7 @@ class Scorer:
         self, raw: FloatArray, geometry: Geometry, size: tuple[int, int] | None = None
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        with one_blas_thread():
-            return resample(raw, geometry, sigma=self.config.sigma, size=size)
+        return resample(raw, geometry, sigma=self.config.sigma, size=size)
 
     def predict(self, raw: FloatArray, geometry: Geometry, sample: Sample) -> Prediction:
         """Everything that is said of one image.
