@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import flawmap
-from common import meta, write_results
+from common import commit, meta, write_results
 from flawmap.data import read_data
 from flawmap.evaluation import CategoryResult
 from flawmap.metrics import auroc
@@ -97,6 +97,8 @@ def run(
                 **{m: none_if_nan(metrics[m]) for m in METRICS},
                 "fit_seconds": round(seconds, 1),
                 "images_per_second": round(result.n_images / result.seconds, 1),
+                # Rows of several runs share the file.
+                "commit": commit(),
             }
         )
         shown = ("data", "method", "category", "image_auroc", "aupro", "fit_seconds")

@@ -193,6 +193,7 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         parts.append(f"Versions: {listed}.")
     date = known.pop("date", None)
     commit = known.pop("commit", None)
+    commit = ", ".join(sorted({str(row["commit"]) for row in rows if row.get("commit")})) or commit
     parts.append(f"Commit: {text(commit) if commit else 'not recorded'}.")
     if date:
         parts.append(f"Date: {text(date)}.")
