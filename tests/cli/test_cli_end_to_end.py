@@ -49,7 +49,7 @@ def test_fit_evaluate_predict_calibrate(tmp_path: Path) -> None:
         write(data / "test" / "good" / f"{i}.png", generator)
         write(data / "test" / "spot" / f"{i}.png", generator, spot=True)
 
-    settings = ("--set", "training.precision=float32", "--set", "data.size=64")
+    settings = ("--set", "training.precision=float32", "--set", "data.size=128")
     done = flawmap("fit", str(data), "--output", str(model), "--json", *settings)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"]["learnt"] == 12
