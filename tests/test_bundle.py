@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,14 @@ def test_round_trip(bundle: Bundle, tmp_path: Path) -> None:
     assert found.config == {"seed": 1}
     write(replace(bundle, encoder=None), path)
     assert read(path).encoder is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of files are POSIX's")
+def test_others_may_read_it_as_any_new_file(bundle: Bundle, tmp_path: Path) -> None:
+    write(bundle, tmp_path / "a.flawmap")
+    (tmp_path / "any").write_text("x")
+    rights = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("a.flawmap", "any")]
+    assert rights[0] == rights[1]
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])

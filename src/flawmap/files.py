@@ -28,7 +28,10 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
         temporary = target.parent / f".{target.name[:200]}.{secrets.token_hex(4)}"
         # Made with the rights of any other new file, and never over another one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
         yield temporary
+        # A writer may have put another file in its place, as safetensors does.
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
