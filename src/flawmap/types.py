@@ -32,6 +32,8 @@ class Sample:
         label: 0 good, 1 defect, None unknown.
         defect: The kind of defect, "good", or "" when unknown.
         masks: Mask files of the same size as the image, nonzero = defect; their union counts.
+        group: Images of one physical part (several views of it) share a name; "" for a part that
+            was photographed once.
     """
 
     path: str
@@ -40,6 +42,27 @@ class Sample:
     label: int | None
     defect: str = ""
     masks: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """How much of a defect region must be found until it counts as found whole.
+
+    Attributes:
+        amount: Pixels, or a share of the region's own area.
+        relative: Whether `amount` is a share.
+
+    Source: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised
+    Anomaly Detection and Localization" (IJCV 2022), saturated per-region overlap.
+    """
+
+    amount: float
+    relative: bool
+
+    def pixels(self, area: int) -> float:
+        """Pixels of a region of `area` px that must be found, at most all of them."""
+        return min(self.amount * area if self.relative else self.amount, float(area))
 
 
 @dataclass(frozen=True, slots=True)

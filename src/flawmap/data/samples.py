@@ -12,7 +12,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from flawmap.errors import DataError, unknown_name
-from flawmap.types import Sample, Split, categories_of
+from flawmap.types import Sample, Saturation, Split, categories_of
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
@@ -81,6 +81,8 @@ class SampleTable:
         problems: What could not be listed.
         orphan_masks: Mask files that belong to no image.
         notes: What the reader left out or assumed, in sentences for the user.
+        saturation: For categories whose data set defines it: how much of a region must be found,
+            by the value of its mask's pixels. There each mask file is one region.
     """
 
     root: str
@@ -89,6 +91,7 @@ class SampleTable:
     problems: tuple[Problem, ...] = ()
     orphan_masks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    saturation: Mapping[str, Mapping[int, Saturation]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -374,6 +377,7 @@ def table_of(
     *,
     orphan_masks: Sequence[str] = (),
     notes: Sequence[str] = (),
+    saturation: Mapping[str, Mapping[int, Saturation]] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
     ignored = sum(lister.ignored.values())
@@ -390,4 +394,5 @@ def table_of(
         problems=tuple(dict.fromkeys(lister.problems)),
         orphan_masks=tuple(sorted(orphan_masks)),
         notes=tuple(notes),
+        saturation=dict(saturation or {}),
     )
