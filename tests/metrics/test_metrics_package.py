@@ -10,7 +10,9 @@ import pytest
 import flawmap.metrics
 
 
-@pytest.mark.parametrize(("name", "n_examples"), [("ranking", 6), ("masks", 3), ("pixel", 7)])
+@pytest.mark.parametrize(
+    ("name", "n_examples"), [("ranking", 6), ("masks", 3), ("pixel", 7), ("catalog", 1)]
+)
 def test_examples_in_docstrings(name, n_examples):
     results = doctest.testmod(importlib.import_module(f"flawmap.metrics.{name}"))
     assert (results.failed, results.attempted) == (0, n_examples)
