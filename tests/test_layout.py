@@ -23,6 +23,7 @@ LAYERS = [
     ["evaluation", "outputs"],
     ["report", "recalibrate"],
     ["api"],
+    ["bench"],
     ["cli"],
 ]
 

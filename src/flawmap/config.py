@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -56,7 +56,7 @@ def _method(value: Any) -> Any:
     try:
         return cls.Config.model_validate(dict(value))
     except ValidationError as error:
-        raise _explain(error, cls.Config, prefix="method.") from error
+        raise explain(error, cls.Config, prefix="method.") from error
 
 
 def _size(value: Any) -> Any:
@@ -228,7 +228,7 @@ def make_config(
             hint=f"did you mean '{guess}'?" if guess else None,
         )
     _set(tree, "method.name", name)
-    pairs = [*(named or {}).items(), *_pairs(overrides)]
+    pairs = [*(named or {}).items(), *read_pairs(overrides)]
     encoder = _encoder_name(cls.defaults, cls.presets[preset], from_file, pairs)
     fitting = [d for p, d in cls.defaults_by_encoder.items() if fnmatch(encoder, p)]
     for source in (cls.defaults, *fitting, cls.presets[preset]):
@@ -270,7 +270,7 @@ def validate(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(tree))
     except ValidationError as error:
-        raise _explain(error, Config) from error
+        raise explain(error, Config) from error
 
 
 def _read_yaml(path: Path) -> Tree:
@@ -294,7 +294,12 @@ def _read_yaml(path: Path) -> Tree:
     return tree
 
 
-def _pairs(overrides: Mapping[str, Any] | Sequence[str]) -> list[tuple[str, Any]]:
+def read_pairs(overrides: Mapping[str, Any] | Sequence[str]) -> list[tuple[str, Any]]:
+    """Dotted names with values, from a mapping or from texts "a.b=c" as in `--set`.
+
+    Raises:
+        ConfigError: A text has another form.
+    """
     if isinstance(overrides, Mapping):
         return list(overrides.items())
     pairs = []
@@ -334,18 +339,25 @@ def _merge(tree: Tree, other: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
-    """The first problem of a validation error, in words that name the option."""
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: str = "",
+    hint: str = "see 'flawmap methods --options' for every option with its type and default",
+) -> ConfigError:
+    """The first problem of a validation error, in words that name the option.
+
+    Args:
+        error: What pydantic raised.
+        model: The section that was validated.
+        prefix: What stands before the option's name.
+        hint: What to do about a wrong value.
+    """
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     option = prefix + ".".join(path)
     if problem["type"] == "extra_forbidden":
-        section: type[BaseModel] = model
-        for part in path[:-1]:
-            annotation = section.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
-        known = sorted(section.model_fields)
+        known = sorted(_section_at(model, path[:-1]).model_fields)
         guess = nearest(path[-1], known)
         return ConfigError(
             f"unknown option '{option}'",
@@ -355,9 +367,28 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
             hint=f"did you mean '{prefix + '.'.join([*path[:-1], guess])}'?" if guess else None,
         )
     return ConfigError(
-        f"the option '{option}' has a wrong value",
+        f"the option '{option}' has a wrong value"
+        if problem["type"] != "missing"
+        else f"the option '{option}' is missing",
         where=option,
         given=repr(problem.get("input")),
         expected=problem["msg"],
-        hint="see 'flawmap methods --options' for every option with its type and default",
+        hint=hint,
     )
+
+
+def _section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The section that a path leads to, also through lists and mappings of sections."""
+    section = model
+    for part in path:
+        field = section.model_fields.get(part)
+        # An index or a key chooses among sections of one kind: it leads no deeper.
+        section = _section_in(field.annotation) if field is not None else section
+        section = section or model
+    return section
+
+
+def _section_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)

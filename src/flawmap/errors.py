@@ -119,6 +119,13 @@ class ServeError(FlawmapError):
     http_status = 500
 
 
+class BenchError(FlawmapError):
+    """A file of benchmark results cannot be used, or holds nothing to show."""
+
+    exit_code = 9
+    http_status = 500
+
+
 _EXTRA = {"torch", "torchvision", "timm", "lightning_fabric"}
 
 

@@ -21,10 +21,21 @@ _PLAIN_SECONDS = 5.0
 class Task(Protocol):
     """One piece of long work."""
 
-    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+    def update(
+        self,
+        done: int,
+        *,
+        total: int | None = None,
+        seconds_left: float | None = None,
+        **values: float | str,
+    ) -> None:
         """Set how much is done; `values` are shown beside it, such as loss=0.12.
 
-        A `total` replaces the one that the task began with.
+        Args:
+            done: Pieces that are finished.
+            total: Replaces the one that the task began with.
+            seconds_left: Of a caller that knows better than the rate so far, which is then hidden.
+            values: What else is shown.
         """
 
 
@@ -45,7 +56,14 @@ class Silent:
     def task(self, name: str, total: int, *, start: int = 0) -> Iterator[Task]:
         yield self
 
-    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+    def update(
+        self,
+        done: int,
+        *,
+        total: int | None = None,
+        seconds_left: float | None = None,
+        **values: float | str,
+    ) -> None:
         return
 
     def note(self, text: str) -> None:
@@ -68,7 +86,14 @@ class _PlainTask:
         self.name, self.total, self.start = name, total, start
         self.began = self.last = time.monotonic()
 
-    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+    def update(
+        self,
+        done: int,
+        *,
+        total: int | None = None,
+        seconds_left: float | None = None,
+        **values: float | str,
+    ) -> None:
         self.total = self.total if total is None else total
         now = time.monotonic()
         if now - self.last < _PLAIN_SECONDS and done < self.total:
@@ -78,9 +103,12 @@ class _PlainTask:
         rate = (done - self.start) / seconds if seconds > 0 else 0.0
         left = (self.total - done) / rate if rate > 0 else 0.0
         shown = "".join(f", {name} {_format(value)}" for name, value in values.items())
-        end = f", {seconds:.0f} s" if done >= self.total else f", {left:.0f} s left"
+        speed = f", {rate:.1f}/s" if seconds_left is None else ""
+        end = f", {left:.0f} s left" if seconds_left is None else f", {clock(seconds_left)} left"
+        if done >= self.total:
+            end = f", {seconds:.0f} s"
         print(
-            f"{self.name}: {done}/{self.total}{shown}, {rate:.1f}/s{end}",
+            f"{self.name}: {done}/{self.total}{shown}{speed}{end}",
             file=sys.stderr,
             flush=True,
         )
@@ -127,10 +155,34 @@ class _LiveTask:
         self.bars, self.id, self.start = bars, task, start
         self.began = time.monotonic()
 
-    def update(self, done: int, *, total: int | None = None, **values: float | str) -> None:
+    def update(
+        self,
+        done: int,
+        *,
+        total: int | None = None,
+        seconds_left: float | None = None,
+        **values: float | str,
+    ) -> None:
         rate = (done - self.start) / max(1e-9, time.monotonic() - self.began)
-        shown = " ".join(f"{name} {_format(value)}" for name, value in values.items())
-        self.bars.update(self.id, completed=done, total=total, values=f"{shown} {rate:.1f}/s")
+        parts = [f"{name} {_format(value)}" for name, value in values.items()]
+        if seconds_left is None:
+            parts.append(f"{rate:.1f}/s")
+        else:
+            parts.append(f"about {clock(seconds_left)} left")
+        self.bars.update(self.id, completed=done, total=total, values=" ".join(parts))
+
+
+def clock(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> clock(5400)
+        '1 h 30 min'
+    """
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _format(value: float | str) -> str:

@@ -10,7 +10,18 @@ from typing import Annotated, TextIO
 import typer
 
 from flawmap import __version__
-from flawmap.cli import calibrate, demo, doctor, encoders, evaluate, fit, inspect, methods, predict
+from flawmap.cli import (
+    bench,
+    calibrate,
+    demo,
+    doctor,
+    encoders,
+    evaluate,
+    fit,
+    inspect,
+    methods,
+    predict,
+)
 from flawmap.cli.errors import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -38,7 +49,7 @@ Exit codes:
   2  a wrong option or name        10 predict --fail-on-defect found a defect
   3  something wrong with the data 130 stopped by Ctrl-C
   4  encoder weights are missing   141 the reader of a pipe went away
-  7  a report cannot be written
+  7  a report cannot be written     9  a benchmark failed in part, or has no results
 """
 
 app = typer.Typer(
@@ -72,6 +83,7 @@ def _common(
 
 for _module in (fit, evaluate, predict, calibrate, inspect, methods, encoders, demo, doctor):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.run)
+app.add_typer(bench.app, name=bench.NAME)
 
 
 def main() -> None:

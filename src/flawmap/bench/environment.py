@@ -1,0 +1,78 @@
+"""On what, and with which versions, a figure was measured; and what it took of the machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import flawmap
+
+_LIBRARIES = ("torch", "timm", "numpy", "scipy")
+
+
+def environment() -> dict[str, Any]:
+    """Device, threads, versions, commit and date, as plain JSON values."""
+    # Not above: what measures memory must not begin with torch in it.
+    import torch
+
+    from flawmap.training.device import describe_device
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commit": source_commit(),
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+def source_commit() -> str | None:
+    """The commit whose code runs, "-dirty" if it was changed since; None for an installed copy."""
+    source = Path(flawmap.__file__).parent
+    # An installed copy may lie below somebody else's repository.
+    if not (source.parent.parent / "pyproject.toml").is_file():
+        return None
+    name = _git(source, "rev-parse", "--short", "HEAD")
+    if name is None:
+        return None
+    changed = _git(source, "status", "--porcelain", "--", ".")
+    return f"{name}-dirty" if changed else name
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory that this process ever held, in MiB; None where that cannot be told."""
+    try:
+        # Linux: of this program alone, not of the one that started it.
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return None if done.returncode else done.stdout.strip()

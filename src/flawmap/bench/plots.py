@@ -1,0 +1,115 @@
+"""Accuracy against what it costs: images/s, parameters, fitting time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flawmap.bench.store import StoredCell
+from flawmap.bench.table import COSTS, Line, columns_of, make_table
+from flawmap.errors import BenchError, ConfigError, ExportError, unknown_name
+from flawmap.files import atomic_path
+
+AGAINST = ("images_per_second", "parameters", "fit_seconds")
+"""The costs that `flawmap bench plot` draws by default, one panel each."""
+
+_MARKERS = "osD^vP*X<>hp"
+_ENDINGS = (".svg", ".png", ".pdf")
+
+
+def plot(
+    cells: Sequence[StoredCell],
+    target: Path,
+    *,
+    metric: str = "image_auroc",
+    against: Sequence[str] = AGAINST,
+) -> None:
+    """Draw one panel per cost, with a mark per method and a colour per data set.
+
+    Args:
+        cells: What a results file holds.
+        target: An .svg, .png or .pdf file.
+        metric: The vertical axis.
+        against: The horizontal axes: names of costs.
+
+    Raises:
+        BenchError: No finished cell has the metric.
+        ConfigError: A name is unknown, or matplotlib is not installed.
+        ExportError: The file cannot be written.
+    """
+    for name in against:
+        if name not in COSTS:
+            raise unknown_name("cost", name, COSTS, where="--against")
+    if target.suffix.lower() not in _ENDINGS:
+        raise ConfigError(
+            "the form of the picture is unknown",
+            where="--output",
+            given=target,
+            expected=f"a name that ends with {', '.join(_ENDINGS)}",
+        )
+    matplotlib = _matplotlib()
+    table = make_table(
+        cells, columns=(metric, *against), with_published=False, with_significance=False
+    )
+    lines = [line for line in table.lines if metric in line.values]
+    if not lines:
+        raise BenchError(f"no finished cell has the metric '{metric}'", where="--metric")
+    labels = list(dict.fromkeys(line.label for line in lines))
+    data = list(dict.fromkeys((line.data, line.setting) for line in lines))
+    with matplotlib.rc_context({"svg.hashsalt": "flawmap", "font.size": 9}):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(4.2 * len(against), 3.8), layout="constrained")
+        axes = figure.subplots(1, len(against), squeeze=False)[0]
+        for panel, cost in zip(axes, against, strict=True):
+            _panel(panel, lines, metric, cost, labels, data)
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        with atomic_path(target, error=ExportError) as path:
+            # Without a date the same results give the same file.
+            metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
+            figure.savefig(path, format=target.suffix[1:].lower(), metadata=metadata, dpi=150)
+
+
+def _panel(
+    panel: Any,
+    lines: Sequence[Line],
+    metric: str,
+    cost: str,
+    labels: Sequence[str],
+    data: Sequence[tuple[str, str]],
+) -> None:
+    column = COSTS[cost]
+    for line in lines:
+        x, y = line.values.get(cost), line.values[metric]
+        if x is None or x.mean is None or y.mean is None:
+            continue
+        colour = f"C{data.index((line.data, line.setting)) % 10}"
+        marker = _MARKERS[labels.index(line.label) % len(_MARKERS)]
+        panel.errorbar(
+            x.mean * column.scale,
+            100 * y.mean,
+            xerr=None if x.spread is None else x.spread * column.scale,
+            yerr=None if y.spread is None else 100 * y.spread,
+            fmt=marker,
+            color=colour,
+            capsize=2,
+            label=f"{line.label} on {line.data}, {line.setting}",
+        )
+    panel.set_xscale("log")
+    panel.set_xlabel(column.title)
+    panel.set_ylabel(f"{columns_of([metric])[0].title}, %")
+    panel.grid(alpha=0.3)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ConfigError(
+            "plots need matplotlib, which is not installed",
+            where="the installation",
+            hint="pip install 'flawmap[bench]'",
+        ) from error
+    return matplotlib

@@ -1,0 +1,364 @@
+"""Runs the cells of a grid, each in processes of its own, and stores each as it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flawmap.bench.environment import environment
+from flawmap.bench.grid import Cell
+from flawmap.bench.measure import STAGES
+from flawmap.bench.store import Outcome, Store
+from flawmap.errors import ConfigError
+from flawmap.progress import Progress, Silent, Task
+from flawmap.resources import usable_cores
+from flawmap.training.interrupt import Interrupted, PoliteStop
+
+_POLL_SECONDS = 0.2
+_ALIVE_SECONDS = 4.0
+_STOP_SECONDS = 20.0
+"""How long a child may take to save itself after Ctrl-C."""
+
+_LOG_TAIL = 2000
+
+
+@dataclass
+class Summary:
+    """What a run of a grid came to.
+
+    Attributes:
+        done: Cells that this run finished.
+        before: Cells that were finished before.
+        failed: Cells of this grid that failed, now or before.
+        elsewhere: Cells that another process was running at the end.
+        seconds: Duration of this run.
+    """
+
+    done: int = 0
+    before: int = 0
+    failed: list[str] = field(default_factory=list)
+    elsewhere: int = 0
+    seconds: float = 0.0
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    jobs: int = 1,
+    retry: bool = False,
+    keep_models: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Summary:
+    """Run what is not finished yet.
+
+    Args:
+        cells: The cells of a grid.
+        store: Where results go; also the place of the working folder, beside it.
+        jobs: Cells at a time. With more than one their times compete for the machine; the tables
+            say so.
+        retry: Run cells again that failed before.
+        keep_models: Keep each cell's bundle in the working folder.
+        device: Where to compute.
+        progress: Where progress is shown; nowhere by default.
+
+    Raises:
+        Interrupted: The user stopped it; what was finished is stored, and the rest goes on where
+            it was with the same command.
+    """
+    if jobs < 1:
+        raise ConfigError("there must be at least one job", where="--jobs", given=jobs)
+    return _Run(cells, store, jobs, retry, keep_models, device, progress or Silent()).run()
+
+
+def work_folder(store: Path) -> Path:
+    """Where unfinished cells keep their checkpoints and logs."""
+    return store.with_name(store.name + ".work")
+
+
+@dataclass
+class _Child:
+    """A cell that is being run."""
+
+    cell: Cell
+    folder: Path
+    stages: deque[str]
+    process: subprocess.Popen[bytes] | None = None
+    stage: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def last_words(self) -> str:
+        """The end of what the cell's processes said, for a failure without a message."""
+        try:
+            return self.log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+        except OSError:
+            return ""
+
+    def doing(self) -> str:
+        """The last line of its progress."""
+        lines = self.last_words().splitlines()
+        return lines[-1][:60] if lines else self.stage
+
+
+class _Run:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        store: Store,
+        jobs: int,
+        retry: bool,
+        keep_models: bool,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.store = store
+        self.jobs = jobs
+        self.retry = retry
+        self.keep_models = keep_models
+        self.device = device
+        self.progress = progress
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.work = work_folder(store.path)
+        self.waiting = deque(cells)
+        self.running: list[_Child] = []
+        self.total = len(cells)
+        self.finished = 0
+        self.summary = Summary()
+        self.durations: dict[tuple[str, str], list[float]] = {}
+
+    def run(self) -> Summary:
+        began = time.monotonic()
+        self._skip_known()
+        left = len(self.waiting)
+        if self.summary.before:
+            self.progress.note(f"{self.summary.before} of {self.total} cells are finished already")
+        if self.summary.failed and not self.retry:
+            self.progress.note(
+                f"{len(self.summary.failed)} failed before and are left alone; --retry runs them "
+                "again"
+            )
+        with PoliteStop() as stop, self.progress.task("Benchmark", self.total, start=0) as task:
+            try:
+                self._loop(stop, task)
+            except BaseException:
+                self._stop_children()
+                raise
+        self.summary.seconds = time.monotonic() - began
+        if left and not any(self.work.glob("*")):
+            shutil.rmtree(self.work, ignore_errors=True)
+        return self.summary
+
+    def _skip_known(self) -> None:
+        """Leave out what the file holds already, so that progress speaks of the rest."""
+        known = {cell.key: cell for cell in self.store.cells()}
+        todo: deque[Cell] = deque()
+        for cell in self.waiting:
+            status = known[cell.key].status if cell.key in known else None
+            if status == "done":
+                # The claim gives it the name that this grid has for it.
+                self.store.claim(cell, self.owner)
+                self.summary.before += 1
+            elif status == "failed" and not self.retry:
+                self.summary.failed.append(f"{cell}: {_reason(known[cell.key].error or {})}")
+            else:
+                todo.append(cell)
+        self.finished = self.total - len(todo)
+        self.waiting = todo
+
+    def _loop(self, stop: PoliteStop, task: Task) -> None:
+        last_alive = 0.0
+        taken: deque[Cell] = deque()
+        while self.waiting or self.running or taken:
+            if stop.requested:
+                self._stop_children()
+                raise Interrupted(
+                    f"stopped after {self.finished} of {self.total} cells",
+                    where=str(self.store.path),
+                    hint="the same command goes on where it was",
+                )
+            while len(self.running) < self.jobs and self.waiting:
+                cell = self.waiting.popleft()
+                claim = self.store.claim(cell, self.owner, retry=self.retry)
+                if claim == "ours":
+                    self.running.append(self._start(cell))
+                elif claim == "taken":
+                    taken.append(cell)
+                else:
+                    self.finished += 1
+            for child in list(self.running):
+                self._attend(child)
+            now = time.monotonic()
+            if now - last_alive > _ALIVE_SECONDS:
+                self.store.alive([c.cell.key for c in self.running])
+                last_alive = now
+                if not self.running and not self.waiting:
+                    # Another process may have ended, or died: look again at what it had taken.
+                    self.waiting, taken = taken, deque()
+            self._show(task)
+            time.sleep(_POLL_SECONDS)
+        self._show(task)
+
+    def _start(self, cell: Cell) -> _Child:
+        folder = self.work / cell.key
+        folder.mkdir(parents=True, exist_ok=True)
+        tree = cell.config.model_dump(mode="json")
+        tree["training"]["device"] = self.device
+        if self.jobs > 1:
+            tree["training"]["threads"] = max(1, usable_cores() // self.jobs)
+        job = {
+            "path": cell.path,
+            "format": cell.format,
+            "fingerprint": cell.fingerprint,
+            "categories": list(cell.categories),
+            "config": tree,
+            "metrics": list(cell.metrics),
+            "jobs": self.jobs,
+        }
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        todo = deque(s for s in STAGES if not (folder / f"{s}.json").is_file())
+        if "fit" not in todo and not (folder / "model.flawmap").is_file():
+            todo = deque(STAGES)
+        child = _Child(cell, folder, todo)
+        self._next_stage(child)
+        return child
+
+    def _next_stage(self, child: _Child) -> None:
+        child.stage = child.stages.popleft()
+        (child.folder / f"{child.stage}.error.json").unlink(missing_ok=True)
+        variables = dict(os.environ)
+        if self.jobs > 1:
+            share = str(max(1, usable_cores() // self.jobs))
+            variables.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), share))
+        with child.log.open("ab") as log:
+            child.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *("-W", "ignore", "-m", "flawmap.bench.measure"),
+                    *(child.stage, str(child.folder / "job.json")),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                # Ctrl-C reaches this process alone, which passes it on in its own time.
+                start_new_session=True,
+            )
+
+    def _attend(self, child: _Child) -> None:
+        assert child.process is not None
+        code = child.process.poll()
+        if code is None:
+            return
+        if code == 0 and (child.folder / f"{child.stage}.json").is_file():
+            if child.stages:
+                self._next_stage(child)
+                return
+            self._finish(child)
+        else:
+            self._fail(child, code)
+        self.running.remove(child)
+        self.finished += 1
+
+    def _finish(self, child: _Child) -> None:
+        fit = json.loads((child.folder / "fit.json").read_text(encoding="utf-8"))
+        score = json.loads((child.folder / "score.json").read_text(encoding="utf-8"))
+        self.store.finish(
+            child.cell.key,
+            Outcome(
+                figures={
+                    name: {**metrics, **{f"n_{k}": v for k, v in score["counts"][name].items()}}
+                    for name, metrics in score["figures"].items()
+                },
+                scores=[tuple(row) for row in score["scores"]],
+                cost={**fit, **score["cost"]},
+                environment=score["environment"],
+            ),
+        )
+        kind = (child.cell.label, child.cell.data)
+        self.durations.setdefault(kind, []).append(time.monotonic() - child.began)
+        self.summary.done += 1
+        if self.keep_models:
+            for name in ("job.json", "fit.json", "score.json"):
+                (child.folder / name).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(child.folder, ignore_errors=True)
+
+    def _fail(self, child: _Child, code: int) -> None:
+        found = child.folder / f"{child.stage}.error.json"
+        if found.is_file():
+            error = json.loads(found.read_text(encoding="utf-8"))
+        else:
+            error = {"message": _how_it_ended(code), "log": child.last_words()}
+        error["stage"] = child.stage
+        self.store.fail(child.cell.key, error, environment())
+        self.summary.failed.append(f"{child.cell}: {_reason(error)}")
+        self.progress.note(f"failed: {child.cell}: {_reason(error)}\n  its log: {child.log}")
+
+    def _stop_children(self) -> None:
+        for child in self.running:
+            if child.process is not None and child.process.poll() is None:
+                # A fit that hears this saves a checkpoint first.
+                child.process.send_signal(
+                    signal.SIGINT if sys.platform != "win32" else signal.SIGTERM
+                )
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in self.running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            self.store.release(child.cell.key)
+        self.running.clear()
+
+    def _show(self, task: Task) -> None:
+        now = "-"
+        if self.running:
+            child = self.running[0]
+            more = f" (+{len(self.running) - 1})" if len(self.running) > 1 else ""
+            now = f"{child.cell}{more}: {child.doing()}"
+        task.update(self.finished, seconds_left=self._seconds_left(), now=now)
+
+    def _seconds_left(self) -> float | None:
+        """From how long cells of the same method and data took, else of the same method."""
+        if not self.durations:
+            return None
+        every = [s for seconds in self.durations.values() for s in seconds]
+        total = 0.0
+        now = time.monotonic()
+        spent = {id(child.cell): now - child.began for child in self.running}
+        for cell in [*(child.cell for child in self.running), *self.waiting]:
+            same_method = [s for (m, _), v in self.durations.items() if m == cell.label for s in v]
+            known = self.durations.get((cell.label, cell.data)) or same_method or every
+            total += max(0.0, sum(known) / len(known) - spent.get(id(cell), 0.0))
+        return total / self.jobs
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    return " ".join(str(error.get("message", "unknown")).split())
+
+
+def _how_it_ended(code: int) -> str:
+    if code == -9:
+        return "its process was killed, perhaps because the memory was full"
+    if code < 0:
+        return f"its process ended with signal {-code}"
+    return f"its process ended with exit code {code}"

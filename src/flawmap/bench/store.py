@@ -1,0 +1,322 @@
+"""The results of benchmarks: one SQLite file, to which every finished cell is written at once.
+
+Several processes may work on one file: a cell belongs to the one that claimed it for as long as
+that one gives signs of life. What a killed process had claimed is free again a little later.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from flawmap.bench.grid import Cell
+from flawmap.errors import BenchError
+
+VERSION = 1
+"""Of the file's form; a newer one is refused."""
+
+STALE_SECONDS = 20.0
+"""A claim without a sign of life for so long is void."""
+
+Status = Literal["running", "done", "failed"]
+Claim = Literal["ours", "done", "failed", "taken"]
+
+_TABLES = """
+CREATE TABLE cells (
+    key TEXT PRIMARY KEY,
+    label TEXT NOT NULL, method TEXT NOT NULL, encoder TEXT NOT NULL,
+    data TEXT NOT NULL, format TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    setting TEXT NOT NULL, categories TEXT NOT NULL, seed INTEGER NOT NULL,
+    config TEXT NOT NULL,
+    status TEXT NOT NULL, owner TEXT, alive REAL,
+    error TEXT, cost TEXT, environment TEXT, finished REAL
+);
+CREATE TABLE figures (
+    key TEXT NOT NULL, category TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+    PRIMARY KEY (key, category, metric)
+);
+CREATE TABLE scores (
+    key TEXT NOT NULL, category TEXT NOT NULL, path TEXT NOT NULL,
+    label INTEGER NOT NULL, defect TEXT NOT NULL, score REAL NOT NULL
+);
+CREATE INDEX scores_of_cell ON scores (key);
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished cell measured.
+
+    Attributes:
+        figures: Metrics by category; undefined ones are None.
+        scores: (category, path relative to the data, label, defect, image score) of each test
+            image.
+        cost: Seconds, images/s, latency, memory, parameters, MACs and bytes; see `measure`.
+        environment: Device, versions, commit and date.
+    """
+
+    figures: Mapping[str, Mapping[str, float | None]]
+    scores: Sequence[tuple[str, str, int, str, float]]
+    cost: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A cell as it stands in a results file.
+
+    Attributes:
+        key: See `Cell.key`.
+        label, method, encoder, data, format, setting, categories, seed: As in the cell.
+        config: The whole configuration, as plain values.
+        status: "running", "done" or "failed".
+        error: Why it failed, as plain values.
+        cost: See `Outcome`.
+        environment: See `Outcome`.
+        figures: See `Outcome`.
+    """
+
+    key: str
+    label: str
+    method: str
+    encoder: str
+    data: str
+    format: str
+    setting: str
+    categories: tuple[str, ...]
+    seed: int
+    config: Mapping[str, Any]
+    status: Status
+    error: Mapping[str, Any] | None
+    cost: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
+        return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+
+
+class Store:
+    """A results file.
+
+    Args:
+        path: The file.
+        create: Make it if it is not there.
+
+    Raises:
+        BenchError: The file is missing, is no results file, is newer than this version, or cannot
+            be written.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        if not create and not path.is_file():
+            raise BenchError(
+                "the results file does not exist",
+                where=str(path),
+                hint="name the file that 'flawmap bench' wrote",
+            )
+        with self._explained():
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._check(create)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def claim(self, cell: Cell, owner: str, *, retry: bool = False) -> Claim:
+        """Take a cell to run it, unless it is finished or another process is at it.
+
+        Args:
+            cell: The cell.
+            owner: A name that no other process has.
+            retry: Take it also if it failed before.
+        """
+        now = time.time()
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT status, owner, alive FROM cells WHERE key = ?", (cell.key,)
+            ).fetchone()
+            if row is not None:
+                if row["status"] == "done":
+                    # Another grid may call the same cell something else: the last name counts.
+                    self._db.execute(
+                        "UPDATE cells SET label = ? WHERE key = ?", (cell.label, cell.key)
+                    )
+                    return "done"
+                if row["status"] == "failed" and not retry:
+                    return "failed"
+                alive = row["status"] == "running" and now - row["alive"] < STALE_SECONDS
+                if alive and row["owner"] != owner:
+                    return "taken"
+            self._db.execute(
+                "INSERT OR REPLACE INTO cells (key, label, method, encoder, data, format, "
+                "fingerprint, setting, categories, seed, config, status, owner, alive) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?)",
+                (
+                    cell.key,
+                    cell.label,
+                    cell.config.method.name,
+                    cell.config.encoder.name,
+                    cell.data,
+                    cell.format,
+                    cell.fingerprint,
+                    cell.setting,
+                    json.dumps(list(cell.categories)),
+                    cell.seed,
+                    cell.config.model_dump_json(),
+                    owner,
+                    now,
+                ),
+            )
+        return "ours"
+
+    def alive(self, keys: Sequence[str]) -> None:
+        """A sign of life for claimed cells."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE cells SET alive = ? WHERE key = ?", [(time.time(), key) for key in keys]
+            )
+
+    def release(self, key: str) -> None:
+        """Give a claimed cell back, as if it had never been begun."""
+        with self._transaction():
+            self._db.execute("DELETE FROM cells WHERE key = ? AND status = 'running'", (key,))
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Write what a cell measured."""
+        with self._transaction():
+            self._clear(key)
+            self._db.execute(
+                "UPDATE cells SET status = 'done', error = NULL, owner = NULL, cost = ?, "
+                "environment = ?, finished = ? WHERE key = ?",
+                (json.dumps(outcome.cost), json.dumps(outcome.environment), time.time(), key),
+            )
+            self._db.executemany(
+                "INSERT INTO figures VALUES (?, ?, ?, ?)",
+                [
+                    (key, category, metric, value)
+                    for category, metrics in outcome.figures.items()
+                    for metric, value in metrics.items()
+                ],
+            )
+            self._db.executemany(
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
+                [(key, *row) for row in outcome.scores],
+            )
+
+    def fail(self, key: str, error: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Write why a cell failed."""
+        with self._transaction():
+            self._clear(key)
+            self._db.execute(
+                "UPDATE cells SET status = 'failed', error = ?, owner = NULL, environment = ?, "
+                "finished = ? WHERE key = ?",
+                (json.dumps(error), json.dumps(environment), time.time(), key),
+            )
+
+    def cells(self, *, status: Status | None = None) -> list[StoredCell]:
+        """The cells with their figures, in the order in which they were first begun."""
+        with self._explained():
+            figures: dict[str, dict[str, dict[str, float | None]]] = {}
+            for key, category, metric, value in self._db.execute(
+                "SELECT key, category, metric, value FROM figures"
+            ):
+                figures.setdefault(key, {}).setdefault(category, {})[metric] = value
+            rows = self._db.execute("SELECT * FROM cells ORDER BY data, rowid").fetchall()
+        return [
+            StoredCell(
+                key=row["key"],
+                label=row["label"],
+                method=row["method"],
+                encoder=row["encoder"],
+                data=row["data"],
+                format=row["format"],
+                setting=row["setting"],
+                categories=tuple(json.loads(row["categories"])),
+                seed=row["seed"],
+                config=json.loads(row["config"]),
+                status=row["status"],
+                error=json.loads(row["error"]) if row["error"] else None,
+                cost=json.loads(row["cost"]) if row["cost"] else {},
+                environment=json.loads(row["environment"]) if row["environment"] else {},
+                figures=figures.get(row["key"], {}),
+            )
+            for row in rows
+            if status in (None, row["status"])
+        ]
+
+    def scores(self, key: str) -> list[tuple[str, str, int, str, float]]:
+        """The image scores of a cell; see `Outcome.scores`."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT category, path, label, defect, score FROM scores WHERE key = ?", (key,)
+            )
+            return [tuple(row) for row in rows]
+
+    def _clear(self, key: str) -> None:
+        self._db.execute("DELETE FROM figures WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM scores WHERE key = ?", (key,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained(), closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise BenchError(
+                f"the results file cannot be used: {error}",
+                where=str(self.path),
+                hint="check that it is a file that 'flawmap bench' wrote, that this user may "
+                "write it, and that the disk is not full",
+            ) from error
+
+    def _check(self, create: bool) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        named = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 0 and named == 0 and create:
+            with self._transaction():
+                for statement in _TABLES.split(";\n"):
+                    if statement.strip():
+                        self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise BenchError(
+                "the results file has another form",
+                where=str(self.path),
+                given=f"version {version}" if version else "a file of another program",
+                expected=f"version {VERSION}",
+                hint="upgrade flawmap" if version > VERSION else "name another file",
+            )

@@ -1,0 +1,459 @@
+"""Tables of results: what they show, before it is written in any form.
+
+A line is a method with its options on a data set, in one setting. Its figure is the mean over
+categories for each seed, then mean and sample standard deviation over seeds. A line that lacks
+categories says so and is never the best.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flawmap.bench.published import MAIN_TABLES, dataset_of, published
+from flawmap.bench.significance import MIN_PAIRS, compare_with_best, sentence
+from flawmap.bench.store import StoredCell
+from flawmap.errors import BenchError, ConfigError, unknown_name
+from flawmap.metrics.catalog import HEADLINE, MARK, info, names
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        name: As in the store.
+        title: With its unit.
+        scale: What a stored value is multiplied by to be shown.
+        digits: Decimals shown.
+        higher_is_better: None for figures that are not judged.
+        over_categories: How the cells of separate models become one figure.
+        footnote: Below the table, for metrics that are not official.
+    """
+
+    name: str
+    title: str
+    scale: float = 1.0
+    digits: int = 2
+    higher_is_better: bool | None = True
+    over_categories: Callable[[Sequence[float]], float] = statistics.fmean
+    footnote: str = ""
+
+
+COSTS = {
+    column.name: column
+    for column in (
+        Column("fit_seconds", "fit, s", 1, 1, False, math.fsum),
+        Column("images_per_second", "images/s", 1, 1, True, statistics.fmean),
+        Column("latency_p50_ms", "latency p50, ms", 1, 1, False, statistics.fmean),
+        Column("latency_p95_ms", "latency p95, ms", 1, 1, False, statistics.fmean),
+        Column("fit_peak_memory_mib", "peak memory of the fit, MiB", 1, 0, False, max),
+        Column("score_peak_memory_mib", "peak memory of scoring, MiB", 1, 0, False, max),
+        Column("parameters", "parameters, M", 1e-6, 2, False, max),
+        Column("macs", "MACs, G", 1e-9, 2, False, max),
+        Column("bundle_bytes", "bundle, MB", 1e-6, 1, False, math.fsum),
+    )
+}
+"""What a cell costs; see `measure`."""
+
+DEFAULT_COLUMNS = (*HEADLINE, "fit_seconds", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One figure of a line.
+
+    Attributes:
+        mean: In the store's unit; None if it is undefined.
+        spread: Sample standard deviation over seeds; None for a single seed.
+        text: As printed elsewhere; shown as it is.
+        best: The highest (or lowest) that the table shows in this data set's column.
+    """
+
+    mean: float | None
+    spread: float | None = None
+    text: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method with its options on a data set.
+
+    Attributes:
+        data: The data set's name.
+        setting: "unified" or "separate".
+        label: What the grid calls the method, or the category that a line stands for.
+        encoder: The network that sees the images.
+        seeds: The seeds that count.
+        values: By column; columns without a figure lack.
+        marks: Footnotes that concern this line alone.
+        source: Of a published line; "" for ours.
+        complete: Whether every category of the data set is in it.
+    """
+
+    data: str
+    setting: str
+    label: str
+    encoder: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Value]
+    marks: tuple[str, ...] = ()
+    source: str = ""
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is written as Markdown, LaTeX, CSV or HTML.
+
+    Attributes:
+        title: Heading.
+        columns: The columns of figures.
+        lines: In the order shown.
+        footnotes: Below the table, in this order; marks of columns and lines refer to them.
+        notes: Further sentences: significance, failures, hardware.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    footnotes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def columns_of(wanted: Sequence[str], formats: Sequence[str] = ("",)) -> tuple[Column, ...]:
+    """Columns by name: metrics and costs.
+
+    Args:
+        wanted: The names.
+        formats: Readers of the data sets: what is official for all of them stands unmarked.
+
+    Raises:
+        ConfigError: A name is unknown; the nearest right one is given.
+    """
+    found = []
+    for name in wanted:
+        if name in COSTS:
+            found.append(COSTS[name])
+            continue
+        if name not in names():
+            raise unknown_name("column", name, [*names(), *COSTS], where="--column")
+        metric = info(name)
+        error_rate = name in ("false_reject_rate", "escape_rate")
+        official = all(metric.is_official(data_format) for data_format in formats)
+        found.append(
+            Column(
+                name,
+                metric.short + ("" if official else MARK),
+                100,
+                2,
+                not error_rate,
+                footnote="" if official else f"{metric.short}: {metric.footnote()}",
+            )
+        )
+    return tuple(found)
+
+
+def make_table(
+    cells: Sequence[StoredCell],
+    *,
+    columns: Sequence[str] = DEFAULT_COLUMNS,
+    by_category: bool = False,
+    with_published: bool = True,
+    with_significance: bool = True,
+    title: str = "Results",
+) -> Table:
+    """The table of a results file.
+
+    Args:
+        cells: What the file holds.
+        columns: Names of metrics and costs; those that no line has are left out.
+        by_category: A line for each category of each method instead of their mean.
+        with_published: Add what papers print for the same data set.
+        with_significance: Add notes on whether differences are beyond chance.
+        title: Heading.
+
+    Raises:
+        BenchError: No cell is finished.
+        ConfigError: A column is unknown.
+    """
+    done = [c for c in cells if c.status == "done"]
+    if not done:
+        reasons = [f"  {c}: {(c.error or {}).get('message')}" for c in cells if c.error]
+        raise BenchError(
+            "no cell is finished" + ("; those that failed:\n" + "\n".join(reasons[:10])),
+            hint="run the benchmark first: flawmap bench GRID --results FILE",
+        )
+    wanted = columns_of(columns, sorted({c.format for c in done}))
+    groups = _groups(done)
+    lines = [line for group in groups for line in _lines(group, wanted, by_category)]
+    kept = [
+        c for c in wanted if any(_defined(line.values.get(c.name)) is not None for line in lines)
+    ]
+    if not kept:
+        raise ConfigError(
+            "no finished cell has any of these columns",
+            where="--column",
+            given=", ".join(columns),
+            hint="run the grid again with these names under 'metrics'",
+        )
+    lines = _with_best(lines, kept)
+    notes: list[str] = []
+    if with_published and not by_category:
+        lines, more = _with_published(lines, groups, kept)
+        notes += more
+    if with_significance:
+        notes += significance_notes(groups, [c for c in kept if c.name not in COSTS])
+    notes += _failures(cells)
+    notes += _about(done)
+    line_marks = [mark for line in lines for mark in line.marks]
+    footnotes = [c.footnote for c in kept if c.footnote]
+    return Table(
+        title=title,
+        columns=tuple(kept),
+        lines=tuple(lines),
+        footnotes=tuple(dict.fromkeys([*footnotes, *line_marks])),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """All finished cells of one line, and the categories that it should have."""
+
+    data: str
+    setting: str
+    label: str
+    cells: tuple[StoredCell, ...]
+    categories: tuple[str, ...]
+
+    def by_seed(self) -> dict[int, dict[str, Figures]]:
+        """For each seed, the defined figures by category."""
+        found: dict[int, dict[str, Figures]] = {}
+        for cell in self.cells:
+            for category, figures in cell.figures.items():
+                defined = {k: v for k, v in figures.items() if v is not None}
+                found.setdefault(cell.seed, {})[category] = defined
+        return found
+
+    def complete_seeds(self) -> dict[int, dict[str, Figures]]:
+        """The seeds that have every category; all of them if none has."""
+        seeds = self.by_seed()
+        whole = {s: f for s, f in seeds.items() if set(f) >= set(self.categories)}
+        return whole or seeds
+
+    @property
+    def complete(self) -> bool:
+        """Whether a seed has every category."""
+        return any(set(f) >= set(self.categories) for f in self.by_seed().values())
+
+    def mean_by_category(self, metric: str) -> dict[str, float]:
+        """Mean over seeds for each category in which the metric is defined."""
+        values: dict[str, list[float]] = {}
+        for figures in self.complete_seeds().values():
+            for category, found in figures.items():
+                if metric in found:
+                    values.setdefault(category, []).append(found[metric])
+        return {category: statistics.fmean(v) for category, v in values.items()}
+
+
+def _groups(done: Sequence[StoredCell]) -> list[_Group]:
+    members: dict[tuple[str, str, str], list[StoredCell]] = {}
+    categories: dict[str, set[str]] = {}
+    for cell in done:
+        members.setdefault((cell.data, cell.setting, cell.label), []).append(cell)
+        categories.setdefault(cell.data, set()).update(cell.categories)
+    return [
+        _Group(data, setting, label, tuple(found), tuple(sorted(categories[data])))
+        for (data, setting, label), found in members.items()
+    ]
+
+
+def _lines(group: _Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
+    seeds = group.complete_seeds()
+    cells = [c for c in group.cells if c.seed in seeds]
+    encoder = ", ".join(sorted({c.encoder for c in cells}))
+    marks = []
+    if not group.complete:
+        most = max(len(f) for f in seeds.values())
+        marks.append(f"incomplete: {most} of {len(group.categories)} categories are finished")
+    if any(c.cost.get("fit_resumed") for c in cells):
+        marks.append("a fit was stopped and resumed: its seconds are those of the last part")
+    if any(c.environment.get("jobs", 1) > 1 for c in cells):
+        marks.append("times were taken while other cells ran on the same machine")
+    parts = [(category,) for category in group.categories] if by_category else [group.categories]
+    lines = []
+    for part in parts:
+        per_seed: dict[str, list[float]] = {}
+        for seed, figures in seeds.items():
+            mine = [c for c in cells if c.seed == seed and set(c.categories) & set(part)]
+            for column in columns:
+                if column.name in COSTS:
+                    values = [c.cost[column.name] for c in mine if c.cost.get(column.name)]
+                    if values:
+                        per_seed.setdefault(column.name, []).append(column.over_categories(values))
+                else:
+                    values = [
+                        figures[c][column.name] for c in part if column.name in figures.get(c, {})
+                    ]
+                    if values:
+                        per_seed.setdefault(column.name, []).append(statistics.fmean(values))
+        lines.append(
+            Line(
+                data=f"{group.data}/{part[0]}" if by_category else group.data,
+                setting=group.setting,
+                label=group.label,
+                encoder=encoder,
+                seeds=tuple(sorted(seeds)),
+                values={
+                    name: Value(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None)
+                    for name, v in per_seed.items()
+                },
+                marks=tuple(marks),
+                complete=group.complete,
+            )
+        )
+    return lines
+
+
+def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
+    """Mark the best of each data set; equal as shown is equally good."""
+    marked = list(lines)
+    for data in {line.data for line in lines}:
+        rows = [i for i, line in enumerate(lines) if line.data == data and line.complete]
+        if len(rows) < 2:
+            continue
+        for column in columns:
+            shown = {
+                i: round(mean * column.scale, column.digits)
+                for i in rows
+                if (mean := _defined(lines[i].values.get(column.name))) is not None
+            }
+            if column.higher_is_better is None or len(set(shown.values())) < 2:
+                continue
+            top = max(shown.values()) if column.higher_is_better else min(shown.values())
+            for i, value in shown.items():
+                if value == top:
+                    old = marked[i].values[column.name]
+                    best = Value(old.mean, old.spread, old.text, best=True)
+                    marked[i] = _replaced(marked[i], column.name, best)
+    return marked
+
+
+def _replaced(line: Line, column: str, value: Value) -> Line:
+    return Line(**{**line.__dict__, "values": {**line.values, column: value}})
+
+
+def _with_published(
+    lines: Sequence[Line], groups: Sequence[_Group], columns: Sequence[Column]
+) -> tuple[list[Line], list[str]]:
+    """Ours, and below those of each data set what papers print for it."""
+    result: list[Line] = []
+    notes: list[str] = []
+    shown = {c.name for c in columns}
+    for data in dict.fromkeys(line.data for line in lines):
+        mine = [line for line in lines if line.data == data]
+        result += mine
+        of_data = [g for g in groups if g.data == data]
+        known = dataset_of(of_data[0].cells[0].format, of_data[0].categories)
+        if known is None:
+            continue
+        name, size = known
+        settings = {line.setting for line in mine}
+        for paper in published():
+            if paper.dataset != name or paper.table not in MAIN_TABLES:
+                continue
+            if paper.setting not in settings or not shown & set(paper.figures):
+                continue
+            marks = [f"published: {paper.source}"]
+            if paper.note:
+                marks.append(f"{paper.method}, {paper.setting}: {paper.note}")
+            result.append(
+                Line(
+                    data=data,
+                    setting=paper.setting,
+                    label=paper.method,
+                    encoder="",
+                    seeds=(),
+                    values={k: Value(float(v) / 100, text=v) for k, v in paper.figures.items()},
+                    marks=tuple(marks),
+                    source=paper.source,
+                    complete=False,
+                )
+            )
+        if len(of_data[0].categories) < size:
+            notes.append(
+                f"'{data}': ours are means over {len(of_data[0].categories)} of the {size} "
+                "categories that the published figures are means over"
+            )
+    return result, notes
+
+
+def significance_notes(groups: Sequence[_Group], columns: Sequence[Column]) -> list[str]:
+    """Comparisons within each setting, over the categories of all data sets."""
+    notes: list[str] = []
+    short = False
+    for setting in dict.fromkeys(g.setting for g in groups):
+        mine = [g for g in groups if g.setting == setting]
+        labels = {g.label for g in mine}
+        if len(labels) < 2:
+            continue
+        for column in columns:
+            if column.higher_is_better is not True:
+                continue
+            lines: dict[str, dict[str, float]] = {label: {} for label in labels}
+            for group in mine:
+                for category, value in group.mean_by_category(column.name).items():
+                    lines[group.label][f"{group.data}/{category}"] = value
+            if max(len(found) for found in lines.values()) < MIN_PAIRS:
+                short = True
+                continue
+            told = sentence(compare_with_best(lines), column.title.rstrip(MARK))
+            notes += [f"{setting}, {text}" for text in told]
+    if short and not notes:
+        notes.append(
+            f"fewer than {MIN_PAIRS} categories in all: no test over categories can tell a "
+            "difference from chance"
+        )
+    return notes
+
+
+def _failures(cells: Sequence[StoredCell]) -> list[str]:
+    return [
+        f"failed: {cell}: {' '.join(str((cell.error or {}).get('message')).split())}"
+        for cell in cells
+        if cell.status == "failed"
+    ]
+
+
+def _about(done: Sequence[StoredCell]) -> list[str]:
+    """Hardware, versions and commits: a figure without them is worth little."""
+    notes = []
+    for key, title in (("device", "Hardware"), ("commit", "Commit"), ("date", "Date")):
+        found = sorted({str(c.environment[key]) for c in done if c.environment.get(key)})
+        if found:
+            notes.append(f"{title}: {'; '.join(found)}.")
+    versions = sorted(
+        {
+            ", ".join(f"{name} {number}" for name, number in c.environment["versions"].items())
+            for c in done
+            if c.environment.get("versions")
+        }
+    )
+    if versions:
+        notes.append(f"Versions: {'; '.join(versions)}.")
+    seeds = sorted({c.seed for c in done})
+    notes.append(
+        f"Seeds: {', '.join(map(str, seeds))}; mean ± sample standard deviation over them. "
+        "Metrics in percent, pixel metrics at 256 x 256 unless named otherwise."
+    )
+    return notes
+
+
+def _defined(value: Value | None) -> float | None:
+    return None if value is None else value.mean

@@ -1,0 +1,438 @@
+"""`flawmap bench`: grids of methods, data and seeds, and their tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from flawmap.cli import options, show
+
+if TYPE_CHECKING:
+    from flawmap.bench.grid import Cell, Grid
+
+NAME = "bench"
+FAILED = 9
+
+_EPILOG = """\b
+Examples:
+  flawmap bench --data bottle=mvtec/bottle --method patchcore --method dinomaly --seed 0 --seed 1
+  flawmap bench grid.yaml --results results.sqlite --jobs 2
+  flawmap bench table results.sqlite
+  flawmap bench table results.sqlite --output table.tex --column image_auroc --column aupro
+  flawmap bench plot results.sqlite --output accuracy.svg
+
+\b
+A grid file:
+  data: {mvtec: /data/mvtec, tiles: {path: /data/tiles, format: magnetic-tile}}
+  methods: [patchcore, {method: dinomaly, name: dinomaly 280, options: {data.size: 280}}]
+  settings: [unified, separate]
+  seeds: [0, 1, 2]
+
+\b
+A grid that was stopped goes on where it was with the same command; nothing is run twice. A cell
+that fails is written down with its reason, and the others go on.
+"""
+
+
+class _RunByDefault(TyperGroup):
+    """`flawmap bench GRID` is short for `flawmap bench run GRID`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return list(super().parse_args(ctx, args))
+
+
+app = typer.Typer(
+    name=NAME,
+    cls=_RunByDefault,
+    help="Compare methods: run a grid of methods, data sets and seeds; make tables and plots.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Results = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="The file that 'flawmap bench' wrote.")
+]
+
+
+@app.command("run", epilog=_EPILOG)
+def run(
+    grid: Annotated[
+        Path | None, typer.Argument(metavar="[GRID]", help="A YAML file that describes the grid.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]PATH", help="A data set; may be given several times."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A method; may be given several times."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="unified|separate",
+            help="One model for all categories, or one each; both may be given.",
+        ),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A seed; may be given several times.")
+    ] = None,
+    category: options.Categories = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For every method; by default its own.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="cpu|gpu", help="For every method. [default: cpu]")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A metric beyond the seven; may be given several times."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Any other option, for every method."),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where every finished cell is stored at once.")
+    ] = Path("results.sqlite"),
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", metavar="N", help="Cells at a time; their times then compete."
+        ),
+    ] = 1,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Run cells again that failed before.")
+    ] = False,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep every model in FILE.work.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and what is left to do; run nothing.")
+    ] = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run a grid.
+
+    Fits and measures every combination of methods, data sets and seeds, each in processes of its
+    own, and stores each as it ends.
+    """
+    from flawmap.bench.grid import cells_of
+    from flawmap.bench.runner import run_cells
+    from flawmap.bench.store import Store
+
+    flags = _flags(data, method, setting, seed, category, encoder, preset, metric, settings)
+    cells = cells_of(_grid(grid, flags))
+    if dry_run:
+        _print_plan(cells, results, json)
+        return
+    with Store(results, create=True) as store:
+        summary = run_cells(
+            cells,
+            store,
+            jobs=jobs,
+            retry=retry,
+            keep_models=keep_models,
+            device=device,
+            progress=show.progress(quiet),
+        )
+        if json:
+            show.json_out({**summary.__dict__, "results": str(results), "cells": len(cells)})
+        else:
+            show.note(
+                f"{summary.done} cells finished now, {summary.before} before, "
+                f"{len(summary.failed)} failed, {show.duration(summary.seconds)}"
+            )
+            if summary.done + summary.before:
+                _print_table(store.cells())
+            show.note("")
+            show.note("tables and plots:")
+            show.note("  " + show.command("bench", "table", results, "--output", "table.md"))
+            show.note("  " + show.command("bench", "plot", results, "--output", "plot.svg"))
+    if summary.failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command("table")
+def table(
+    results: Results,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write it; the name's ending (.md, .tex, .csv, .html) says in which form.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="markdown|latex|csv|html", help="Print it in this form."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A metric or a cost, several times. [default: the seven metrics, the fit's "
+            "seconds and images/s]",
+        ),
+    ] = None,
+    all_columns: Annotated[
+        bool, typer.Option("--all-columns", help="Every metric and cost that was measured.")
+    ] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
+    ] = None,
+    by_category: Annotated[
+        bool, typer.Option("--by-category", help="A line per category instead of their mean.")
+    ] = False,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published/--no-published", help="What papers print for the same public data set."
+        ),
+    ] = True,
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Heading.")] = "Results",
+) -> None:
+    """Make a table of results.
+
+    Mean over categories, then mean and spread over seeds; the best in bold; published figures
+    beside ours where they are known; whether differences are beyond chance.
+    """
+    from flawmap.bench.render import ENDINGS, render
+    from flawmap.bench.store import Store
+    from flawmap.bench.table import COSTS, DEFAULT_COLUMNS, make_table
+    from flawmap.errors import BenchError, ConfigError
+    from flawmap.files import write_text
+    from flawmap.metrics.catalog import names
+
+    with Store(results) as store:
+        cells = _of_data(store.cells(), data)
+    wanted = (*names(), *COSTS) if all_columns else tuple(column or DEFAULT_COLUMNS)
+    if output is not None and form is None:
+        form = ENDINGS.get(output.suffix.lower())
+        if form is None:
+            raise ConfigError(
+                "the name does not say in which form the table is written",
+                where="--output",
+                given=output,
+                expected=f"a name that ends with {', '.join(ENDINGS)}",
+                hint="or name the form with --format",
+            )
+    if form is None:
+        _print_table(cells, wanted, by_category=by_category, with_published=published)
+        return
+    text = render(
+        make_table(
+            cells, columns=wanted, by_category=by_category, with_published=published, title=title
+        ),
+        form,
+    )
+    if output is None:
+        show.out(text.rstrip("\n"))
+    else:
+        write_text(output, text, error=BenchError)
+        show.note(f"table: {output}")
+
+
+@app.command("plot")
+def plot(
+    results: Results,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf file.")
+    ],
+    metric: Annotated[str, typer.Option(metavar="NAME", help="The vertical axis.")] = "image_auroc",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COST",
+            help="A horizontal axis, several times. [default: images_per_second, parameters, "
+            "fit_seconds]",
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
+    ] = None,
+) -> None:
+    """Draw accuracy against images/s, against parameters and against fitting time."""
+    from flawmap.bench.plots import AGAINST
+    from flawmap.bench.plots import plot as draw
+    from flawmap.bench.store import Store
+
+    with Store(results) as store:
+        cells = _of_data(store.cells(), data)
+    draw(cells, output, metric=metric, against=tuple(against or AGAINST))
+    show.note(f"plot: {output}")
+
+
+@app.command("status")
+def status(results: Results, json: options.Json = False) -> None:
+    """List the cells of a results file: finished, failed and why, running."""
+    from flawmap.bench.store import Store
+
+    with Store(results) as store:
+        cells = store.cells()
+    if json:
+        show.json_out(
+            [
+                {
+                    **{k: v for k, v in cell.__dict__.items() if k != "config"},
+                    "categories": list(cell.categories),
+                }
+                for cell in cells
+            ]
+        )
+        return
+    rows = [
+        [c.status, c.data, c.setting, _shortened(c.categories), c.label, str(c.seed), _remark(c)]
+        for c in cells
+    ]
+    head = ["status", "data", "setting", "categories", "method", "seed", "remark"]
+    show.table(head, rows, text_columns=len(head))
+
+
+def _flags(
+    data: list[str] | None,
+    method: list[str] | None,
+    setting: list[str] | None,
+    seed: list[int] | None,
+    category: list[str] | None,
+    encoder: str | None,
+    preset: str | None,
+    metric: list[str] | None,
+    settings: list[str] | None,
+) -> dict[str, Any]:
+    """What was given on the command line, as a part of a grid's tree."""
+    from flawmap.config import read_pairs
+    from flawmap.errors import ConfigError
+
+    tree: dict[str, Any] = {}
+    if data:
+        places: dict[str, Any] = {}
+        for text in data:
+            name, equals, place = text.partition("=")
+            path = Path(place if equals else text).expanduser()
+            name = name if equals else path.resolve().name
+            if name in places:
+                raise ConfigError(
+                    f"two data sets are called '{name}'",
+                    where="--data",
+                    given=text,
+                    hint="give each a name: --data NAME=PATH",
+                )
+            places[name] = {"path": path.absolute(), "categories": category}
+        tree["data"] = places
+    elif category:
+        raise ConfigError(
+            "--category needs --data",
+            where="--category",
+            hint="in a grid file, name the categories beside the path of the data",
+        )
+    chosen = dict(read_pairs(settings or ()))
+    if method:
+        tree["methods"] = [{"method": m, "encoder": encoder, "options": chosen} for m in method]
+    elif encoder or chosen:
+        raise ConfigError(
+            "--encoder and --set need --method",
+            where="--method",
+            hint="in a grid file, write them below 'methods'",
+        )
+    named = {"settings": setting, "seeds": seed, "preset": preset, "metrics": metric}
+    tree.update({name: value for name, value in named.items() if value})
+    return tree
+
+
+def _grid(path: Path | None, flags: dict[str, Any]) -> Grid:
+    """The grid file, in which what the command line gives replaces what it says."""
+    from flawmap.bench.grid import make_grid, read_grid
+    from flawmap.errors import ConfigError
+
+    if path is None:
+        for name in ("data", "methods"):
+            if name not in flags:
+                raise ConfigError(
+                    f"the grid has no {name}",
+                    where="the command line",
+                    hint="name a grid file, or give --data and --method; see 'flawmap bench "
+                    "--help'",
+                )
+        return make_grid(flags, where="the command line")
+    return read_grid(path, instead=flags)
+
+
+def _print_plan(cells: list[Cell], results: Path, json: bool) -> None:
+    from flawmap.bench.store import Store
+
+    known: dict[str, str] = {}
+    if results.is_file():
+        with Store(results) as store:
+            known = {cell.key: cell.status for cell in store.cells()}
+    states = [known.get(cell.key, "to do") for cell in cells]
+    if json:
+        show.json_out(
+            [
+                {"cell": str(c), "key": c.key, "status": s}
+                for c, s in zip(cells, states, strict=True)
+            ]
+        )
+        return
+    for cell, state in zip(cells, states, strict=True):
+        show.out(f"{state:8} {cell}")
+    show.note(f"{len(cells)} cells, {sum(s != 'done' for s in states)} to do")
+
+
+def _print_table(
+    cells: Any,
+    columns: Any = None,
+    *,
+    by_category: bool = False,
+    with_published: bool = True,
+) -> None:
+    from flawmap.bench.render import aligned
+    from flawmap.bench.table import DEFAULT_COLUMNS, make_table
+
+    made = make_table(
+        cells,
+        columns=columns or DEFAULT_COLUMNS,
+        by_category=by_category,
+        with_published=with_published,
+    )
+    head, rows = aligned(made)
+    show.table(head, rows, text_columns=4)
+    show.out()
+    for number, text in enumerate(made.footnotes, start=1):
+        show.out(f"[{number}] {text}")
+    for text in made.notes:
+        show.out(text)
+
+
+def _of_data(cells: Any, data: list[str] | None) -> Any:
+    from flawmap.errors import unknown_name
+
+    known = {cell.data for cell in cells}
+    for name in data or ():
+        if name not in known:
+            raise unknown_name("data set", name, known, where="--data")
+    return [cell for cell in cells if not data or cell.data in data]
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    return (
+        ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    )
+
+
+def _remark(cell: Any) -> str:
+    if cell.error:
+        return " ".join(str(cell.error.get("message")).split())
+    seconds = cell.cost.get("fit_seconds")
+    return "" if seconds is None else f"fit {show.duration(seconds)}"
