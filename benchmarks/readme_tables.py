@@ -4,9 +4,9 @@
     python benchmarks/readme_tables.py --check    # exit with 1 if README.md is out of date
 
 A results file is {"meta": {...}, "rows": [{...}, ...]}. Files that are not there are left out.
-`accuracy.json` has a row per run and category, and becomes means over seeds with their spread;
-`aupro_speed.json` may also have the form that aupro_speed.py writes; of all others each row is a
-line of the table.
+`accuracy.json` has a row per run and category, and becomes means over seeds with their spread; of
+`metrics_speed.json` the rows at one number of maps are shown; of all others each row is a line of
+the table. A chart of the same name is shown below its table.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ FILES = {
     "accuracy": "Accuracy",
     "patchcore_fit": "PatchCore: time of a fit",
     "throughput": "Throughput of scoring",
+    "metrics_speed": "Exact metrics",
     "aupro_speed": "Exact AUPRO",
     "startup": "Start-up",
 }
@@ -40,7 +41,7 @@ FIGURES = {
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
 
-DETAILS = frozenset({"stages"})
+DETAILS = frozenset({"stages", "values"})
 """What a results file keeps and no table shows."""
 
 Row = Mapping[str, Any]
@@ -54,13 +55,15 @@ def tables(results: Path) -> str:
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             parts.append(f"### {title}\n\n{section(name, content)}")
+        if (chart := path.with_suffix(".svg")).is_file():
+            parts.append(f"![{title}](benchmarks/results/{chart.name})")
     return "\n\n".join(parts) or "No results yet."
 
 
 def section(name: str, content: Row) -> str:
     """One table with its caption."""
-    if "rows" not in content:
-        content = from_aupro_speed(content)
+    if name == "metrics_speed":
+        content = at_one_count(content)
     meta, rows = content.get("meta", {}), content["rows"]
     body = accuracy(rows) if name == "accuracy" else generic(rows)
     return f"{body}\n\n{caption(meta, rows, with_seeds=name == 'accuracy')}"
@@ -106,36 +109,16 @@ def generic(rows: Sequence[Row]) -> str:
     return markdown([key.replace("_", " ") for key in columns], lines, n_text=n_text)
 
 
-def from_aupro_speed(content: Row) -> Row:
-    """The form of aupro_speed.py as meta and rows."""
-    good, all_images = content["good_images"], content["images"]
-    results = content["results"]
-    versions: dict[str, str] = {}
-    for result in results.values():
-        versions.update({"python": result["python"], **result["versions"]})
-    return {
-        "meta": {
-            "what": content["what"],
-            "data": f"{all_images} drawn maps of {content['size']} x {content['size']}, {good} of "
-            f"them without a defect, FPR limit {content['fpr_limit']}",
-            "seeds": content["seed"],
-            "device": f"{content['cpu']}, one core",
-            "threads": 1,
-            "date": content["date"],
-            "commit": content["commit"],
-            "versions": versions,
-        },
-        "rows": [
-            {
-                "implementation": name,
-                "AUPRO": f"{result['value']:.8f}",
-                "seconds": round(result["seconds"], 2),
-                "peak memory, MB": round(result["peak_mb"]),
-                "of it before the call, MB": round(result["peak_mb_before"]),
-            }
-            for name, result in results.items()
-        ],
-    }
+def at_one_count(content: Row) -> Row:
+    """The rows of metrics_speed.py at one number of maps; the others stand in its chart."""
+    meta = dict(content["meta"])
+    count = meta.pop("headline_maps")
+    rows = [
+        {key: value for key, value in row.items() if key != "maps"}
+        for row in content["rows"]
+        if row["maps"] == count
+    ]
+    return {"meta": {**meta, "data": f"{count:,} {meta['data']}"}, "rows": rows}
 
 
 def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:

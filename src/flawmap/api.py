@@ -170,6 +170,7 @@ def evaluate(
     *,
     format: str | None = None,
     categories: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
     report: PathLike | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -181,6 +182,8 @@ def evaluate(
         data: A folder or table file, or a table that was read already.
         format: The layout of `data`; recognised by default.
         categories: Evaluate only these products; the detector's by default.
+        metrics: Optional metrics beside the seven, such as "aupro_0.05"; the names stand in
+            `flawmap.metrics.catalog`.
         report: Where a self-contained HTML report is written.
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
@@ -190,7 +193,9 @@ def evaluate(
     """
     from flawmap.detector import Detector, load
     from flawmap.evaluation import evaluate_table
+    from flawmap.metrics.catalog import resolve
 
+    metrics = resolve(metrics)
     if report is not None:
         _writable(Path(report), "--report")
     if not isinstance(detector, Detector):
@@ -221,7 +226,7 @@ def evaluate(
             white_level=detector.config.data.white_level,
         )
         data = replace(checked.table, problems=checked.problems)
-    result = evaluate_table(detector, data, progress=progress)
+    result = evaluate_table(detector, data, metrics=metrics, progress=progress)
     if report is not None:
         from flawmap.report import write_report
 

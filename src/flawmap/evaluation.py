@@ -9,43 +9,44 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
-from flawmap.data.images import read_mask
-from flawmap.data.samples import SampleTable
+from flawmap.data.images import read_mask, read_regions
+from flawmap.data.samples import SampleTable, shown
 from flawmap.detector import Detector
 from flawmap.errors import DataError
 from flawmap.metrics import (
+    DecidedPixels,
     PixelScores,
+    ProVariant,
+    SaturatedScores,
     auroc,
     average_precision,
     confusion,
     f1_max,
     resize_mask_nearest,
+    sample_auroc,
 )
+from flawmap.metrics.catalog import ALWAYS, ORIGINAL, marks, resolve
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
-from flawmap.types import Sample, categories_of
+from flawmap.types import BoolArray, FloatArray, Sample, Saturation, categories_of
 
 STANDARD_SIZE = (256, 256)
 """(height, width) at which published pixel metrics are taken."""
 
-HEADLINE = (
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1max",
-    "aupro",
-)
-"""The seven metrics, pixel metrics at 256 x 256."""
+PRO_VARIANTS = {
+    "aupro_0.05": ProVariant(0.05),
+    "pro_per_image": ProVariant(per_image=True),
+}
+"""Optional metrics that one more sum over the scores of the AUPRO gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,9 @@ class CategoryResult:
     """The figures of one category; a figure that is undefined is NaN.
 
     Attributes:
-        metrics: The seven metrics, the pixel metrics again at full size (`..._original`), and
-            f1, false_reject_rate and escape_rate at the calibrated threshold.
+        metrics: The seven metrics, the pixel metrics again at full size (`..._original`),
+            f1, false_reject_rate and escape_rate at the calibrated threshold, and the optional
+            metrics that were asked for; `flawmap.metrics.catalog` says what each is.
         by_defect: Image AUROC of each kind of defect against the good images.
         threshold: The calibrated threshold and what it promises, or None.
         images: The scored images.
@@ -112,6 +114,16 @@ class Evaluation:
         """How many images were scored."""
         return sum(len(c.images) for c in self.categories.values())
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The metrics that were asked for beside those of every evaluation."""
+        return tuple(name for name in self.mean if name not in ALWAYS)
+
+    @property
+    def not_official(self) -> dict[str, str]:
+        """A footnote for each metric that is not the official one, for tables to show."""
+        return marks(self.optional, str(self.data.get("format", "")))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is undefined is None."""
         return {
@@ -125,6 +137,7 @@ class Evaluation:
                 }
                 for name, result in self.categories.items()
             },
+            "not_official": self.not_official,
             "images": self.n_images,
             "seconds": round(self.seconds, 3),
             "images_per_second": _number(self.n_images / self.seconds if self.seconds else 0.0),
@@ -134,19 +147,25 @@ class Evaluation:
 
 
 def evaluate_table(
-    detector: Detector, table: SampleTable, *, progress: Progress | None = None
+    detector: Detector,
+    table: SampleTable,
+    *,
+    metrics: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score the test split of a table.
 
     Args:
         detector: A fitted detector.
         table: The data; only its test split with known labels is read.
+        metrics: Optional metrics beside the seven, by their names in `flawmap.metrics.catalog`.
         progress: Where progress is shown; nowhere by default.
 
     Raises:
+        ConfigError: There is no metric of such a name.
         DataError: There is no labelled test image, or an image or mask cannot be read.
     """
-    shown: Progress = progress or Silent()
+    wanted = [name for name in resolve(metrics) if name not in ALWAYS]
     test = [s for s in table.samples if s.split == "test" and s.label is not None]
     if not test:
         raise DataError(
@@ -158,42 +177,38 @@ def evaluate_table(
     results: dict[str, CategoryResult] = {}
     notes: list[str] = []
     seconds = 0.0
-    with shown.task("Scoring", len(test)) as task:
+    with (progress or Silent()).task("Scoring", len(test)) as task:
         done = 0
         for category in categories_of(test):
             samples = [s for s in test if s.category == category]
+            threshold = detector.calibration.threshold(category)
+            pixel = detector.calibration.pixel_threshold(category)
             began = time.perf_counter()
             metrics_time = 0.0
             images: list[ImageResult] = []
-            with PixelScores() as standard, PixelScores() as original:
+            with _Pixels(wanted, table.saturation.get(category), pixel) as pixels:
                 for sample, geometry, raw in detector.raw_maps(samples):
                     score, _ = detector.scorer.score(raw, geometry)
                     full = detector.scorer.map(raw, geometry)
-                    threshold = detector.calibration.threshold(category)
                     images.append(
                         ImageResult(sample, score, None if threshold is None else threshold.value)
                     )
                     pause = time.perf_counter()
                     if sample.label == 0 or sample.masks:
-                        mask = read_mask(sample.masks, geometry.source) if sample.label else None
-                        original.add(full, mask)
-                        standard.add(
-                            detector.scorer.map(raw, geometry, STANDARD_SIZE),
-                            None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE),
-                        )
+                        standard = detector.scorer.map(raw, geometry, STANDARD_SIZE)
+                        pixels.add(sample, standard, full)
                     done += 1
                     task.update(done)
                     metrics_time += time.perf_counter() - pause
                 seconds += time.perf_counter() - began - metrics_time
-                results[category] = _category(
-                    images, standard, original, detector.calibration.threshold(category)
-                )
+                results[category] = _category(images, pixels.compute(), threshold, wanted)
             unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
             if unmasked:
                 notes.append(
                     f"'{category}': {unmasked} defects have no mask and are left out of the pixel "
                     "metrics"
                 )
+            notes += _why_undefined(wanted, category, samples, table.saturation, pixel)
     names = list(next(iter(results.values())).metrics)
     return Evaluation(
         categories=results,
@@ -211,38 +226,160 @@ def evaluate_table(
     )
 
 
+class _Pixels:
+    """The pixel metrics of one category: what is collected depends on what is wanted.
+
+    Args:
+        wanted: Names of optional metrics.
+        saturation: By the value of a mask's pixels, where the data set defines it.
+        threshold: The calibrated pixel threshold, or None.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[str],
+        saturation: Mapping[int, Saturation] | None,
+        threshold: Threshold | None,
+    ) -> None:
+        self._wanted = wanted
+        self._saturation = saturation or {}
+        self._sizes = {"": PixelScores(), ORIGINAL: PixelScores()}
+        self._saturated = SaturatedScores() if "spro_0.05" in wanted and self._saturation else None
+        self._decided = (
+            DecidedPixels(threshold.value) if "segf1" in wanted and threshold is not None else None
+        )
+
+    def __enter__(self) -> _Pixels:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with ExitStack() as stack:
+            for scores in (*self._sizes.values(), self._saturated):
+                if scores is not None:
+                    stack.callback(scores.close)
+
+    def add(self, sample: Sample, standard: FloatArray, full: FloatArray) -> None:
+        """Add a good image, or a defect with masks.
+
+        Args:
+            sample: The image.
+            standard: (256, 256) float32, its map at the standard size.
+            full: (H, W) float32, its map at the size of the image.
+
+        Raises:
+            DataError: A mask cannot be read.
+        """
+        mask: BoolArray | None = None
+        if sample.label:
+            mask = read_mask(sample.masks, (full.shape[0], full.shape[1]))
+        self._sizes[ORIGINAL].add(full, mask)
+        self._sizes[""].add(
+            standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)
+        )
+        if self._decided is not None:
+            self._decided.add(full, mask)
+        if self._saturated is not None:
+            self._saturated.add(full, _regions(sample, full, self._saturation))
+
+    def compute(self) -> dict[str, float]:
+        """All pixel metrics, the optional ones last."""
+        metrics: dict[str, float] = {}
+        optional: dict[str, float] = {}
+        for suffix, pixels in self._sizes.items():
+            variants = [name for name in PRO_VARIANTS if name + suffix in self._wanted]
+            found = pixels.compute(variants=[PRO_VARIANTS[name] for name in variants])
+            masked = found.n_defect_pixels > 0
+            for name in ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"):
+                metrics[name + suffix] = getattr(found, name) if masked else math.nan
+            for name, value in zip(variants, found.variants, strict=True):
+                optional[name + suffix] = value
+        if "spro_0.05" in self._wanted:
+            saturated = self._saturated
+            optional["spro_0.05"] = math.nan if saturated is None else saturated.compute(0.05)
+        if "segf1" in self._wanted:
+            optional["segf1"] = math.nan if self._decided is None else self._decided.f1
+        return metrics | optional
+
+
+def _regions(
+    sample: Sample, full: FloatArray, saturation: Mapping[int, Saturation]
+) -> list[tuple[BoolArray, float]]:
+    """Each mask file's region with the px of it that must be found."""
+    if not sample.label:
+        return []
+    regions = []
+    for path, (region, value) in zip(
+        sample.masks,
+        read_regions(sample.masks, (full.shape[0], full.shape[1])),
+        strict=True,
+    ):
+        area = int(np.count_nonzero(region))
+        if not area:
+            continue
+        if value not in saturation:
+            raise DataError(
+                "the data set defines no saturation for the value of this mask",
+                where=shown(path),
+                given=value,
+                expected=f"one of: {', '.join(map(str, sorted(saturation)))}",
+                hint="leave out the metric spro_0.05, or repair the mask",
+            )
+        regions.append((region, saturation[value].pixels(area)))
+    return regions
+
+
+def _why_undefined(
+    wanted: Sequence[str],
+    category: str,
+    samples: Sequence[Sample],
+    saturation: Mapping[str, Mapping[int, Saturation]],
+    threshold: Threshold | None,
+) -> list[str]:
+    """Notes for the optional metrics that this category cannot have."""
+    reasons = {
+        "spro_0.05": "the data set defines no saturation" if not saturation.get(category) else "",
+        "sample_auroc": ""
+        if any(s.group for s in samples)
+        else "the data set does not say which images show one part",
+        "segf1": "no threshold is set" if threshold is None else "",
+    }
+    return [
+        f"'{category}': {name} is undefined: {reason}"
+        for name, reason in reasons.items()
+        if reason and name in wanted
+    ]
+
+
 def _category(
     images: Sequence[ImageResult],
-    standard: PixelScores,
-    original: PixelScores,
+    pixels: Mapping[str, float],
     threshold: Threshold | None,
+    wanted: Sequence[str],
 ) -> CategoryResult:
     labels = np.array([r.sample.label for r in images])
     scores = np.array([r.score for r in images])
-    metrics: dict[str, float] = {
+    found: dict[str, float] = {
         "image_auroc": auroc(labels, scores),
         "image_ap": average_precision(labels, scores),
         "image_f1max": f1_max(labels, scores)[0],
+        **pixels,
     }
-    for pixels, suffix in ((standard, ""), (original, "_original")):
-        found = pixels.compute()
-        masked = found.n_defect_pixels > 0
-        for name in ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"):
-            metrics[name + suffix] = getattr(found, name) if masked else math.nan
+    if "sample_auroc" in wanted:
+        found["sample_auroc"] = sample_auroc(labels, scores, [r.sample.group for r in images])
     if threshold is not None:
         at = confusion(labels, scores, math.nextafter(threshold.value, math.inf))
-        metrics["f1"] = at.f1
-        metrics["false_reject_rate"] = at.false_reject_rate
-        metrics["escape_rate"] = at.escape_rate
+        found["f1"] = at.f1
+        found["false_reject_rate"] = at.false_reject_rate
+        found["escape_rate"] = at.escape_rate
     else:
-        metrics.update(dict.fromkeys(("f1", "false_reject_rate", "escape_rate"), math.nan))
+        found.update(dict.fromkeys(("f1", "false_reject_rate", "escape_rate"), math.nan))
     kinds = sorted({r.sample.defect for r in images if r.sample.label == 1 and r.sample.defect})
     by_defect = {}
     for kind in kinds:
         chosen = np.array([r.sample.label == 0 or r.sample.defect == kind for r in images])
         by_defect[kind] = auroc(labels[chosen], scores[chosen])
     return CategoryResult(
-        metrics=metrics,
+        metrics=_in_order(found, wanted),
         by_defect=by_defect,
         threshold=threshold,
         images=tuple(images),
@@ -252,6 +389,13 @@ def _category(
             "defects_with_mask": sum(1 for r in images if r.sample.label == 1 and r.sample.masks),
         },
     )
+
+
+def _in_order(found: Mapping[str, float], wanted: Iterable[str]) -> dict[str, float]:
+    """What every evaluation gives first, then the optional metrics as they were asked for."""
+    last = [name for name in wanted if name in found]
+    first = [name for name in found if name not in last]
+    return {name: found[name] for name in (*first, *last)}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from typing import get_type_hints
@@ -68,7 +69,7 @@ def test_every_option_says_what_it_does(command: CommandInfo) -> None:
             "--output --method --encoder --preset --format --category --separate --seed "
             "--time-budget --false-reject-rate --set --resume --skip-bad",
         ),
-        ("evaluate", "--report --format --category --skip-bad"),
+        ("evaluate", "--report --format --category --metric --skip-bad"),
         (
             "predict",
             "--output --maps --overlays --map-format --category --skip-bad --fail-on-defect",
@@ -83,6 +84,19 @@ def test_the_options_are_there(
     text = capsys.readouterr().out
     for option in options.split():
         assert option in text
+
+
+def test_the_help_names_every_optional_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    from flawmap.metrics.catalog import ALWAYS, CATALOG, names
+
+    run(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    listed = re.search(r"Metrics for --metric:\n(.*?)\n *With _original", text, re.DOTALL)
+    assert listed is not None
+    found = [line.split()[0] for line in listed[1].splitlines()]
+    assert found == [name for name in CATALOG if name not in ALWAYS]
+    # "The first two" are those with a form at original size.
+    assert [name for name in found if f"{name}_original" in names()] == found[:2]
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flawmap.data import decode_image, read_image, read_mask, to_rgb
-from flawmap.data.images import read_image_info
+from flawmap.data.images import read_image_info, read_regions
 from flawmap.errors import ConfigError, DataError
 
 RNG = np.random.Generator(np.random.PCG64(0))
@@ -437,6 +437,25 @@ class TestMasks:
             self.save(tmp_path / f"{name}.png", values)
         for name in ("rgb", "rgba", "deep", "bits", "palette"):
             np.testing.assert_array_equal(read_mask([tmp_path / f"{name}.png"], (1, 2)), expected)
+
+    def test_regions_keep_their_files_apart_and_their_values(self, tmp_path: Path) -> None:
+        one = self.save(tmp_path / "1.png", np.array([[254, 254, 0]], dtype=np.uint8))
+        two = self.save(tmp_path / "2.png", np.array([[0, 300, 0]], dtype=np.uint16))
+        none = self.save(tmp_path / "3.png", np.zeros((1, 3, 3), dtype=np.uint8))
+        colour = np.zeros((1, 3, 3), dtype=np.uint8)
+        colour[0, 2] = 7
+        found = read_regions([one, two, none, self.save(tmp_path / "4.png", colour)], (1, 3))
+        assert [value for _, value in found] == [254, 300, 0, 7]
+        np.testing.assert_array_equal(found[0][0], [[True, True, False]])
+        np.testing.assert_array_equal(found[3][0], [[False, False, True]])
+        assert not found[2][0].any()
+        assert read_regions([], (1, 3)) == []
+        with pytest.raises(DataError, match="differ in size"):
+            read_regions([one], (3, 1))
+        several = self.save(tmp_path / "5.png", np.array([[254, 255, 0]], dtype=np.uint8))
+        with pytest.raises(DataError, match="must have one value") as caught:
+            read_regions([several], (1, 3))
+        assert caught.value.given == "2 values: 254, 255"
 
     def test_another_size_is_refused(self, tmp_path: Path) -> None:
         path = self.save(tmp_path / "m.png", np.zeros((2, 3), dtype=np.uint8))

@@ -3,12 +3,12 @@
 import pytest
 
 from flawmap.errors import ConfigError
-from flawmap.metrics.catalog import ALWAYS, CATALOG, HEADLINE, info, marks, names
+from flawmap.metrics.catalog import ALWAYS, CATALOG, HEADLINE, info, marks, names, resolve
 
 
 def test_the_seven_are_official_and_first():
     assert tuple(CATALOG)[:7] == HEADLINE
-    assert all(CATALOG[name].official for name in ALWAYS)
+    assert all(info(name).official for name in ALWAYS)
     variants = [name for name, found in CATALOG.items() if not found.official]
     assert variants == ["aupro_0.05", "pro_per_image", "spro_0.05", "sample_auroc", "segf1"]
 
@@ -53,8 +53,14 @@ def test_a_variant_is_official_for_its_data_set_at_original_size_only():
 def test_marks_name_what_is_not_official():
     found = marks(["image_auroc", "aupro_0.05", "pro_per_image_original", "segf1"], "mvtec-ad-2")
     assert found == {
-        "aupro_0.05": "AUPRO to 0.05: not the official metric: AUPRO up to an FPR of 0.05 instead "
-        "of 0.3 (official at original size for MVTec AD 2 only)",
-        "pro_per_image_original": "PRO per image, original size: not the official metric: regions "
-        "averaged within each image first, as in some older papers, at original size",
+        "aupro_0.05": "not the official metric: AUPRO up to an FPR of 0.05 instead of 0.3 "
+        "(official at original size for MVTec AD 2 only)",
+        "pro_per_image_original": "not the official metric: regions averaged within each image "
+        "first, as in some older papers, at original size",
     }
+
+
+def test_names_are_checked_and_kept_once():
+    assert resolve(["segf1", "aupro", "segf1"]) == ("segf1", "aupro")
+    with pytest.raises(ConfigError, match="unknown metric 'pro'"):
+        resolve(["segf1", "pro"])

@@ -11,7 +11,15 @@ import flawmap.metrics
 
 
 @pytest.mark.parametrize(
-    ("name", "n_examples"), [("ranking", 6), ("masks", 3), ("pixel", 7), ("catalog", 1)]
+    ("name", "n_examples"),
+    [
+        ("ranking", 7),
+        ("masks", 3),
+        ("pixel", 7),
+        ("catalog", 1),
+        ("saturated", 7),
+        ("decided", 3),
+    ],
 )
 def test_examples_in_docstrings(name, n_examples):
     results = doctest.testmod(importlib.import_module(f"flawmap.metrics.{name}"))
@@ -21,8 +29,11 @@ def test_examples_in_docstrings(name, n_examples):
 def test_public_names():
     assert set(flawmap.metrics.__all__) == {
         "Confusion",
+        "DecidedPixels",
         "PixelMetrics",
         "PixelScores",
+        "ProVariant",
+        "SaturatedScores",
         "aupro",
         "auroc",
         "average_precision",
@@ -33,6 +44,8 @@ def test_public_names():
         "pixel_auroc",
         "pixel_f1max",
         "resize_mask_nearest",
+        "sample_auroc",
+        "spro",
     }
     assert all(hasattr(flawmap.metrics, name) for name in flawmap.metrics.__all__)
 

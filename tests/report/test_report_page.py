@@ -4,6 +4,7 @@ import doctest
 import importlib
 import math
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from flawmap.errors import ExportError
 from flawmap.report import write_report
 from flawmap.report.page import render
+from flawmap.report.tables import why_undefined
 from flawmap.report.text import percent
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -112,6 +114,42 @@ def test_every_metric_is_shown_as_the_evaluation_has_it(detector: Any, usual: An
                 assert percent(value) in page.text
     for result in usual.categories.values():
         assert set(result.by_defect.values()) <= set(shown)
+
+
+def test_optional_metrics_are_marked_unless_official(detector: Any, usual: Any) -> None:
+    assert "Further metrics" not in Page(render(detector, usual)).text
+    parts = {
+        name: replace(
+            part, metrics={**part.metrics, "aupro_0.05": math.nan, "pro_per_image_original": value}
+        )
+        for (name, part), value in zip(usual.categories.items(), (0.2468, math.nan), strict=True)
+    }
+    mean = {**usual.mean, "aupro_0.05": math.nan, "pro_per_image_original": 0.2468}
+    page = Page(render(detector, replace(usual, categories=parts, mean=mean)))
+    assert "AUPRO to 0.05 *" in page.text
+    assert "PRO per image, original size *" in page.text
+    assert "* AUPRO to 0.05: not the official metric: AUPRO up to an FPR of 0.05" in page.text
+    assert "* PRO per image, original size: not the official metric: regions" in page.text
+    assert [d["value"] for d in page.attributes("data")].count("0.2468") == 2
+    assert "AUPRO *" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "counts", "has_threshold", "words"),
+    [
+        ("segf1", (2, 2, 2), False, "no threshold is set"),
+        ("segf1", (2, 2, 0), True, "no defect has a mask"),
+        ("spro_0.05", (2, 2, 2), True, "the data set defines no saturation"),
+        ("sample_auroc", (2, 2, 2), True, "no images are known to show one part"),
+        ("pro_per_image", (2, 0, 0), True, "no defects in the test"),
+        ("aupro_0.05_original", (2, 2, 2), True, "the masks mark no px"),
+    ],
+)
+def test_why_an_optional_metric_is_missing(
+    metric: str, counts: tuple[int, int, int], has_threshold: bool, words: str
+) -> None:
+    named = dict(zip(("good", "defect", "defects_with_mask"), counts, strict=True))
+    assert why_undefined(metric, named, has_threshold).startswith(words)
 
 
 def test_the_verdict_counts_what_happened(detector: Any, usual: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,27 +17,27 @@ NAME = "evaluate"
 EPILOG = """\b
 Columns: I- is per image, P- is per pixel (at 256 x 256); 1 is best. "false reject" is the share
 of good images above the threshold, "escape" the share of defects below it. A dash means undefined:
-pixel figures need masks.
+pixel figures need masks. A star marks a metric that is not the official one.
+
+\b
+Metrics for --metric:
+  aupro_0.05     AUPRO up to a false-positive rate of 0.05
+  pro_per_image  PRO with the regions of each image averaged first
+  spro_0.05      saturated PRO of MVTec LOCO, original size only
+  sample_auroc   AUROC over parts with several views
+  segf1          pixel F1 at the calibrated pixel threshold, original size only
+With _original behind their names, the first two are taken at original size.
 
 \b
 Examples:
   flawmap evaluate part.flawmap photos --report report.html
   flawmap evaluate all.flawmap mvtec --json > figures.json
+  flawmap evaluate all.flawmap mvtec --metric aupro_0.05 --metric segf1
 
 \b
 JSON: {"mean": {...}, "categories": {NAME: {"image_auroc", "image_ap", "image_f1max",
 "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", ...}}, ...}
 """
-
-COLUMNS = {
-    "image_auroc": "I-AUROC",
-    "image_ap": "I-AP",
-    "image_f1max": "I-F1max",
-    "pixel_auroc": "P-AUROC",
-    "pixel_ap": "P-AP",
-    "pixel_f1max": "P-F1max",
-    "aupro": "AUPRO",
-}
 
 
 def run(
@@ -48,6 +49,13 @@ def run(
     ] = None,
     format: options.Format = None,
     category: options.Categories = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Give this metric beside the usual ones; may be given several times. See below.",
+        ),
+    ] = None,
     skip_bad: options.SkipBad = False,
     device: options.Device = "auto",
     encoder_weights: options.EncoderWeights = None,
@@ -60,12 +68,16 @@ def run(
     """
     from flawmap.api import evaluate
     from flawmap.detector import load
+    from flawmap.metrics.catalog import resolve
 
+    # Before the model is loaded: a wrong name is said at once.
+    metrics = resolve(metric or ())
     result = evaluate(
         load(model, device=device, encoder_weights=encoder_weights),
         data,
         format=format,
         categories=category,
+        metrics=metrics,
         report=report,
         skip_bad=skip_bad,
         progress=show.progress(quiet),
@@ -73,21 +85,33 @@ def run(
     if json:
         show.json_out(result.to_dict())
     else:
-        print_figures(result)
+        print_figures(result, metrics)
     if report is not None:
         show.note(f"report: {report}")
 
 
-def print_figures(result: Evaluation) -> None:
-    """The table of figures, with a line for the mean."""
-    named = {name: part.metrics for name, part in result.categories.items()}
+def print_figures(result: Evaluation, metrics: Sequence[str] = ()) -> None:
+    """The table of figures, with a line for the mean.
+
+    Args:
+        result: The figures.
+        metrics: Columns beside the seven and the rates at the threshold.
+    """
+    from flawmap.metrics.catalog import HEADLINE, MARK, info
+
+    rates = ("false_reject_rate", "escape_rate")
+    columns = [*HEADLINE, *(name for name in metrics if name not in (*HEADLINE, *rates))]
+    footnotes = result.not_official
     rows = []
-    for name, metrics in {**named, "mean": result.mean}.items():
-        figures = [show.number(metrics.get(key)) for key in COLUMNS]
-        rates = [show.percent(metrics.get(key)) for key in ("false_reject_rate", "escape_rate")]
-        rows.append([name, *figures, *rates])
-    show.table(["category", *COLUMNS.values(), "false reject", "escape"], rows)
+    named = {name: part.metrics for name, part in result.categories.items()}
+    for category, found in {**named, "mean": result.mean}.items():
+        figures = [show.number(found.get(name)) for name in columns]
+        rows.append([category, *figures, *(show.percent(found.get(name)) for name in rates)])
+    titles = [info(name).short + (MARK if name in footnotes else "") for name in columns]
+    show.table(["category", *titles, *(info(name).short for name in rates)], rows)
     show.out()
+    for name, footnote in footnotes.items():
+        show.out(f"{MARK} {info(name).short}: {footnote}")
     for name, part in result.categories.items():
         show.out(
             f"{name}: {part.counts['good']} good, {part.counts['defect']} defects "

@@ -163,17 +163,45 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) ->
     """
     union = np.zeros(size, dtype=np.bool_)
     for path in paths:
-        mask = _mask_pixels(path)
-        if mask.shape != tuple(size):
-            raise DataError(
-                "the mask and its image differ in size",
-                where=shown(path),
-                given=f"a mask of {mask.shape[1]} x {mask.shape[0]} px",
-                expected=f"{size[1]} x {size[0]} px, as the image",
-                hint="export the mask at the size of the image; it is never resized by guessing",
-            )
-        union |= mask
+        values = _mask_values(path)
+        _require_size(values.shape, size, path)
+        nonzero = values != 0
+        union |= nonzero.any(axis=2) if nonzero.ndim == 3 else nonzero
     return union
+
+
+def read_regions(
+    paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]
+) -> list[tuple[BoolArray, int]]:
+    """Each mask by itself, with the value of its pixels, for data sets where that means something.
+
+    Args:
+        paths: The mask files.
+        size: (height, width) of the image in px.
+
+    Returns:
+        For each file a (H, W) bool, True = region, and the value of all its pixels but the black
+        ones; 0 for a mask that is all black.
+
+    Raises:
+        DataError: A mask cannot be read, has another size than its image, or several values.
+    """
+    regions = []
+    for path in paths:
+        values = _mask_values(path)
+        if values.ndim == 3:
+            values = values.max(axis=2)
+        _require_size(values.shape, size, path)
+        found = [int(value) for value in np.unique(values) if value != 0]
+        if len(found) > 1:
+            raise DataError(
+                "a mask that is one region must have one value",
+                where=shown(path),
+                given=f"{len(found)} values: {', '.join(map(str, found[:5]))}",
+                expected="black, and one other value for all pixels of the region",
+            )
+        regions.append((values != 0, found[0] if found else 0))
+    return regions
 
 
 def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = None) -> RgbArray:
@@ -490,9 +518,9 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(rgb: RgbArray, orientation: int) -> RgbArray:
+def _upright(rgb: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     if orientation in (5, 6, 7, 8):
-        rgb = rgb.transpose(1, 0, 2)
+        rgb = rgb.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         rgb = rgb[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -500,7 +528,8 @@ def _upright(rgb: RgbArray, orientation: int) -> RgbArray:
     return rgb
 
 
-def _mask_pixels(path: str | os.PathLike[str]) -> BoolArray:
+def _mask_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """(H, W) or (H, W, C), upright; any values."""
     name = shown(path)
     try:
         with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
@@ -510,10 +539,20 @@ def _mask_pixels(path: str | os.PathLike[str]) -> BoolArray:
                 values: npt.NDArray[Any] = _from_pillow(image, name, None)[0]
             else:
                 values = np.asarray(image)
-            nonzero = values != 0
-            if nonzero.ndim == 3:
-                nonzero = nonzero.any(axis=2)
-            turned = _upright(nonzero[..., None], _orientation(image))
+            turned = _upright(values, _orientation(image))
     except OSError as error:
         raise _unreadable(name, error.strerror or str(error)) from error
-    return np.ascontiguousarray(turned[..., 0])
+    return np.ascontiguousarray(turned)
+
+
+def _require_size(
+    shape: tuple[int, ...], size: tuple[int, int], path: str | os.PathLike[str]
+) -> None:
+    if shape[:2] != tuple(size):
+        raise DataError(
+            "the mask and its image differ in size",
+            where=shown(path),
+            given=f"a mask of {shape[1]} x {shape[0]} px",
+            expected=f"{size[1]} x {size[0]} px, as the image",
+            hint="export the mask at the size of the image; it is never resized by guessing",
+        )

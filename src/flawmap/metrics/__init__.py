@@ -1,20 +1,33 @@
 """Exact metrics on numpy arrays: per image, per pixel and per region."""
 
+from flawmap.metrics.decided import DecidedPixels
 from flawmap.metrics.masks import label_regions, resize_mask_nearest
 from flawmap.metrics.pixel import (
     PixelMetrics,
     PixelScores,
+    ProVariant,
     aupro,
     pixel_ap,
     pixel_auroc,
     pixel_f1max,
 )
-from flawmap.metrics.ranking import Confusion, auroc, average_precision, confusion, f1_max
+from flawmap.metrics.ranking import (
+    Confusion,
+    auroc,
+    average_precision,
+    confusion,
+    f1_max,
+    sample_auroc,
+)
+from flawmap.metrics.saturated import SaturatedScores, spro
 
 __all__ = [
     "Confusion",
+    "DecidedPixels",
     "PixelMetrics",
     "PixelScores",
+    "ProVariant",
+    "SaturatedScores",
     "aupro",
     "auroc",
     "average_precision",
@@ -25,4 +38,6 @@ __all__ = [
     "pixel_auroc",
     "pixel_f1max",
     "resize_mask_nearest",
+    "sample_auroc",
+    "spro",
 ]

@@ -86,7 +86,12 @@ def best_f1(counts: DefectCounts, n_defects: int) -> tuple[float, float]:
     return float(f1[best]), float(counts.scores[best]) + 0.0
 
 
-def pro_area_lost(counts: DefectCounts, weights: NDArray[np.float64], limit: float) -> float:
+def pro_area_lost(
+    normals_ge: NDArray[np.int64],
+    normals_gt: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    limit: float,
+) -> float:
     """What a block takes from the area under the sum of the regions' curves, over the limit.
 
     Each defect pixel lifts the sum of the curves by 1 / |R|, linearly between the false-positive
@@ -95,12 +100,13 @@ def pro_area_lost(counts: DefectCounts, weights: NDArray[np.float64], limit: flo
     makes a perfect ranking exactly 1.
 
     Args:
-        counts: U distinct defect scores.
+        normals_ge: (U,) normals with at least each of U distinct defect scores.
+        normals_gt: (U,) normals above each.
         weights: (U,) sum of 1 / |R| over the defect pixels with each score.
         limit: FPR limit in normal pixels; not an integer in general.
     """
-    a = counts.normals_gt.astype(np.float64)
-    b = counts.normals_ge.astype(np.float64)
+    a = normals_gt.astype(np.float64)
+    b = normals_ge.astype(np.float64)
     lost = (a + b) / 2
     crossing = (a < limit) & (limit < b)
     lost[crossing] = limit - (limit - a[crossing]) ** 2 / (2 * (b[crossing] - a[crossing]))

@@ -225,8 +225,14 @@ CATALOG: Mapping[str, MetricInfo] = MappingProxyType(
 )
 """Every metric under its name without `_original`, in the order of tables."""
 
-ALWAYS = (*HEADLINE, "f1", "false_reject_rate", "escape_rate")
-"""What every evaluation gives, the pixel metrics at original size too."""
+ALWAYS = (
+    *HEADLINE,
+    *(name + ORIGINAL for name in HEADLINE if CATALOG[name].original_size),
+    "f1",
+    "false_reject_rate",
+    "escape_rate",
+)
+"""What every evaluation gives; the others are optional."""
 
 
 def names() -> tuple[str, ...]:
@@ -276,6 +282,15 @@ def info(name: str) -> MetricInfo:
     )
 
 
+def resolve(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        ConfigError: A name is unknown; the nearest right one is given.
+    """
+    return tuple(dict.fromkeys(info(name).name for name in metrics))
+
+
 def marks(metrics: Iterable[str], data_format: str = "") -> dict[str, str]:
     """The marks and footnotes that a table with these metrics needs.
 
@@ -284,17 +299,13 @@ def marks(metrics: Iterable[str], data_format: str = "") -> dict[str, str]:
         data_format: As for `MetricInfo.is_official`.
 
     Returns:
-        For each metric that is not official, in order: its footnote, which begins with its title.
+        A footnote for each metric that is not official, in order.
 
     Raises:
         ConfigError: A name is unknown.
     """
     known = [info(name) for name in metrics]
-    return {
-        metric.name: f"{metric.title}: {metric.footnote()}"
-        for metric in known
-        if not metric.is_official(data_format)
-    }
+    return {m.name: m.footnote() for m in known if not m.is_official(data_format)}
 
 
 def _plain(data_format: str) -> str:

@@ -44,6 +44,28 @@ DEFAULT_FPR_LIMIT = 0.3
 DEFAULT_MAX_BYTES = 512 * 1024**2
 
 
+@dataclass(frozen=True, slots=True)
+class ProVariant:
+    """A PRO metric beside the official one, over the same thresholds and normal pixels.
+
+    Attributes:
+        fpr_limit: FPR up to which the curve counts, 0 < fpr_limit <= 1; 0.05 for MVTec AD 2.
+        per_image: False: PRO(t) is the mean over all regions of the category. True: it is the mean
+            over the images that have a region, of the mean over the regions of that image. A region
+            among many of one image then counts less than one that is alone. Older papers use it
+            under the same name.
+
+    Raises:
+        ValueError: if fpr_limit is out of range.
+    """
+
+    fpr_limit: float = DEFAULT_FPR_LIMIT
+    per_image: bool = False
+
+    def __post_init__(self) -> None:
+        check_fpr_limit(self.fpr_limit)
+
+
 @dataclass(frozen=True)
 class PixelMetrics:
     """Pixel metrics of one category; NaN where the pixels hold only one class.
@@ -58,6 +80,7 @@ class PixelMetrics:
         n_regions: 8-connected defect regions.
         n_defect_pixels: pixels inside the masks.
         n_normal_pixels: all other pixels, those of good images included.
+        variants: area of each PRO variant that was asked for, 0..1, in the order asked.
     """
 
     pixel_auroc: float
@@ -69,6 +92,7 @@ class PixelMetrics:
     n_regions: int
     n_defect_pixels: int
     n_normal_pixels: int
+    variants: tuple[float, ...] = ()
 
 
 class PixelScores:
@@ -133,11 +157,11 @@ class PixelScores:
         Raises:
             ValueError: if an argument has the wrong shape, dtype or values; nothing is added then.
         """
-        scores = _check_map(anomaly_map)
+        scores = check_map(anomaly_map)
         if mask is None:
             self._normals.append(scores.ravel(), None)
         else:
-            is_defect = _check_mask(mask, scores.shape)
+            is_defect = check_mask(mask, scores.shape)
             regions, sizes = label_regions(is_defect)
             self._normals.append(scores[~is_defect], None)
             self._defects.append(scores[is_defect], regions + np.int32(self._n_regions))
@@ -145,11 +169,14 @@ class PixelScores:
             self._n_regions += sizes.size
         self._n_images += 1
 
-    def compute(self, fpr_limit: float = DEFAULT_FPR_LIMIT) -> PixelMetrics:
+    def compute(
+        self, fpr_limit: float = DEFAULT_FPR_LIMIT, *, variants: Sequence[ProVariant] = ()
+    ) -> PixelMetrics:
         """Computes all metrics; more images may be added afterwards.
 
         Args:
             fpr_limit: false-positive rate up to which the PRO curve counts, 0 < fpr_limit <= 1.
+            variants: PRO metrics to give besides, all in one pass over the scores.
 
         Returns:
             The metrics, each NaN unless there is a normal and a defect pixel.
@@ -157,40 +184,64 @@ class PixelScores:
         Raises:
             ValueError: if fpr_limit is out of range.
         """
-        if not 0 < fpr_limit <= 1:
-            raise ValueError(f"fpr_limit: got {fpr_limit}, expected 0 < fpr_limit <= 1")
+        curves = (ProVariant(fpr_limit), *variants)
         n_normals, n_defects = self._normals.size, self._defects.size
-        area = roc = ap = f1 = threshold = math.nan
+        areas = [math.nan] * len(curves)
+        roc = ap = f1 = threshold = math.nan
         if n_normals and n_defects:
+            weightings = {kind: self._weights(kind) for kind in {c.per_image for c in curves}}
             wins = 0
             precisions: list[float] = []
-            losses: list[float] = []
+            losses: list[list[float]] = [[] for _ in curves]
             best = (-math.inf, -math.inf)
-            for counts, weights in self._count_defects():
+            for counts, starts, regions in self._count_defects():
                 wins += doubled_wins(counts, n_normals)
                 precisions.append(precision_sum(counts))
-                losses.append(pro_area_lost(counts, weights, fpr_limit * n_normals))
                 best = max(best, best_f1(counts, n_defects))
+                lifts = {
+                    kind: np.add.reduceat(weights[regions], starts)
+                    for kind, (weights, _) in weightings.items()
+                }
+                for curve, lost in zip(curves, losses, strict=True):
+                    limit = curve.fpr_limit * n_normals
+                    lift = lifts[curve.per_image]
+                    lost.append(pro_area_lost(counts.normals_ge, counts.normals_gt, lift, limit))
             roc = wins / (2 * n_defects * n_normals)
             ap = math.fsum(precisions) / n_defects
             f1, threshold = best
-            # The region weights 1 / |R| are rounded and may add up to a hair more than 1.
-            area = max(1.0 - math.fsum(losses) / self._n_regions, 0.0)
+            # The region weights are rounded and may add up to a hair more than 1.
+            areas = [
+                max(1.0 - math.fsum(lost) / weightings[curve.per_image][1], 0.0)
+                for curve, lost in zip(curves, losses, strict=True)
+            ]
         return PixelMetrics(
             pixel_auroc=roc,
             pixel_ap=ap,
             pixel_f1max=f1,
             pixel_f1max_threshold=threshold,
-            aupro=area,
+            aupro=areas[0],
             n_images=self._n_images,
             n_regions=self._n_regions,
             n_defect_pixels=n_defects,
             n_normal_pixels=n_normals,
+            variants=tuple(areas[1:]),
         )
 
-    def _count_defects(self) -> Iterator[tuple[DefectCounts, NDArray[np.float64]]]:
-        """Yields the counts at each block of defect scores and the region weight at each score."""
-        weight_of_region = 1.0 / np.concatenate(self._region_sizes)
+    def _weights(self, per_image: bool) -> tuple[NDArray[np.float64], int]:
+        """What a pixel of each region lifts the sum of the curves by, and how many are summed."""
+        if not per_image:
+            return 1.0 / np.concatenate(self._region_sizes), self._n_regions
+        with_regions = [sizes for sizes in self._region_sizes if sizes.size]
+        lifts = [1.0 / (sizes * sizes.size) for sizes in with_regions]
+        return np.concatenate(lifts), len(with_regions)
+
+    def _count_defects(
+        self,
+    ) -> Iterator[tuple[DefectCounts, NDArray[np.intp], NDArray[np.int32]]]:
+        """Yields the counts at each block of defect scores, with its pixels' regions.
+
+        Between them stands, for each distinct score, the index of its first pixel.
+        """
         for scores, regions in self._defects.blocks():
             starts = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))
             distinct = scores[starts]
@@ -203,7 +254,7 @@ class PixelScores:
                 normals_ge=normals_ge,
                 normals_gt=normals_gt,
             )
-            yield counts, np.add.reduceat(weight_of_region[regions], starts)
+            yield counts, starts, regions
 
 
 def pixel_auroc(maps: Sequence[AnomalyMap], masks: Sequence[Mask | None]) -> float:
@@ -272,7 +323,22 @@ def _compute(
         return scores.compute(fpr_limit)
 
 
-def _check_map(anomaly_map: AnomalyMap) -> AnomalyMap:
+def check_fpr_limit(fpr_limit: float) -> None:
+    """Refuses an FPR limit that is no rate, or 0.
+
+    Raises:
+        ValueError: if it is outside 0 < fpr_limit <= 1.
+    """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit: got {fpr_limit}, expected 0 < fpr_limit <= 1")
+
+
+def check_map(anomaly_map: AnomalyMap) -> AnomalyMap:
+    """A map as an array.
+
+    Raises:
+        ValueError: if it is no (H, W) of finite float16, float32 or float64.
+    """
     scores = np.asarray(anomaly_map)
     if scores.ndim != 2:
         raise ValueError(f"anomaly_map: got shape {scores.shape}, expected (H, W)")
@@ -290,7 +356,12 @@ def _check_map(anomaly_map: AnomalyMap) -> AnomalyMap:
     return scores
 
 
-def _check_mask(mask: Mask, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def check_mask(mask: Mask, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask as bool, nonzero = True.
+
+    Raises:
+        ValueError: if its shape differs from the map's, or it holds neither bool nor integers.
+    """
     given = np.asarray(mask)
     if given.shape != shape:
         raise ValueError(f"mask: got shape {given.shape}, expected {shape} as anomaly_map")

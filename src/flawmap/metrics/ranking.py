@@ -11,6 +11,7 @@ average precision is step-wise and not interpolated.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,46 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     if counts is None:
         return math.nan
     return doubled_wins(counts, n_normals) / (2 * n_defects * n_normals)
+
+
+def sample_auroc(labels: ArrayLike, scores: ArrayLike, groups: Sequence[str]) -> float:
+    """AUROC over physical parts that were photographed from several sides.
+
+    A part's score is the highest of its views; it is a defect if any of its views is one.
+
+    Args:
+        labels: (N,) bool or 0/1 numbers per view; 1 is a defect.
+        scores: (N,) finite real numbers, any range, higher = more anomalous.
+        groups: N names; views of one part share one, and "" is a part photographed once.
+
+    Returns:
+        Area in 0..1; NaN if no view has a group, or unless there is at least one defect part and
+        one good part.
+
+    Raises:
+        ValueError: if an argument has the wrong shape, dtype, length or values.
+
+    Source: Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile
+    Industrial Anomaly Detection" (CVPR 2024).
+
+    Example:
+        >>> sample_auroc([0, 0, 1, 0], [0.1, 0.4, 0.2, 0.5], ["a", "a", "b", "b"])
+        1.0
+    """
+    is_defect, values = _check(labels, scores)
+    if len(groups) != values.size:
+        raise ValueError(f"groups: got {len(groups)}, expected {values.size} as scores")
+    if not any(groups):
+        return math.nan
+    # A view without a group gets a number of its own, which no name can equal.
+    keys = [group or i for i, group in enumerate(groups)]
+    part = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    of_view = np.array([part[key] for key in keys])
+    highest = np.full(len(part), -np.inf)
+    np.maximum.at(highest, of_view, values)
+    any_defect = np.zeros(len(part), dtype=np.bool_)
+    np.logical_or.at(any_defect, of_view, is_defect)
+    return auroc(any_defect, highest)
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:

@@ -16,7 +16,12 @@ from flawmap.report.details import details
 from flawmap.report.gallery import gallery
 from flawmap.report.head import Tally, head
 from flawmap.report.style import STYLE
-from flawmap.report.tables import calibrated_table, defects_table, metrics_table
+from flawmap.report.tables import (
+    calibrated_table,
+    defects_table,
+    metrics_table,
+    optional_table,
+)
 from flawmap.report.text import counted, esc, name, percent
 
 if TYPE_CHECKING:
@@ -98,7 +103,8 @@ def render(
         f"<title>{esc(heading)} – flawmap report</title><style>{STYLE}</style></head><body>"
         f'{_HATCH}<a class="skip" href="#metrics">Skip to the figures</a>'
         f"{head(evaluation, heading, subtitle)}<main>{_contents(names)}"
-        f'<section id="metrics"><h2>Metrics</h2>{metrics_table(evaluation)}</section>'
+        f'<section id="metrics"><h2>Metrics</h2>{metrics_table(evaluation)}'
+        f"{optional_table(evaluation)}</section>"
         "<section><h2>At the calibrated threshold</h2>"
         f"{calibrated_table(evaluation)}</section>{sections}"
         f'<section id="details"><h2>How this came about</h2>{details(detector, evaluation)}'

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from flawmap.evaluation import HEADLINE, CategoryResult, Evaluation
+from flawmap.evaluation import CategoryResult, Evaluation
+from flawmap.metrics.catalog import ALWAYS, HEADLINE, MARK, ORIGINAL, info
 from flawmap.report.head import Tally, limit_words
 from flawmap.report.text import esc, name, number, percent
 
@@ -18,7 +19,7 @@ _TITLES = {
     "pixel_f1max": "F1-max",
     "aupro": "AUPRO",
 }
-_FULL = tuple(f"{metric}_original" for metric in HEADLINE if not metric.startswith("image_"))
+_FULL = tuple(metric for metric in ALWAYS if metric.endswith(ORIGINAL))
 
 
 class Reasons:
@@ -43,17 +44,21 @@ class Reasons:
 
 def why_undefined(metric: str, counts: Mapping[str, int], has_threshold: bool) -> str:
     """Why a metric of a category is NaN."""
-    if metric in ("f1", "false_reject_rate", "escape_rate") and not has_threshold:
+    if metric in ("f1", "false_reject_rate", "escape_rate", "segf1") and not has_threshold:
         return "no threshold is set"
     if not counts["defect"]:
         return "no defects in the test"
     if not counts["good"] and (metric.startswith("image") or metric == "false_reject_rate"):
         return "no good images in the test"
-    if metric.startswith(("pixel", "aupro")) and not counts["defects_with_mask"]:
+    if metric == "sample_auroc":
+        return "no images are known to show one part, or no part is good or no part a defect"
+    if not info(metric).per_pixel:
+        return "cannot be computed from these images"
+    if not counts["defects_with_mask"]:
         return "no defect has a mask"
-    if metric.startswith(("pixel", "aupro")):
-        return "the masks mark no px, or leave none unmarked"
-    return "cannot be computed from these images"
+    if metric == "spro_0.05":
+        return "the data set defines no saturation, or the masks mark no px or every one"
+    return "the masks mark no px, or leave none unmarked"
 
 
 def metrics_table(evaluation: Evaluation) -> str:
@@ -61,18 +66,10 @@ def metrics_table(evaluation: Evaluation) -> str:
     reasons = Reasons()
     columns = (*HEADLINE, *_FULL)
     heads = "".join(
-        f'<th scope="col" class="n{_edge(metric)}">{_TITLES[metric.removesuffix("_original")]}</th>'
+        f'<th scope="col" class="n{_edge(metric)}">{_TITLES[metric.removesuffix(ORIGINAL)]}</th>'
         for metric in columns
     )
-    rows = []
-    for index, (category, result) in enumerate(evaluation.categories.items()):
-        cells = "".join(_metric_cell(metric, result, reasons) for metric in columns)
-        link = f'<a href="#c{index}">{name(category)}</a>'
-        rows.append(f'<tr><th scope="row">{link}</th>{cells}</tr>')
-    foot = ""
-    if len(evaluation.categories) > 1:
-        cells = "".join(_mean_cell(metric, evaluation, reasons) for metric in columns)
-        foot = f'<tfoot><tr><th scope="row">mean</th>{cells}</tr></tfoot>'
+    body = _body(evaluation, columns, reasons)
     return (
         _scroll(
             "Metrics in percent",
@@ -80,18 +77,66 @@ def metrics_table(evaluation: Evaluation) -> str:
             '<th scope="colgroup" colspan="3" class="edge">image</th>'
             '<th scope="colgroup" colspan="4" class="edge">pixel, 256 × 256</th>'
             '<th scope="colgroup" colspan="4" class="edge">pixel, full size</th></tr>'
-            f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>{foot}",
+            f"<tr>{heads}</tr></thead>{body}",
         )
         + '<p class="quiet">In percent; 100 is perfect. None of these depends on the threshold. '
         "F1-max picks its threshold on the test itself and so is an upper bound. AUPRO counts "
         "every flaw alike, small or large, up to 30% false-positive px."
         + (
             " The mean is unweighted, over the categories where a figure is defined.</p>"
-            if foot
+            if len(evaluation.categories) > 1
             else "</p>"
         )
         + reasons.html()
     )
+
+
+def _body(evaluation: Evaluation, metrics: Sequence[str], reasons: Reasons) -> str:
+    """A row per category, and one for the mean if there are several."""
+    rows = []
+    for index, (category, result) in enumerate(evaluation.categories.items()):
+        cells = "".join(_metric_cell(metric, result, reasons) for metric in metrics)
+        link = f'<a href="#c{index}">{name(category)}</a>'
+        rows.append(f'<tr><th scope="row">{link}</th>{cells}</tr>')
+    foot = ""
+    if len(evaluation.categories) > 1:
+        cells = "".join(_mean_cell(metric, evaluation, reasons) for metric in metrics)
+        foot = f'<tfoot><tr><th scope="row">mean</th>{cells}</tr></tfoot>'
+    return f"<tbody>{''.join(rows)}</tbody>{foot}"
+
+
+def optional_table(evaluation: Evaluation) -> str:
+    """The metrics that were asked for beside the seven, in percent; "" when there are none."""
+    if not evaluation.optional:
+        return ""
+    reasons = Reasons()
+    footnotes = evaluation.not_official
+    heads = "".join(
+        f'<th scope="col" class="n">{esc(info(metric).title)}{_mark(metric, footnotes)}</th>'
+        for metric in evaluation.optional
+    )
+    body = _body(evaluation, evaluation.optional, reasons)
+    notes = "".join(
+        f"<li>{MARK} {esc(info(metric).title)}: {esc(text)}</li>"
+        for metric, text in footnotes.items()
+    )
+    return (
+        "<h3>Further metrics</h3>"
+        + _scroll(
+            "Further metrics in percent",
+            f'<thead><tr><th scope="col">category</th>{heads}</tr></thead>{body}',
+            narrow=True,
+        )
+        + (f'<ul class="reasons" aria-label="Not the official metric">{notes}</ul>' * bool(notes))
+        + reasons.html()
+    )
+
+
+def _mark(metric: str, footnotes: Mapping[str, str]) -> str:
+    """A star with the footnote behind it, for a metric that is not official."""
+    if metric not in footnotes:
+        return ""
+    return f'<abbr title="{esc(footnotes[metric])}">{MARK}</abbr>'
 
 
 def _edge(metric: str) -> str:

@@ -1,0 +1,173 @@
+"""Optional metrics in an evaluation: what is collected, under which name, and what is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import f1_score
+
+import flawmap
+from flawmap.config import ScoringConfig
+from flawmap.data.samples import SampleTable
+from flawmap.errors import ConfigError, DataError
+from flawmap.evaluation import Evaluation, evaluate_table
+from flawmap.metrics import aupro, resize_mask_nearest, sample_auroc, spro
+from flawmap.metrics.catalog import ALWAYS, names
+from flawmap.scoring.calibration import Calibration, CategoryCalibration
+from flawmap.scoring.scorer import Scorer
+from flawmap.types import Geometry, Sample, Saturation
+
+SIZE = (40, 48)
+SATURATION = {255: Saturation(0.5, relative=True), 254: Saturation(10, relative=False)}
+
+
+class MapDetector:
+    """Its raw map of an image is the image itself, in grey."""
+
+    def __init__(self, pixel_threshold: float | None = 100.0) -> None:
+        good = np.array([pixel_threshold or 0.0])
+        parts = {} if pixel_threshold is None else {"box": CategoryCalibration(good, good, True)}
+        config = ScoringConfig(sigma=0, pooling="max")
+        self.scorer = Scorer(config, Calibration(0.5, parts))
+        self.calibration = self.scorer.calibration
+        self.fabric = SimpleNamespace(device=torch.device("cpu"))
+
+    def raw_maps(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Geometry, Any]]:
+        for sample in samples:
+            raw = np.asarray(Image.open(sample.path)).astype(np.float32)
+            yield sample, Geometry(raw.shape, raw.shape, (0, 0), raw.shape), raw
+
+
+def save(path: Path, values: np.ndarray) -> str:
+    Image.fromarray(values.astype(np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> SampleTable:
+    """Six parts of two views; every third view is a defect with two masks that overlap."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for i in range(12):
+        pixels = rng.integers(0, 120, SIZE)
+        pixels[0, 0] += 30 * (i % 5)
+        masks: tuple[str, ...] = ()
+        if i % 3 == 0:
+            first, second = np.zeros(SIZE), np.zeros(SIZE)
+            first[5:15, 5 + i : 20 + i] = 255
+            second[10:22, 10 + i : 14 + i] = 254
+            pixels += np.where(first + second > 0, rng.integers(-30, 90, SIZE), 0).astype(int)
+            masks = tuple(save(tmp_path / f"{i}_{n}.png", m) for n, m in enumerate((first, second)))
+        path = save(tmp_path / f"{i}.png", pixels.clip(0, 255))
+        kind = "gap" if masks else "good"
+        samples.append(Sample(path, "box", "test", int(bool(masks)), kind, masks, f"S{i // 2}"))
+    return SampleTable(str(tmp_path), "mvtec-loco", tuple(samples), saturation={"box": SATURATION})
+
+
+def evaluate(table: SampleTable, *metrics: str, **options: Any) -> Evaluation:
+    detector: Any = MapDetector(**options)
+    return evaluate_table(detector, table, metrics=metrics)
+
+
+def arrays(table: SampleTable) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    maps = [np.asarray(Image.open(s.path)).astype(np.float32) for s in table.samples]
+    return maps, [[np.asarray(Image.open(m)) for m in s.masks] for s in table.samples]
+
+
+def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> None:
+    optional = [name for name in names() if name not in ALWAYS]
+    result = evaluate(table, *optional)
+    found = result.categories["box"].metrics
+    assert tuple(found) == (*evaluate(table).categories["box"].metrics, *optional)
+    maps, masks = arrays(table)
+    unions = [np.any([m > 0 for m in each], axis=0) if each else None for each in masks]
+    assert found["aupro_0.05_original"] == aupro(maps, unions, 0.05)
+    shrunk = [None if u is None else resize_mask_nearest(u, (256, 256)) for u in unions]
+    scorer = MapDetector().scorer
+    whole = Geometry(SIZE, SIZE, (0, 0), SIZE)
+    standard = [scorer.map(m, whole, (256, 256)) for m in maps]
+    assert found["aupro_0.05"] == aupro(standard, shrunk, 0.05)
+    # Each image with a defect has one region here: regions and images count alike.
+    assert found["pro_per_image_original"] == pytest.approx(found["aupro_original"], abs=1e-12)
+    assert found["pro_per_image"] == pytest.approx(found["aupro"], abs=1e-12)
+    regions = [[(m > 0, 75.0 if m.max() == 255 else 10.0) for m in each] for each in masks]
+    assert found["spro_0.05"] == spro(maps, regions, 0.05)
+    labels = [s.label for s in table.samples]
+    scores = [float(m.max()) for m in maps]
+    groups = [s.group for s in table.samples]
+    assert found["sample_auroc"] == sample_auroc(labels, scores, groups)
+    truth = np.concatenate([np.zeros(SIZE) if u is None else u for u in unions]).ravel()
+    said = np.concatenate([m.ravel() for m in maps]) > 100
+    assert found["segf1"] == pytest.approx(f1_score(truth, said), abs=1e-12)
+    assert all(0 < found[name] < 1 for name in optional)
+    assert result.mean["segf1"] == found["segf1"]
+    assert result.notes == ()
+
+
+def test_the_seven_are_the_same_with_and_without_them(table: SampleTable) -> None:
+    alone, more = evaluate(table), evaluate(table, "aupro_0.05", "spro_0.05", "aupro")
+    assert set(alone.mean) == set(ALWAYS)
+    for name in ALWAYS:
+        assert more.mean[name] == alone.mean[name]
+    assert more.optional == ("aupro_0.05", "spro_0.05")
+    assert (alone.optional, alone.not_official) == ((), {})
+
+
+def test_the_result_says_what_is_not_official(table: SampleTable) -> None:
+    result = evaluate(table, "aupro_0.05", "spro_0.05")
+    said = result.to_dict()["not_official"]
+    # The reader's name is that of LOCO, where saturation is the official definition.
+    assert list(said) == ["aupro_0.05"]
+    assert said["aupro_0.05"].startswith("not the official metric: AUPRO up to an FPR of 0.05")
+
+
+def test_what_the_data_cannot_define_is_nan_and_said(table: SampleTable) -> None:
+    bare = [Sample(s.path, s.category, s.split, s.label, s.defect, s.masks) for s in table.samples]
+    plain = SampleTable(table.root, "mvtec", tuple(bare))
+    result = evaluate(plain, "spro_0.05", "sample_auroc", "segf1", pixel_threshold=None)
+    for name in ("spro_0.05", "sample_auroc", "segf1"):
+        assert math.isnan(result.mean[name])
+        assert result.to_dict()["categories"]["box"][name] is None
+    assert result.notes == (
+        "'box': spro_0.05 is undefined: the data set defines no saturation",
+        "'box': sample_auroc is undefined: the data set does not say which images show one part",
+        "'box': segf1 is undefined: no threshold is set",
+    )
+    assert evaluate(plain, pixel_threshold=None).notes == ()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_alone(table: SampleTable, label: int) -> None:
+    chosen = tuple(s for s in table.samples if s.label == label)
+    some = SampleTable(table.root, table.format, chosen, saturation=table.saturation)
+    found = evaluate(some, *names()).mean
+    assert math.isnan(found["sample_auroc"])
+    # Pixels outside the masks are normal ones, in images of defects too.
+    for name in ("aupro_0.05", "pro_per_image_original", "spro_0.05", "segf1"):
+        assert math.isnan(found[name]) == (label == 0)
+
+
+def test_a_mask_whose_value_has_no_saturation_is_named(table: SampleTable) -> None:
+    known = {"box": {255: SATURATION[255]}}
+    with pytest.raises(DataError, match="no saturation for the value of this mask") as caught:
+        evaluate(replace(table, saturation=known), "spro_0.05")
+    assert (caught.value.given, caught.value.expected) == (254, "one of: 255")
+    assert caught.value.where is not None
+    assert caught.value.where.endswith("_1.png")
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown metric 'segf'") as caught:
+        flawmap.evaluate(tmp_path / "none.flawmap", tmp_path / "none", metrics=["segf"])
+    assert caught.value.hint == "did you mean 'segf1'?"
+    with pytest.raises(ConfigError, match="unknown metric"):
+        evaluate(SampleTable(str(tmp_path), "mvtec", ()), "pro")
