@@ -15,10 +15,16 @@ from flawmap.errors import ConfigError, missing_extra, unknown_name
 
 
 class Registry(Mapping[str, str]):
-    """A table from a name to the place of an object, "module:attribute"."""
+    """A table from a name to the place of an object, "module:attribute".
+
+    Attributes:
+        kind: What the names stand for, for messages.
+        own: The names that flawmap itself brings.
+    """
 
     def __init__(self, kind: str, entries: Mapping[str, str], *, group: str) -> None:
         self.kind = kind
+        self.own = tuple(entries)
         self._entries = dict(entries)
         self._group = group
         self._outside_read = False
@@ -80,6 +86,14 @@ FORMATS = Registry(
         "folder": "flawmap.data.folder:Folder",
         "folders": "flawmap.data.folders:Folders",
         "mvtec": "flawmap.data.mvtec:MVTec",
+        "mvtec-loco": "flawmap.data.mvtec_loco:MVTecLOCO",
+        "mvtec-ad-2": "flawmap.data.mvtec_ad_2:MVTecAD2",
+        "mvtec-3d": "flawmap.data.mvtec_3d:MVTec3D",
+        "visa": "flawmap.data.visa:VisA",
+        "btad": "flawmap.data.btad:BTAD",
+        "real-iad": "flawmap.data.real_iad:RealIAD",
+        "real-iad-single-view": "flawmap.data.real_iad:RealIADSingleView",
+        "real-iad-noisy": "flawmap.data.real_iad:RealIADNoisy",
         "magnetic-tile": "flawmap.data.magnetic_tile:MagneticTile",
         "elpv": "flawmap.data.elpv:Elpv",
         "table": "flawmap.data.table:Table",

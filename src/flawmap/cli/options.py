@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flawmap.registry import FORMATS
+
 Bundle = Annotated[Path, typer.Argument(metavar="MODEL", help="The file that 'flawmap fit' wrote.")]
 Data = Annotated[
     Path,
@@ -20,8 +22,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The layout of the data, if it is not recognised: folder, folders, mvtec, "
-        "magnetic-tile, elpv, table.",
+        help=f"The layout of the data, if it is not recognised: {', '.join(FORMATS.own)}.",
     ),
 ]
 Categories = Annotated[

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flawmap.data.samples import SampleTable, listed, raise_unreadable, shown
 from flawmap.errors import DataError
+from flawmap.types import Split
 
 Severity = Literal["error", "warning", "note"]
 
@@ -88,8 +89,8 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
             "check the path; `.png`, `.jpg`, `.bmp`, `.tif` and `.webp` files are read",
         )
         return
-    good = Counter(s.category for s in table.samples if s.split == "train" and s.label == 0)
-    without = [c for c in table.categories if not good[c]]
+    taught = _kept(table, "train")
+    without = [c for c in table.categories if not taught[c]]
     if without and training:
         names = ", ".join(f"'{shown(c)}'" for c in without[:_NAMED])
         more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
@@ -109,7 +110,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
             tuple(wrong),
         )
     unknown = [s.path for s in table.samples if s.split != "test" and s.label is None]
-    if unknown:
+    if unknown and not table.unsorted_training:
         yield Finding(
             "error",
             f"{len(unknown)} images without a label in the training or validation split: "
@@ -140,8 +141,13 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
 
 
 def _warnings(table: SampleTable) -> Iterable[Finding]:
-    train = Counter(s.category for s in table.samples if s.split == "train" and s.label == 0)
-    held = Counter(s.category for s in table.samples if s.split == "validation" and s.label == 0)
+    if table.unsorted_training:
+        yield Finding(
+            "warning",
+            "the training images were not sorted: defects are learnt as if they were good",
+            "this is the task of the data set; a threshold set on such images keeps no promise",
+        )
+    train, held = _kept(table, "train"), _kept(table, "validation")
     for category in table.categories:
         if 0 < train[category] < _FEW_GOOD:
             yield Finding(
@@ -178,6 +184,12 @@ def _warnings(table: SampleTable) -> Iterable[Finding]:
         )
 
 
+def _kept(table: SampleTable, split: Split) -> Counter[str]:
+    """The number of images of each category that a fit may use from a split."""
+    labels = (0, None) if table.unsorted_training else (0,)
+    return Counter(s.category for s in table.samples if s.split == split and s.label in labels)
+
+
 def _test_notes(table: SampleTable) -> Iterable[Finding]:
     test = [s for s in table.samples if s.split == "test"]
     if not test:
@@ -189,9 +201,16 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
         return
     for category in table.categories:
         here = [s for s in test if s.category == category]
+        if not here:
+            yield Finding(
+                "note",
+                f"category '{shown(category)}' has no test images: it cannot be measured",
+                "add its test split",
+            )
+            continue
         good = sum(s.label == 0 for s in here)
         defects = [s for s in here if s.label == 1]
-        if here and not (good and defects):
+        if not (good and defects):
             kind = "good" if not good else "defect"
             yield Finding(
                 "note",

@@ -83,6 +83,8 @@ class SampleTable:
         notes: What the reader left out or assumed, in sentences for the user.
         saturation: For categories whose data set defines it: how much of a region must be found,
             by the value of its mask's pixels. There each mask file is one region.
+        unsorted_training: The training split is known to hold defects that nobody sorted out: its
+            images may do without a label, and a fit learns from all of them.
     """
 
     root: str
@@ -92,6 +94,7 @@ class SampleTable:
     orphan_masks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     saturation: Mapping[str, Mapping[int, Saturation]] = field(default_factory=dict)
+    unsorted_training: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
