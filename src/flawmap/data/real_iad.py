@@ -79,7 +79,9 @@ class RealIAD:
                 JSON file cannot be understood, or files that it names are missing.
         """
         lister = Lister()
-        parts = parts_around(lister, root)
+        # Beside the folders lie the archives that they came from, which need no note.
+        structure = Lister(problems=lister.problems)
+        parts = parts_around(structure, root)
         if parts is None:
             raise DataError(
                 "this is not Real-IAD: there is no folder realiad_256, realiad_512, realiad_1024, "
@@ -91,7 +93,7 @@ class RealIAD:
         jsons, images = only_jsons(parts, self.flavour, root), only_images(parts, root)
         tally = _Tally()
         samples: list[Sample] = []
-        for category, file, folder in _categories(lister, parts, jsons, images, tally):
+        for category, file, folder in _categories(structure, parts, jsons, images, tally):
             items = _read_items(file, category)
             samples += self._read_category(lister, category, folder, items, tally)
         hint = "unpack the archives of these categories again"

@@ -31,7 +31,7 @@ class Listing:
 
     def path(self, name: str) -> str:
         """The path of a file that is named relative to the folder, with forward slashes."""
-        return os.path.join(self._base, *name.split("/"))  # noqa: PTH118
+        return f"{self._base}{os.sep}{name.replace('/', os.sep)}"
 
     def has(self, path: str) -> bool:
         """Whether the file is there."""
