@@ -262,7 +262,11 @@ class TestMVTecLOCO:
             "breakfast_box": expected,
             "juice_bottle": expected,
         }
-        assert read_data(root / "juice_bottle").saturation == {"juice_bottle": expected}
+        for table in (
+            read_data(root / "juice_bottle"),
+            read_data(root, categories=["juice_bottle"]),
+        ):
+            assert table.saturation == {"juice_bottle": expected}
 
     def test_without_the_configuration(self, root: Path) -> None:
         (root / "juice_bottle" / "defects_config.json").unlink()

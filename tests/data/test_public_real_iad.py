@@ -153,6 +153,15 @@ class TestLayout:
             assert all(f"/{name}/" in s.path for s in table.samples)
             assert summary(table) == ALL
 
+    def test_droppings_are_passed_over(self, root: Path) -> None:
+        (root / "realiad_jsons" / "._zipper.json").write_bytes(b"\x00\x05")
+        (root / "realiad_1024" / "papers").mkdir()
+        (root / "realiad_1024.zip").touch()
+        (root / "realiad_1024" / "zipper.zip").touch()
+        table = read_data(root)
+        assert summary(table) == ALL
+        assert len(table.notes) == 1
+
     def test_categories_not_downloaded_are_noted(self, root: Path) -> None:
         shutil.rmtree(root / "realiad_1024" / "audiojack")
         table = read_data(root)

@@ -21,6 +21,7 @@ from flawmap.data.real_iad_folders import (
     PLAIN,
     SINGLE,
     Parts,
+    has_kinds,
     only_images,
     only_jsons,
     parts_around,
@@ -198,8 +199,9 @@ def _categories(
     lister: Lister, parts: Parts, jsons: Path, images: Path, tally: _Tally
 ) -> Iterator[tuple[str, Path, Path]]:
     """Name, JSON file and folder of each category that has both; the others are tallied."""
-    files = {file.stem: file for file in sorted(jsons.glob("*.json"))}
-    folders = set(lister.folders(images))
+    # A Mac leaves hidden files beside those that it unpacks or copies.
+    files = {f.stem: f for f in sorted(jsons.glob("*.json")) if not f.name.startswith(".")}
+    folders = {name for name in lister.folders(images) if has_kinds(twice(images / name))}
     packed = archives(images)
     wanted = {parts.category} if parts.category else files.keys() | folders
     for name in sorted(wanted):
