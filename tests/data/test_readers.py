@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
 from flawmap.data.elpv import Elpv
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
+from flawmap.registry import FORMATS
 
 WriteImage = Callable[..., Path]
 
@@ -539,3 +541,22 @@ class TestDetection:
         assert here.categories == ("bottle",)
         assert here.fingerprint() == whole.fingerprint()
         assert [len(s.masks) for s in here.samples] == [len(s.masks) for s in whole.samples]
+
+
+class TestFormats:
+    PAGES = ("your-own-data.md", "public-data-sets.md")
+
+    def test_each_is_documented(self) -> None:
+        docs = Path(__file__).parents[2] / "docs"
+        pages = [(docs / page).read_text(encoding="utf-8") for page in self.PAGES]
+        for name in FORMATS.own:
+            assert any(f"### {name}" in page or f"`{name}`" in page for page in pages), name
+
+    def test_each_is_registered_by_its_name(self) -> None:
+        assert [FORMATS.load(name).name for name in FORMATS.own] == list(FORMATS.own)
+
+    def test_the_help_names_each(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["fit", "--help"]) == 0
+        # Long names break at a hyphen where the line ends.
+        text = "".join(capsys.readouterr().out.split())
+        assert ",".join(FORMATS.own) in text

@@ -21,6 +21,7 @@ from flawmap.data.real_iad_folders import (
     PLAIN,
     SINGLE,
     Parts,
+    has_kinds,
     only_images,
     only_jsons,
     parts_around,
@@ -79,7 +80,9 @@ class RealIAD:
                 JSON file cannot be understood, or files that it names are missing.
         """
         lister = Lister()
-        parts = parts_around(lister, root)
+        # Beside the folders lie the archives that they came from, which need no note.
+        structure = Lister(problems=lister.problems)
+        parts = parts_around(structure, root)
         if parts is None:
             raise DataError(
                 "this is not Real-IAD: there is no folder realiad_256, realiad_512, realiad_1024, "
@@ -91,7 +94,7 @@ class RealIAD:
         jsons, images = only_jsons(parts, self.flavour, root), only_images(parts, root)
         tally = _Tally()
         samples: list[Sample] = []
-        for category, file, folder in _categories(lister, parts, jsons, images, tally):
+        for category, file, folder in _categories(structure, parts, jsons, images, tally):
             items = _read_items(file, category)
             samples += self._read_category(lister, category, folder, items, tally)
         hint = "unpack the archives of these categories again"
@@ -196,8 +199,9 @@ def _categories(
     lister: Lister, parts: Parts, jsons: Path, images: Path, tally: _Tally
 ) -> Iterator[tuple[str, Path, Path]]:
     """Name, JSON file and folder of each category that has both; the others are tallied."""
-    files = {file.stem: file for file in sorted(jsons.glob("*.json"))}
-    folders = set(lister.folders(images))
+    # A Mac leaves hidden files beside those that it unpacks or copies.
+    files = {f.stem: f for f in sorted(jsons.glob("*.json")) if not f.name.startswith(".")}
+    folders = {name for name in lister.folders(images) if has_kinds(twice(images / name))}
     packed = archives(images)
     wanted = {parts.category} if parts.category else files.keys() | folders
     for name in sorted(wanted):

@@ -43,6 +43,11 @@ class Parts:
         }
 
 
+def has_kinds(folder: Path) -> bool:
+    """Whether a folder is that of a category."""
+    return any((folder / kind).is_dir() for kind in _KINDS)
+
+
 def parts_around(lister: Lister, root: Path) -> Parts | None:
     """The folders of Real-IAD around a path.
 
@@ -51,7 +56,7 @@ def parts_around(lister: Lister, root: Path) -> Parts | None:
     """
     here = named_root(root)
     category = ""
-    if any((here / kind).is_dir() for kind in _KINDS):
+    if has_kinds(here):
         outer = here.parent if here.parent.name == here.name else here
         here, category = outer.parent, outer.name
         if not _IMAGES.fullmatch(here.name):

@@ -145,6 +145,7 @@ class SampleTable:
             samples=tuple(s for s in self.samples if s.category not in others),
             problems=tuple(p for p in self.problems if kept(p.path)),
             orphan_masks=tuple(m for m in self.orphan_masks if kept(m)),
+            saturation={c: s for c, s in self.saturation.items() if c not in others},
         )
 
     def relative(self, path: str) -> str:

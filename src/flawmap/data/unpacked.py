@@ -31,7 +31,7 @@ class Listing:
 
     def path(self, name: str) -> str:
         """The path of a file that is named relative to the folder, with forward slashes."""
-        return os.path.join(self._base, *name.split("/"))  # noqa: PTH118
+        return f"{self._base}{os.sep}{name.replace('/', os.sep)}"
 
     def has(self, path: str) -> bool:
         """Whether the file is there."""
@@ -119,13 +119,14 @@ def named_root(root: Path) -> Path:
 
 def archives(folder: Path) -> dict[str, str]:
     """The names of the archives in a folder by their name without an ending."""
-    found: dict[str, str] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            ending = next((e for e in _ARCHIVES if entry.name.lower().endswith(e)), None)
-            if ending is not None:
-                found[entry.name[: -len(ending)]] = entry.name
-    return found
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:
+        # A lister names the folder that cannot be read.
+        return {}
+    endings = {name: e for name in names for e in _ARCHIVES if name.lower().endswith(e)}
+    return {name[: -len(ending)]: name for name, ending in endings.items()}
 
 
 def not_there(number: int, noun: str, first: str) -> str:

@@ -176,6 +176,8 @@ def _read_object(
 ) -> list[Sample]:
     """The samples of one object; what is missing is added to the gaps."""
     listing = Listing(lister, folder)
+    # The object's own image_anno.csv needs no note.
+    lister.ignored.clear()
     without = _missing_folders(folder, rows)
     gaps += [f"category '{shown(name)}' has no {place}" for place in without]
     lost: dict[str, list[str]] = {"image": [], "mask": []}
