@@ -5,6 +5,7 @@ Everything goes to standard error, so that standard output stays free for result
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class Task(Protocol):
         Args:
             done: Pieces that are finished.
             total: Replaces the one that the task began with.
-            seconds_left: Of a caller that knows better than the rate so far, which is then hidden.
+            seconds_left: Of a caller that knows better than the rate so far, which is then hidden;
+                infinite while it does not know yet.
             values: What else is shown.
         """
 
@@ -104,9 +106,12 @@ class _PlainTask:
         left = (self.total - done) / rate if rate > 0 else 0.0
         shown = "".join(f", {name} {_format(value)}" for name, value in values.items())
         speed = f", {rate:.1f}/s" if seconds_left is None else ""
-        end = f", {left:.0f} s left" if seconds_left is None else f", {clock(seconds_left)} left"
         if done >= self.total:
             end = f", {seconds:.0f} s"
+        elif seconds_left is None:
+            end = f", {left:.0f} s left"
+        else:
+            end = f", {clock(seconds_left)} left" if math.isfinite(seconds_left) else ""
         print(
             f"{self.name}: {done}/{self.total}{shown}{speed}{end}",
             file=sys.stderr,
@@ -167,7 +172,7 @@ class _LiveTask:
         parts = [f"{name} {_format(value)}" for name, value in values.items()]
         if seconds_left is None:
             parts.append(f"{rate:.1f}/s")
-        else:
+        elif math.isfinite(seconds_left):
             parts.append(f"about {clock(seconds_left)} left")
         self.bars.update(self.id, completed=done, total=total, values=" ".join(parts))
 

@@ -239,13 +239,7 @@ def cells_of(grid: Grid) -> list[Cell]:
         for variant, options in (grid.options or {"": {}}).items():
             label = f"{entry.label}, {variant}" if variant else entry.label
             for seed in grid.seeds:
-                config = configure(
-                    method=entry.method,
-                    encoder=entry.encoder,
-                    preset=entry.preset or grid.preset,
-                    seed=seed,
-                    options={**options, **entry.options},
-                )
+                config = _config(grid, entry, label, seed, options)
                 for name in grid.data:
                     table = tables[name, seed]
                     for setting, categories in _parts(table.categories, grid.settings):
@@ -263,6 +257,23 @@ def cells_of(grid: Grid) -> list[Cell]:
                         )
                         cells.setdefault(cell.key, cell)
     return list(cells.values())
+
+
+def _config(
+    grid: Grid, entry: MethodEntry, label: str, seed: int, options: Mapping[str, Any]
+) -> Config:
+    try:
+        return configure(
+            method=entry.method,
+            encoder=entry.encoder,
+            preset=entry.preset or grid.preset,
+            seed=seed,
+            options={**options, **entry.options},
+        )
+    except ConfigError as error:
+        # The name of an option alone would not say which of the methods has it.
+        error.where = f"the method '{label}' of the grid: {error.where}"
+        raise
 
 
 def _parts(

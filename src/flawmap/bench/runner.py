@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -247,6 +248,8 @@ class _Run:
             share = str(max(1, usable_cores() // self.jobs))
             variables.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), share))
         with child.log.open("ab") as log:
+            log.write(f"{child.stage}\n".encode())
+            log.flush()
             child.process = subprocess.Popen(
                 [
                     sys.executable,
@@ -337,10 +340,10 @@ class _Run:
             now = f"{child.cell}{more}: {child.doing()}"
         task.update(self.finished, seconds_left=self._seconds_left(), now=now)
 
-    def _seconds_left(self) -> float | None:
+    def _seconds_left(self) -> float:
         """From how long cells of the same method and data took, else of the same method."""
         if not self.durations:
-            return None
+            return math.inf
         every = [s for seconds in self.durations.values() for s in seconds]
         total = 0.0
         now = time.monotonic()
