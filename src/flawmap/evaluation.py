@@ -33,7 +33,7 @@ from flawmap.metrics import (
     resize_mask_nearest,
     sample_auroc,
 )
-from flawmap.metrics.catalog import ALWAYS, ORIGINAL, marks, resolve
+from flawmap.metrics.catalog import ALWAYS, CATALOG, HEADLINE, ORIGINAL, marks, resolve
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
@@ -289,8 +289,9 @@ class _Pixels:
             variants = [name for name in PRO_VARIANTS if name + suffix in self._wanted]
             found = pixels.compute(variants=[PRO_VARIANTS[name] for name in variants])
             masked = found.n_defect_pixels > 0
-            for name in ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"):
-                metrics[name + suffix] = getattr(found, name) if masked else math.nan
+            for name in HEADLINE:
+                if CATALOG[name].per_pixel:
+                    metrics[name + suffix] = getattr(found, name) if masked else math.nan
             for name, value in zip(variants, found.variants, strict=True):
                 optional[name + suffix] = value
         if "spro_0.05" in self._wanted:

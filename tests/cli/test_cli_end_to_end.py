@@ -54,11 +54,13 @@ def test_fit_evaluate_predict_calibrate(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"]["learnt"] == 12
 
-    done = flawmap("evaluate", str(model), str(data), "--json")
+    done = flawmap("evaluate", str(model), str(data), "--json", "--metric", "segf1")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["mean"]["image_auroc"] == 1.0
     assert figures["categories"]["disc"]["pixel_auroc"] > 0.9
+    assert 0 < figures["categories"]["disc"]["segf1"] <= 1
+    assert list(figures["not_official"]) == ["segf1"]
 
     done = flawmap(
         "predict", str(model), str(data), "--output", str(out), "--maps", "--overlays", "--json"
