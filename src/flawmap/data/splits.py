@@ -51,7 +51,8 @@ class SplitFolders:
         splits: The folders of the splits, in lower case.
         masks: The folder of the masks below a category.
         inside: The folder that the archive unpacks to, or "".
-        needed: The folders that every category must have; with any, every defect needs a mask.
+        needed: The folders that every category must have.
+        every_mask: Whether a defect without a mask means that something was not unpacked.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class SplitFolders:
     masks: ClassVar[tuple[str, ...]] = (MASKS,)
     inside: ClassVar[str] = ""
     needed: ClassVar[tuple[str, ...]] = ("train", "test")
+    every_mask: ClassVar[bool] = True
 
     def mark(self, folder: Path) -> str | None:
         """What tells a category of this data set from those of others, or None."""
@@ -172,7 +174,7 @@ class SplitFolders:
                     Sample(p, category, split, 1, kind, attached.get(_key(p, base), ()))
                     for p in paths
                 ]
-                if split == "test" and self.needed:
+                if split == "test" and self.every_mask:
                     bare = [p for p in paths if _key(p, base) not in attached]
                     where = "/".join((*self.masks, kind))
                     found.gaps += masks_missing(category, bare, len(paths), where)
