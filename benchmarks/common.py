@@ -8,6 +8,9 @@ import math
 import os
 import signal
 import subprocess
+import sys
+import time
+import venv
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flawmap.types import Sample
+
+PEER_VERSION = "2.7.0"
+"""Of anomalib, where an environment for it is made."""
 
 PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
@@ -151,6 +157,31 @@ def peer_versions(python: Path) -> dict[str, str]:
     return {"anomalib": anomalib, "torch of anomalib": torch}
 
 
+def set_up_peer(folder: Path) -> Path:
+    """The interpreter of an environment with anomalib, made if it is not there.
+
+    Raises:
+        SystemExit: It could not be installed.
+    """
+    folder = folder.resolve()
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    done = folder / ".complete"
+    if done.is_file():
+        return python
+    say(f"installing anomalib {PEER_VERSION} into {folder} (some minutes, needs the package index)")
+    venv.create(folder, with_pip=True, clear=True)
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # torch and torchvision from the same place in one command: separate builds do not fit.
+    packages = [f"anomalib=={PEER_VERSION}", "torch", "torchvision", "safetensors"]
+    if subprocess.run([*command, *packages], check=False).returncode:
+        raise SystemExit(
+            f"anomalib could not be installed into {folder}: the package index is needed once; "
+            "or name an environment that has anomalib with --peer-python"
+        )
+    done.touch()
+    return python
+
+
 def peer_job(
     encoder: str,
     size: int,
@@ -268,3 +299,8 @@ def judged(
         "image_f1max": f1_max(labels, scores)[0],
     }
     return {name: figures[name] if name in figures else getattr(found, name) for name in HEADLINE}
+
+
+def say(text: str) -> None:
+    """A line of progress, with the time."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,16 +37,18 @@ from common import (
     peer_job,
     peer_versions,
     run_cell,
+    say,
+    set_up_peer,
     write_results,
 )
 from flawmap.data import read_data
+from flawmap.errors import FlawmapError
 from flawmap.metrics import resize_mask_nearest
 from flawmap.types import Sample
 
 HERE = Path(__file__).parent
 OUR_SCRIPT = HERE / "peer" / "flawmap_run.py"
 PEER = "anomalib"
-PEER_VERSION = "2.7.0"
 KEY = ("data", "cell_category", "setting", "library", "method", "settings", "seed")
 
 CNN, VIT = ("lite0", 256), ("vit-s14", 280)
@@ -159,11 +159,14 @@ def main() -> None:
     args = parse()
     places = {"cookie": args.cookie, "magnetic tile": args.magnetic_tile, "elpv": args.elpv}
     places = {name: place for name, place in places.items() if place is not None}
-    tables = {
-        (name, seed): subset(read_data(place, seed=seed).samples, args)
-        for name, place in places.items()
-        for seed in args.seeds
-    }
+    try:
+        tables = {
+            (name, seed): subset(read_data(place, seed=seed).samples, args)
+            for name, place in places.items()
+            for seed in args.seeds
+        }
+    except FlawmapError as error:
+        raise SystemExit(str(error)) from error
     chosen = [cell for cell in plan(tables, args) if wanted(cell, args.only)]
     if not chosen:
         raise SystemExit("no cell to run: --only fits none of them, see --list")
@@ -172,7 +175,7 @@ def main() -> None:
         return
     python, versions = None, {}
     if any(cell.library == PEER for cell in chosen):
-        python = args.peer_python or set_up_peer(args.work / "peer-env", args.peer_env)
+        python = args.peer_python or set_up_peer(args.peer_env or args.work / "peer-env")
         versions = peer_versions(python)
     runner = Runner(args, tables, python, versions)
     for cell in chosen:
@@ -211,7 +214,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-env", type=Path, help="where anomalib's environment is made")
     parser.add_argument("--work", type=Path, default=HERE / ".vs_anomalib", help="logs, weights")
     parser.add_argument("--keep-outputs", action="store_true", help="keep the maps on disk")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, help="benchmarks/results; for a trial in --work")
     args = parser.parse_args()
     if args.cookie is args.magnetic_tile is args.elpv is None:
         parser.error("name a data set: --cookie, --magnetic-tile or --elpv")
@@ -224,6 +227,9 @@ def parse() -> argparse.Namespace:
     if args.peer_python is not None and args.peer_env is not None:
         parser.error("give --peer-python (an environment that is there) or --peer-env, not both")
     args.work = args.work.resolve()
+    trial = args.train_images is not None or args.test_images is not None
+    # Figures of a few images must not stand among the real ones.
+    args.out = args.out or (args.work / "trial" if trial else HERE / "results")
     return args
 
 
@@ -271,27 +277,6 @@ def wanted(cell: Cell, only: Sequence[str]) -> bool:
     return not only or any(
         all(part in cell.name for part in text.replace(" ", "-").split("+")) for text in only
     )
-
-
-def set_up_peer(default: Path, given: Path | None) -> Path:
-    """The interpreter of an environment with anomalib, made if it is not there."""
-    folder = (given or default).resolve()
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    done = folder / ".complete"
-    if done.is_file():
-        return python
-    say(f"installing anomalib {PEER_VERSION} into {folder} (some minutes, needs the package index)")
-    venv.create(folder, with_pip=True, clear=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # torch and torchvision from the same place in one command: separate builds do not fit.
-    packages = [f"anomalib=={PEER_VERSION}", "torch", "torchvision", "safetensors"]
-    if subprocess.run([*command, *packages], check=False).returncode:
-        raise SystemExit(
-            f"anomalib could not be installed into {folder}: the package index is needed once; "
-            "or name an environment that has anomalib with --peer-python"
-        )
-    done.touch()
-    return python
 
 
 class Runner:
@@ -542,10 +527,6 @@ def tail(log: Path) -> str:
         lines = file.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
     return last[-200:]
-
-
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
