@@ -1,13 +1,31 @@
-"""What every benchmark writes beside its figures."""
+"""What several benchmarks share: what stands beside figures, cells in processes, weights."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import signal
 import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flawmap.types import Sample
+
+PEER_VERSION = "2.7.0"
+"""Of anomalib, where an environment for it is made."""
+
+PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
 
 def meta(**more: Any) -> dict[str, Any]:
@@ -51,7 +69,238 @@ def _git(*arguments: str) -> str | None:
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
-    """A small JSON file: {"meta": ..., "rows": [...]}."""
+    """A small JSON file: {"meta": ..., "rows": [...]}; an old one stays whole until then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"meta": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"meta": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
     print(f"wrote {path}")
+
+
+def run_cell(
+    python: str | os.PathLike[str],
+    script: Path,
+    job: dict[str, Any],
+    folder: Path,
+    *,
+    limit_seconds: float | None = None,
+    pythonpath: Path | None = None,
+) -> dict[str, Any]:
+    """A job in a process of its own; what it prints goes to `folder`/log.txt.
+
+    Args:
+        python: The interpreter.
+        script: Called with the path of the job, writes result.json into the job's `out`.
+        job: What the script is told; `out` is added.
+        folder: Where the job, its log and its outputs lie.
+        limit_seconds: After this time the process and its children are ended.
+        pythonpath: For flawmap's own code; None for another library's environment.
+
+    Returns:
+        What the script wrote; {"reason": ...} if it failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    answer = folder / "result.json"
+    answer.unlink(missing_ok=True)
+    (folder / "job.json").write_text(json.dumps({**job, "out": str(folder)}), encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if pythonpath is not None:
+        environment["PYTHONPATH"] = str(pythonpath)
+    over = False
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [python, script, folder / "job.json"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            process.wait(limit_seconds)
+        except subprocess.TimeoutExpired:
+            over = True
+        finally:
+            # Its helpers too; nothing is left of it when this benchmark is stopped.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if answer.is_file():
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return found
+    if over:
+        return {"reason": f"over the limit of {limit_seconds / 60:.3g} minutes"}
+    return {"reason": f"ended with status {process.returncode} and no result, see its log"}
+
+
+def peer_versions(python: Path) -> dict[str, str]:
+    """Versions of anomalib and its torch in another environment.
+
+    Raises:
+        SystemExit: There is no such interpreter, or it has no anomalib.
+    """
+    code = (
+        "import json; from importlib.metadata import version; import anomalib; "
+        "print(json.dumps([version('anomalib'), version('torch')]))"
+    )
+    hint = "give an interpreter whose environment has anomalib, or leave --peer-python out"
+    try:
+        done = subprocess.run(
+            [python, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise SystemExit(f"--peer-python: {python} cannot be run ({error}); {hint}") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SystemExit(f"--peer-python: {python} cannot import anomalib ({last}); {hint}")
+    anomalib, torch = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"anomalib": anomalib, "torch of anomalib": torch}
+
+
+def set_up_peer(folder: Path) -> Path:
+    """The interpreter of an environment with anomalib, made if it is not there.
+
+    Raises:
+        SystemExit: It could not be installed.
+    """
+    folder = folder.resolve()
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    done = folder / ".complete"
+    if done.is_file():
+        return python
+    say(f"installing anomalib {PEER_VERSION} into {folder} (some minutes, needs the package index)")
+    venv.create(folder, with_pip=True, clear=True)
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # torch and torchvision from the same place in one command: separate builds do not fit.
+    packages = [f"anomalib=={PEER_VERSION}", "torch", "torchvision", "safetensors"]
+    if subprocess.run([*command, *packages], check=False).returncode:
+        raise SystemExit(
+            f"anomalib could not be installed into {folder}: the package index is needed once; "
+            "or name an environment that has anomalib with --peer-python"
+        )
+    done.touch()
+    return python
+
+
+def peer_job(
+    encoder: str,
+    size: int,
+    *,
+    weights_folder: Path,
+    train: Sequence[str],
+    test: Sequence[str],
+    labels: Sequence[int],
+    seed: int = 0,
+    batch_size: int = 16,
+    workers: int = 2,
+    limit_seconds: float = math.inf,
+) -> dict[str, Any]:
+    """What peer/anomalib_run.py needs to know of every method, beside its class and options.
+
+    Args:
+        encoder: flawmap's name of the encoder whose weights are put in.
+        size: Height and width of the network input in px.
+        weights_folder: Where the weights are written under timm's names.
+        train: Good images.
+        test: Test images.
+        labels: 0 good, 1 defect, for each test image.
+        seed: Decides everything random.
+        batch_size: Training images at a time.
+        workers: Processes that load images.
+        limit_seconds: What cannot end within this time gives up as soon as that is foreseen.
+    """
+    import torch
+
+    from flawmap.encoders.table import ENCODERS
+
+    spec = ENCODERS[encoder]
+    return {
+        "backbone": spec.timm_name,
+        "weights": str(save_weights(encoder, weights_folder)),
+        "size": size,
+        "mean": spec.mean,
+        "std": spec.std,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "workers": workers,
+        "batch_size": batch_size,
+        "eval_batch_size": 16,
+        "limit_seconds": limit_seconds,
+        "train": list(train),
+        "test": list(test),
+        "labels": list(labels),
+        "masks": None,
+    }
+
+
+def save_weights(encoder: str, folder: Path) -> Path:
+    """An encoder's weights under timm's own names, for a library that knows timm only."""
+    from safetensors.torch import save_file
+
+    from flawmap.config import EncoderConfig
+    from flawmap.encoders.encoder import pretrained, resolve
+
+    path = folder / f"{encoder}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = pretrained(resolve(encoder), EncoderConfig(name=encoder)).state_dict()
+    save_file({name: value.contiguous().clone() for name, value in state.items()}, path)
+    return path
+
+
+def full_mask(sample: Sample) -> np.ndarray | None:
+    """The mask of a defect at its image's size; None for a good image."""
+    from flawmap.data.images import read_image, read_mask
+
+    if not sample.label:
+        return None
+    return read_mask(sample.masks, read_image(sample.path).shape[:2])
+
+
+def judged(
+    samples: Sequence[Sample], scores: np.ndarray, maps: Iterable[np.ndarray]
+) -> dict[str, float]:
+    """The seven metrics of one category by flawmap's rules, from any library's outputs.
+
+    Args:
+        samples: N labelled images of one category.
+        scores: (N,) float32 raw image scores.
+        maps: N raw maps (H, W) float32 over the whole images; brought to 256 x 256 bilinearly.
+    """
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from flawmap.evaluation import HEADLINE, STANDARD_SIZE
+    from flawmap.metrics import (
+        PixelScores,
+        auroc,
+        average_precision,
+        f1_max,
+        resize_mask_nearest,
+    )
+
+    labels = np.array([sample.label for sample in samples])
+    with PixelScores() as pixels:
+        for sample, anomaly_map in zip(samples, maps, strict=True):
+            if sample.label and not sample.masks:
+                continue
+            mask = full_mask(sample)
+            raw = torch.from_numpy(np.array(anomaly_map))[None, None]
+            pixels.add(
+                F.interpolate(raw, STANDARD_SIZE, mode="bilinear", align_corners=False)[
+                    0, 0
+                ].numpy(),
+                None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE),
+            )
+        found = pixels.compute()
+    figures = {
+        "image_auroc": auroc(labels, scores),
+        "image_ap": average_precision(labels, scores),
+        "image_f1max": f1_max(labels, scores)[0],
+    }
+    return {name: figures[name] if name in figures else getattr(found, name) for name in HEADLINE}
+
+
+def say(text: str) -> None:
+    """A line of progress, with the time."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)

@@ -11,9 +11,7 @@ coreset, in float64.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -22,10 +20,8 @@ import numpy as np
 import torch
 
 import flawmap
-from common import meta, write_results
+from common import PEER_SCRIPT, meta, peer_job, peer_versions, run_cell, write_results
 from flawmap.data.samples import SampleTable
-from flawmap.encoders.table import ENCODERS
-from flawmap.encoders.weights import find_packaged
 from flawmap.methods.coreset import covering_radius, greedy_coreset
 from flawmap.types import Sample
 
@@ -99,31 +95,34 @@ def main() -> None:
 
 
 def peer(args: argparse.Namespace, train: list[Path], good: list[Path], bad: list[Path]) -> list:
+    peer_versions(args.peer_python)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name, paths in (("good", train), ("test_good", good), ("defect", bad)):
-            (root / name).mkdir()
-            for path in paths:
-                (root / name / path.name).symlink_to(path.resolve())
+        common = peer_job(
+            "lite0",
+            SIZE,
+            weights_folder=root,
+            train=[str(path) for path in train],
+            test=[str(path) for path in [*good, *bad]],
+            labels=[0] * len(good) + [1] * len(bad),
+            batch_size=BATCH,
+        )
         job = {
-            "root": str(root),
-            "out": str(root),
-            "seed": 0,
-            "threads": torch.get_num_threads(),
-            "size": SIZE,
-            "backbone": ENCODERS["lite0"].timm_name,
-            "layers": LEVELS,
-            "ratio": RATIO,
-            "neighbours": 9,
-            "batch_size": BATCH,
-            "workers": 2,
-            "weights": str(find_packaged(ENCODERS["lite0"])),
+            **common,
+            "class": "Patchcore",
+            "options": {
+                "backbone": common["backbone"],
+                "layers": LEVELS,
+                "coreset_sampling_ratio": RATIO,
+                "num_neighbors": 9,
+            },
+            "keep_coreset": True,
+            "own_metrics": False,
         }
-        (root / "job.json").write_text(json.dumps(job))
-        script = Path(__file__).parent / "peer" / "anomalib_patchcore.py"
-        subprocess.run([args.peer_python, script, root / "job.json"], check=True)
-        found = json.loads((root / "peer.json").read_text())
-        arrays = np.load(root / "peer_coreset.npz")
+        found = run_cell(args.peer_python, PEER_SCRIPT, job, root)
+        if "reason" in found:
+            raise SystemExit(f"anomalib: {found['reason']}")
+        arrays = np.load(root / "coreset.npz")
         points = torch.from_numpy(arrays["embedding"])
         theirs = torch.from_numpy(arrays["indices"])
         began = time.perf_counter()
@@ -136,7 +135,9 @@ def peer(args: argparse.Namespace, train: list[Path], good: list[Path], bad: lis
                 "fit_seconds": round(found["fit_seconds"], 2),
                 "coreset_seconds_same_patches": round(found["coreset_seconds"], 2),
                 "covering_radius_same_patches": round(covering_radius(points, theirs), 4),
-                "score_images_per_second": round(found["test_images"] / found["test_seconds"], 2),
+                "score_images_per_second": round(
+                    (len(good) + len(bad)) / found["score_seconds"], 2
+                ),
                 "ours_seconds": round(seconds, 2),
                 "ours_radius": round(covering_radius(points, ours), 4),
             }

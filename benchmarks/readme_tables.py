@@ -4,9 +4,11 @@
     python benchmarks/readme_tables.py --check    # exit with 1 if README.md is out of date
 
 A results file is {"meta": {...}, "rows": [{...}, ...]}. Files that are not there are left out.
-`accuracy.json` has a row per run and category, and becomes means over seeds with their spread; of
-`metrics_speed.json` the rows at one number of maps are shown; of all others each row is a line of
-the table. A chart of the same name is shown below its table.
+`accuracy.json` is what `flawmap bench export` wrote, and becomes the table of `flawmap bench table`;
+`vs_anomalib.json` has a row per run and category, and becomes means over seeds with their spread,
+with what could not be run and its reason below; of `metrics_speed.json` the rows at one number of
+maps are shown; of all others each row is a line of the table. A chart of the same name is shown
+below its table.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- tables:start -->", "<!-- tables:end -->"
 FILES = {
     "accuracy": "Accuracy",
+    "vs_anomalib": "Against anomalib",
     "patchcore_fit": "PatchCore: time of a fit",
     "throughput": "Throughput of scoring",
     "metrics_speed": "Exact metrics",
@@ -38,6 +41,16 @@ FIGURES = {
     "fit_seconds": ("fit, s", 1),
     "images_per_second": ("images/s", 1),
 }
+AGAINST = ("data", "category", "library", "method", "settings", "setting", "encoder", "size")
+AGAINST_FIGURES = {
+    "image_auroc": ("image AUROC", 4),
+    "aupro": ("AUPRO", 4),
+    "fit_seconds": ("fit, s", 1),
+    "images_per_second": ("images/s", 1),
+    "peak_memory_mb": ("peak memory, MB", 0),
+}
+OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
+"""The peer's own figures, and flawmap's of the same outputs."""
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
 
@@ -65,26 +78,67 @@ def section(name: str, content: Row) -> str:
     if name == "metrics_speed":
         content = at_one_count(content)
     meta, rows = content.get("meta", {}), content["rows"]
-    body = accuracy(rows) if name == "accuracy" else generic(rows)
-    return f"{body}\n\n{caption(meta, rows, with_seeds=name == 'accuracy')}"
+    forms = {"accuracy": accuracy, "vs_anomalib": against}
+    body = forms.get(name, generic)(rows)
+    # Seeds and weights are those of what was run.
+    run = [row for row in rows if not row.get("reason")]
+    return f"{body}\n\n{caption(meta, run, with_seeds=name in forms)}"
 
 
 def accuracy(rows: Sequence[Row]) -> str:
     """Mean and spread over seeds, a line per data, setting, category, method and encoder."""
+    return over_seeds(rows, GROUP, FIGURES)
+
+
+def over_seeds(
+    rows: Sequence[Row], group: Sequence[str], figures: Mapping[str, tuple[str, int]]
+) -> str:
+    """A line per group with the mean and spread of each figure that any row has.
+
+    Args:
+        rows: A row per seed.
+        group: The columns that tell lines apart.
+        figures: Columns of figures, to their heads and digits.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(text(row.get(key)) for key in GROUP), []).append(row)
-    shown = [key for key in FIGURES if any(figure(row.get(key)) is not None for row in rows)]
-    head = [*GROUP, "seeds", *(FIGURES[key][0] for key in shown)]
+        groups.setdefault(tuple(text(row.get(key)) for key in group), []).append(row)
+    shown = [key for key in figures if any(figure(row.get(key)) is not None for row in rows)]
+    head = [*group, "seeds", *(figures[key][0] for key in shown)]
     lines = []
     for key, members in groups.items():
-        figures = [
-            spread([figure(row.get(column)) for row in members], FIGURES[column][1])
+        values = [
+            spread([figure(row.get(column)) for row in members], figures[column][1])
             for column in shown
         ]
         seeds = len({row.get("seed") for row in members})
-        lines.append([*key, str(seeds), *figures])
-    return markdown(head, lines, n_text=len(GROUP))
+        lines.append([*key, str(seeds), *values])
+    return markdown(head, lines, n_text=len(group))
+
+
+def against(rows: Sequence[Row]) -> str:
+    """Both libraries, data set by data set, and below what could not be run and why."""
+    run: list[Row] = []
+    failed: dict[str, list[str]] = {}
+    for row in rows:
+        library = f"{text(row.get('library'))} {text(row.get('version'))}".removesuffix(" –")
+        if row.get("reason"):
+            what = f"{library} {row.get('method')}, {row.get('settings')}: {row['reason']}"
+            where = f"{text(row.get('data'))} {text(row.get('category'))}"
+            failed.setdefault(what, []).append(where)
+            continue
+        # What the peer says itself is shown where it says something else.
+        own = {o: row.get(o) if row.get(o) != row.get(ours) else None for o, ours in OWN.items()}
+        run.append({**row, **own, "library": library})
+    figures = dict(AGAINST_FIGURES)
+    for own, ours in OWN.items():
+        figures[own] = (f"anomalib's own {AGAINST_FIGURES[ours][0]}", 4)
+    run.sort(key=lambda row: (text(row.get("data")), text(row.get("category"))))
+    parts = [over_seeds(run, AGAINST, figures)] if run else []
+    if failed:
+        notes = [f"- {what} ({', '.join(dict.fromkeys(where))})" for what, where in failed.items()]
+        parts.append("Not run to an end:\n\n" + "\n".join(notes))
+    return "\n\n".join(parts)
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:

@@ -342,6 +342,28 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     assert text.endswith("\nb\n")
 
 
+def test_the_table_against_anomalib_names_what_failed_and_where_its_own_figures_differ(
+    tables: ModuleType,
+) -> None:
+    row = {"data": "tiles", "category": "tile", "setting": "separate", "seed": 0, "size": 256}
+    peer = {**row, "library": "anomalib", "version": "2.7.0", "settings": "same", "method": "padim"}
+    figures = {"image_auroc": 0.9, "aupro": 0.8, "fit_seconds": 2.0, "peak_memory_mb": 900}
+    same = {"own_image_auroc": 0.9, "own_aupro": 0.7}
+    rows = [
+        {**peer, **figures, **same, "encoder": "lite0"},
+        {**peer, "method": "efficient-ad", "reason": "needs a download"},
+        {**row, **figures, "library": "flawmap", "version": "1", "method": "patchcore"},
+    ]
+    text = tables.section("vs_anomalib", {"meta": {}, "rows": rows})
+    head, _, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    assert head.endswith("peak memory, MB | anomalib's own AUPRO |")
+    assert "own image AUROC" not in head
+    assert lines[0].startswith("| tiles | tile | anomalib 2.7.0 | padim | same | separate | lite0")
+    assert lines[0].endswith("| 0.9000 | 0.8000 | 2.0 | 900 | 0.7000 |")
+    assert lines[1].endswith("| 900 | – |")
+    assert "- anomalib 2.7.0 efficient-ad, same: needs a download (tiles tile)" in text
+
+
 def test_no_page_holds_paths_of_a_machine() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
