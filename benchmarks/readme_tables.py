@@ -4,7 +4,7 @@
     python benchmarks/readme_tables.py --check    # exit with 1 if README.md is out of date
 
 A results file is {"meta": {...}, "rows": [{...}, ...]}. Files that are not there are left out.
-`accuracy.json` is what `flawmap bench export` wrote, and becomes the table of `flawmap bench table`;
+`accuracy.json` is what `flawmap bench export` wrote, and becomes what `flawmap bench table` shows;
 `vs_anomalib.json` has a row per run and category, and becomes means over seeds with their spread,
 with what could not be run and its reason below; of `metrics_speed.json` the rows at one number of
 maps are shown; of all others each row is a line of the table. A chart of the same name is shown
@@ -19,6 +19,7 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,7 @@ FILES = {
     "aupro_speed": "Exact AUPRO",
     "startup": "Start-up",
 }
-GROUP = ("data", "setting", "category", "method", "encoder", "options")
-FIGURES = {
-    "image_auroc": ("image AUROC", 4),
-    "aupro": ("AUPRO", 4),
-    "pixel_auroc": ("pixel AUROC", 4),
-    "fit_seconds": ("fit, s", 1),
-    "images_per_second": ("images/s", 1),
-}
+ACCURACY = ("image_auroc", "image_ap", "aupro", "pixel_auroc", "fit_seconds", "images_per_second")
 AGAINST = ("data", "category", "library", "method", "settings", "setting", "encoder", "size")
 AGAINST_FIGURES = {
     "image_auroc": ("image AUROC", 4),
@@ -66,8 +60,11 @@ def tables(results: Path) -> str:
     for name, title in FILES.items():
         path = results / f"{name}.json"
         if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(f"### {title}\n\n{section(name, content)}")
+            if name == "accuracy":
+                shown = accuracy(path)
+            else:
+                shown = section(name, json.loads(path.read_text(encoding="utf-8")))
+            parts.append(f"### {title}\n\n{shown}")
         if (chart := path.with_suffix(".svg")).is_file():
             parts.append(f"![{title}](benchmarks/results/{chart.name})")
     return "\n\n".join(parts) or "No results yet."
@@ -78,16 +75,31 @@ def section(name: str, content: Row) -> str:
     if name == "metrics_speed":
         content = at_one_count(content)
     meta, rows = content.get("meta", {}), content["rows"]
-    forms = {"accuracy": accuracy, "vs_anomalib": against}
-    body = forms.get(name, generic)(rows)
+    body = against(rows) if name == "vs_anomalib" else generic(rows)
     # Seeds and weights are those of what was run.
     run = [row for row in rows if not row.get("reason")]
-    return f"{body}\n\n{caption(meta, run, with_seeds=name in forms)}"
+    return f"{body}\n\n{caption(meta, run, with_seeds=name == 'vs_anomalib')}"
 
 
-def accuracy(rows: Sequence[Row]) -> str:
-    """Mean and spread over seeds, a line per data, setting, category, method and encoder."""
-    return over_seeds(rows, GROUP, FIGURES)
+def accuracy(path: Path) -> str:
+    """The table of a grid, by category where a data set has several."""
+    from flawmap.bench.render import markdown as render
+    from flawmap.bench.store import read_cells
+    from flawmap.bench.table import make_table
+
+    cells = read_cells(path)
+    parts = [render(make_table(cells, columns=ACCURACY))]
+    categories: dict[str, set[str]] = {}
+    for cell in cells:
+        categories.setdefault(cell.data, set()).update(cell.figures)
+    several = [cell for cell in cells if len(categories[cell.data]) > 1]
+    if several:
+        by_category = make_table(
+            several, columns=ACCURACY[:-2], by_category=True, with_significance=False
+        )
+        parts.append("By category:\n\n" + render(replace(by_category, notes=())))
+    encoders = sorted({c.encoder for c in cells})
+    return "\n\n".join([*parts, f"*{' '.join(about_weights(encoders))}*"])
 
 
 def over_seeds(
@@ -177,8 +189,6 @@ def at_one_count(content: Row) -> Row:
 
 def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
     """Weights, data, seeds, hardware, versions and commit, in one paragraph."""
-    from flawmap.encoders.table import ENCODERS
-
     known = dict(meta)
     parts = []
     if known.get("what"):
@@ -186,19 +196,7 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         parts.append(f"{what[:1].upper()}{what[1:]}.")
     encoders = sorted({str(row["encoder"]) for row in rows if row.get("encoder")})
     named = known.pop("weights", None) or known.pop("encoder", None)
-    weights = [
-        f"{name} from the package {ENCODERS[name].package}"
-        if name in ENCODERS and ENCODERS[name].package
-        else name
-        for name in encoders
-    ]
-    if weights or named:
-        parts.append(f"Weights: {text(named) if named else '; '.join(weights)}.")
-    if FINE_TUNED in " ".join([*encoders, text(named or "")]):
-        parts.append(
-            f"{FINE_TUNED} has DINOv2's architecture, its weights may have been fine-tuned for "
-            "saliency: these are no figures of Meta's weights."
-        )
+    parts += about_weights(encoders, text(named) if named else "")
     data = known.pop("data", None) or ", ".join(
         sorted({str(row["data"]) for row in rows if row.get("data")})
     )
@@ -238,6 +236,25 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         if value not in (None, "", [], {}) and not isinstance(value, Mapping):
             parts.append(f"{key.replace('_', ' ').capitalize()}: {text(value)}.")
     return "*" + " ".join(part.replace("*", "\\*") for part in parts) + "*"
+
+
+def about_weights(encoders: Sequence[str], named: str = "") -> list[str]:
+    """Which weights a table's figures were made with."""
+    from flawmap.encoders.table import ENCODERS
+
+    weights = named or "; ".join(
+        f"{name} from the package {ENCODERS[name].package}"
+        if name in ENCODERS and ENCODERS[name].package
+        else name
+        for name in encoders
+    )
+    parts = [f"Weights: {weights}."] if weights else []
+    if FINE_TUNED in " ".join([*encoders, named]):
+        parts.append(
+            f"{FINE_TUNED} has DINOv2's architecture, its weights may have been fine-tuned for "
+            "saliency: these are no figures of Meta's weights."
+        )
+    return parts
 
 
 def figure(value: object) -> float | None:

@@ -62,6 +62,7 @@ SAME: dict[str, dict[str, Any]] = {
         "data.size": CNN[1],
         "method.levels": PATCH_LEVELS,
         "method.normalise": "none",
+        "method.border": "zero",
         "method.coreset_ratio": 0.1,
         "method.min_bank": 1,
         "method.max_bank": 1_000_000,

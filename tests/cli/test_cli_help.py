@@ -11,7 +11,7 @@ import pytest
 from typer.models import CommandInfo
 
 from flawmap import __version__, api
-from flawmap.cli import demo, fit
+from flawmap.cli import bench, demo, fit
 from flawmap.cli.main import app, run
 
 COMMANDS = (
@@ -38,7 +38,7 @@ def test_the_help_names_every_command_and_the_exit_codes(
     assert run(arguments) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    for command in COMMANDS:
+    for command in (*COMMANDS, "bench"):
         assert f"\n  {command} " in shown.out
     assert "Exit codes:" in shown.out
     assert "..." not in shown.out.split("Commands:")[1]
@@ -52,7 +52,11 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert "--json" in text
 
 
-@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command",
+    [*app.registered_commands, *bench.app.registered_commands],
+    ids=lambda command: command.name,
+)
 def test_every_option_says_what_it_does(command: CommandInfo) -> None:
     assert command.callback is not None
     hints = get_type_hints(command.callback, include_extras=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import flawmap
-from conftest import make_mvtec
+from drawn import make_mvtec
 from flawmap.config import Config, validate
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError

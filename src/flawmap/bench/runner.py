@@ -90,6 +90,11 @@ def work_folder(store: Path) -> Path:
     return store.with_name(store.name + ".work")
 
 
+def stage_command(stage: str, job: Path) -> list[str]:
+    """The command that runs one stage of a cell; see `measure`."""
+    return [sys.executable, "-W", "ignore", "-m", "flawmap.bench.measure", stage, str(job)]
+
+
 @dataclass
 class _Child:
     """A cell that is being run."""
@@ -251,11 +256,7 @@ class _Run:
             log.write(f"{child.stage}\n".encode())
             log.flush()
             child.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *("-W", "ignore", "-m", "flawmap.bench.measure"),
-                    *(child.stage, str(child.folder / "job.json")),
-                ],
+                stage_command(child.stage, child.folder / "job.json"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

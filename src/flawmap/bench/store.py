@@ -11,13 +11,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from flawmap.bench.grid import Cell
 from flawmap.errors import BenchError
+from flawmap.files import write_text
 
 VERSION = 1
 """Of the file's form; a newer one is refused."""
@@ -46,7 +47,7 @@ CREATE TABLE scores (
     key TEXT NOT NULL, category TEXT NOT NULL, path TEXT NOT NULL,
     label INTEGER NOT NULL, defect TEXT NOT NULL, score REAL NOT NULL
 );
-CREATE INDEX scores_of_cell ON scores (key);
+CREATE INDEX scores_of_cell ON scores (key)
 """
 
 
@@ -102,6 +103,47 @@ class StoredCell:
     def __str__(self) -> str:
         name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
         return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+
+
+def read_cells(path: Path) -> list[StoredCell]:
+    """The cells of a results file, or of the JSON file that `write_cells` wrote.
+
+    Raises:
+        BenchError: The file is missing or has another form.
+    """
+    if path.suffix.lower() != ".json":
+        with Store(path) as store:
+            return store.cells()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree["version"] != VERSION:
+            raise BenchError(
+                "the results have another form",
+                where=str(path),
+                given=f"version {tree['version']}",
+                expected=f"version {VERSION}",
+            )
+        return [
+            StoredCell(**{**cell, "categories": tuple(cell["categories"])})
+            for cell in tree["cells"]
+        ]
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise BenchError(
+            f"the results cannot be read: {error}",
+            where=str(path),
+            expected="a file that 'flawmap bench' or 'flawmap bench export' wrote",
+        ) from error
+
+
+def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
+    """Write cells as JSON, a cell a line: small, and its changes can be read.
+
+    Raises:
+        BenchError: The file cannot be written.
+    """
+    lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in cells)
+    text = f'{{"version": {VERSION}, "cells": [\n{lines}\n]}}\n'
+    write_text(path, text, error=BenchError)
 
 
 class Store:
@@ -304,15 +346,16 @@ class Store:
             ) from error
 
     def _check(self, create: bool) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        named = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version == 0 and named == 0 and create:
+        if create:
+            # In one transaction: another process may be making the same file.
             with self._transaction():
-                for statement in _TABLES.split(";\n"):
-                    if statement.strip():
+                version, empty = self._form()
+                if version == 0 and empty:
+                    for statement in _TABLES.split(";\n"):
                         self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
+                    self._db.execute(f"PRAGMA user_version = {VERSION}")
+        version, _ = self._form()
+        if version != VERSION:
             raise BenchError(
                 "the results file has another form",
                 where=str(self.path),
@@ -320,3 +363,9 @@ class Store:
                 expected=f"version {VERSION}",
                 hint="upgrade flawmap" if version > VERSION else "name another file",
             )
+
+    def _form(self) -> tuple[int, bool]:
+        """The version of the file's form, and whether nothing is in it."""
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        named = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        return int(version), named == 0

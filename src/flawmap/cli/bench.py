@@ -11,7 +11,10 @@ from typer.core import TyperGroup
 from flawmap.cli import options, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flawmap.bench.grid import Cell, Grid
+    from flawmap.bench.store import StoredCell
 
 NAME = "bench"
 FAILED = 9
@@ -41,7 +44,10 @@ class _RunByDefault(TyperGroup):
     """`flawmap bench GRID` is short for `flawmap bench run GRID`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+        first = args[0] if args else "--help"
+        is_option = first.startswith("-") and first not in ("--help", "-h")
+        # A word that is neither is a command that was misspelt.
+        if is_option or (first not in self.commands and Path(first).suffix):
             args = ["run", *args]
         return list(super().parse_args(ctx, args))
 
@@ -49,7 +55,7 @@ class _RunByDefault(TyperGroup):
 app = typer.Typer(
     name=NAME,
     cls=_RunByDefault,
-    help="Compare methods: run a grid of methods, data sets and seeds; make tables and plots.",
+    help="Compare methods over data sets and seeds.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -57,7 +63,8 @@ app = typer.Typer(
 )
 
 Results = Annotated[
-    Path, typer.Argument(metavar="RESULTS", help="The file that 'flawmap bench' wrote.")
+    Path,
+    typer.Argument(metavar="RESULTS", help="The file that 'flawmap bench' or 'export' wrote."),
 ]
 
 
@@ -209,14 +216,12 @@ def table(
     beside ours where they are known; whether differences are beyond chance.
     """
     from flawmap.bench.render import ENDINGS, render
-    from flawmap.bench.store import Store
     from flawmap.bench.table import COSTS, DEFAULT_COLUMNS, make_table
     from flawmap.errors import BenchError, ConfigError
     from flawmap.files import write_text
     from flawmap.metrics.catalog import names
 
-    with Store(results) as store:
-        cells = _of_data(store.cells(), data)
+    cells = _cells(results, data)
     wanted = (*names(), *COSTS) if all_columns else tuple(column or DEFAULT_COLUMNS)
     if output is not None and form is None:
         form = ENDINGS.get(output.suffix.lower())
@@ -266,31 +271,17 @@ def plot(
     """Draw accuracy against images/s, against parameters and against fitting time."""
     from flawmap.bench.plots import AGAINST
     from flawmap.bench.plots import plot as draw
-    from flawmap.bench.store import Store
 
-    with Store(results) as store:
-        cells = _of_data(store.cells(), data)
-    draw(cells, output, metric=metric, against=tuple(against or AGAINST))
+    draw(_cells(results, data), output, metric=metric, against=tuple(against or AGAINST))
     show.note(f"plot: {output}")
 
 
 @app.command("status")
 def status(results: Results, json: options.Json = False) -> None:
     """List the cells of a results file: finished, failed and why, running."""
-    from flawmap.bench.store import Store
-
-    with Store(results) as store:
-        cells = store.cells()
+    cells = _cells(results, None)
     if json:
-        show.json_out(
-            [
-                {
-                    **{k: v for k, v in cell.__dict__.items() if k != "config"},
-                    "categories": list(cell.categories),
-                }
-                for cell in cells
-            ]
-        )
+        show.json_out([cell.__dict__ for cell in cells])
         return
     rows = [
         [c.status, c.data, c.setting, _shortened(c.categories), c.label, str(c.seed), _remark(c)]
@@ -298,6 +289,25 @@ def status(results: Results, json: options.Json = False) -> None:
     ]
     head = ["status", "data", "setting", "categories", "method", "seed", "remark"]
     show.table(head, rows, text_columns=len(head))
+
+
+@app.command("export")
+def export(
+    results: Results,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .json file.")],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
+    ] = None,
+) -> None:
+    """Write the finished cells as JSON: every figure, cost, option, version and device.
+
+    The file is small enough to be kept with code; 'table', 'plot' and 'status' read it as well.
+    """
+    from flawmap.bench.store import write_cells
+
+    cells = [c for c in _cells(results, data) if c.status != "running"]
+    write_cells(cells, output)
+    show.note(f"{len(cells)} cells: {output}")
 
 
 def _flags(
@@ -391,8 +401,8 @@ def _print_plan(cells: list[Cell], results: Path, json: bool) -> None:
 
 
 def _print_table(
-    cells: Any,
-    columns: Any = None,
+    cells: Sequence[StoredCell],
+    columns: Sequence[str] | None = None,
     *,
     by_category: bool = False,
     with_published: bool = True,
@@ -415,9 +425,11 @@ def _print_table(
         show.out(text)
 
 
-def _of_data(cells: Any, data: list[str] | None) -> Any:
+def _cells(results: Path, data: list[str] | None) -> list[StoredCell]:
+    from flawmap.bench.store import read_cells
     from flawmap.errors import unknown_name
 
+    cells = read_cells(results)
     known = {cell.data for cell in cells}
     for name in data or ():
         if name not in known:
@@ -431,7 +443,7 @@ def _shortened(names: tuple[str, ...]) -> str:
     )
 
 
-def _remark(cell: Any) -> str:
+def _remark(cell: StoredCell) -> str:
     if cell.error:
         return " ".join(str(cell.error.get("message")).split())
     seconds = cell.cost.get("fit_seconds")

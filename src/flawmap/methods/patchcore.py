@@ -40,6 +40,9 @@ class PatchCoreConfig(MethodConfig):
     """Encoder levels; the encoder's usual ones by default."""
     neighbourhood: int = Field(default=3, ge=1, le=15)
     """Each patch is the mean of this square of feature px (odd; 1 = none)."""
+    border: Literal["inside", "zero"] = "inside"
+    """What that mean counts beyond the border: nothing, or zeros as the reference code does. Zeros
+    weaken the border's patches, which hides false alarms there, and flaws."""
     normalise: Literal["none", "level"] = "level"
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
@@ -139,8 +142,13 @@ class PatchCore(OnePassMethod):
         k = self.config.neighbourhood
         for level in self.encoder(images):
             if k > 1:
-                # Borders average what exists, so that they are not pulled to zero.
-                level = F.avg_pool2d(level, k, stride=1, padding=k // 2, count_include_pad=False)
+                level = F.avg_pool2d(
+                    level,
+                    k,
+                    stride=1,
+                    padding=k // 2,
+                    count_include_pad=self.config.border == "zero",
+                )
             if level.shape[-2:] != self.grid:
                 level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
             if self.config.normalise == "level":

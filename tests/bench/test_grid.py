@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flawmap.bench.grid import cells_of, make_grid, read_grid
+from flawmap.errors import ConfigError, DataError
+
+
+def test_a_grid_is_the_product_of_its_parts(two_products: Path) -> None:
+    grid = make_grid(
+        {
+            "data": {"two": str(two_products)},
+            "methods": ["patchcore", {"method": "dinomaly", "name": "small", "encoder": "lite0"}],
+            "options": {"128 px": {"data.size": 128}, "256 px": {"data.size": 256}},
+            "settings": ["unified", "separate"],
+            "seeds": [0, 3],
+        }
+    )
+    cells = cells_of(grid)
+    # 2 methods x 2 options x 2 seeds x (one unified and two separate)
+    assert len(cells) == len({c.key for c in cells}) == 24
+    assert {c.label for c in cells} == {
+        *("patchcore, 128 px", "patchcore, 256 px", "small, 128 px", "small, 256 px"),
+    }
+    assert {(c.setting, c.categories) for c in cells} == {
+        ("unified", ("bolt", "nut")),
+        ("separate", ("bolt",)),
+        ("separate", ("nut",)),
+    }
+    assert {c.seed for c in cells} == {0, 3}
+    assert {c.config.data.size for c in cells if "128" in c.label} == {(128, 128)}
+    assert {c.config.encoder.name for c in cells} == {"lite0"}
+
+
+def test_one_category_is_fitted_once_for_both_settings(rings: Path) -> None:
+    grid = make_grid(
+        {
+            "data": {"rings": str(rings)},
+            "methods": "patchcore",
+            "settings": ["unified", "separate"],
+        }
+    )
+    assert [(c.setting, c.categories) for c in cells_of(grid)] == [("unified", ("rings",))]
+
+
+def test_the_key_is_what_decides_figures(rings: Path) -> None:
+    def key(**more: object) -> str:
+        tree = {"data": {"rings": str(rings)}, "methods": ["patchcore"], **more}
+        (cell,) = cells_of(make_grid(tree))
+        return cell.key
+
+    assert key() == key()
+    assert key() == key(methods=[{"method": "patchcore", "name": "another name"}])
+    assert key() == key(methods=[{"method": "patchcore", "options": {"training.threads": 7}}])
+    assert key() != key(seeds=[1])
+    assert key() != key(metrics=["aupro_0.05"])
+    assert key() != key(methods=[{"method": "patchcore", "options": {"data.size": 320}}])
+
+
+def test_the_key_changes_with_the_data(rings: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "rings"
+    shutil.copytree(rings, copy)
+    tree = {"data": {"rings": str(copy)}, "methods": ["patchcore"]}
+    before = cells_of(make_grid(tree))[0].key
+    next((copy / "train" / "good").iterdir()).unlink()
+    assert cells_of(make_grid(tree))[0].key != before
+
+
+def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(rings)
+    file = tmp_path / "grid.yaml"
+    file.write_text("data: {rings: {path: data, format: mvtec}}\nmethods: patchcore\n")
+    grid = read_grid(file)
+    assert grid.data["rings"].path == tmp_path / "data"
+    assert len(cells_of(read_grid(file, instead={"seeds": [4, 5]}))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"methds": ["patchcore"]}, "did you mean 'methods'"),
+        ({"methods": ["patchcor"]}, "did you mean 'patchcore'"),
+        ({"methods": [{"method": "patchcore", "nme": "x"}]}, "did you mean 'methods.0.name'"),
+        ({"methods": ["patchcore", "patchcore"]}, "two methods of the grid are called patchcore"),
+        ({"settings": ["unifed"]}, "'unified' or 'separate'"),
+        ({"metrics": ["aupr"]}, "did you mean 'aupro'"),
+        ({"options": {"big": {"data.sze": 3}}}, "the method 'patchcore, big' of the grid"),
+        ({"data": {}}, "at least 1 item"),
+    ],
+)
+def test_what_is_wrong_is_named(rings: Path, change: dict[str, object], words: str) -> None:
+    tree = {"data": {"rings": str(rings)}, "methods": ["patchcore"], **change}
+    with pytest.raises(ConfigError) as caught:
+        cells_of(make_grid(tree))
+    assert words in str(caught.value)
+
+
+def test_missing_data_shows_before_anything_runs(tmp_path: Path) -> None:
+    grid = make_grid({"data": {"x": str(tmp_path / "nowhere")}, "methods": ["patchcore"]})
+    with pytest.raises(DataError, match="does not exist"):
+        cells_of(grid)
+
+
+@pytest.mark.parametrize("text", ["- a", "data: [", "\xff"])
+def test_a_file_that_is_no_grid(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match="grid file"):
+        read_grid(file)
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_grid(tmp_path / "none.yaml")

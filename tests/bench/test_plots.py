@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawmap.bench.plots import plot
+from flawmap.bench.store import StoredCell
+from flawmap.errors import ConfigError
+
+Make = Callable[..., StoredCell]
+
+
+@pytest.fixture
+def cells(stored: Make) -> list[StoredCell]:
+    cost = {"fit_seconds": 10.0, "images_per_second": 5.0, "parameters": 1e6}
+    return [
+        stored(label, {"x": {"image_auroc": value}}, seed=seed, cost=cost)
+        for label, value in (("patchcore", 0.9), ("dinomaly", 0.95))
+        for seed in (0, 1)
+    ]
+
+
+def test_a_panel_per_cost_with_every_method_named(cells: list[StoredCell], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "plot.svg"
+    plot(cells, target)
+    text = target.read_text(encoding="utf-8")
+    for words in ("images/s", "parameters, M", "fit, s", "patchcore on parts", "dinomaly on parts"):
+        assert words in text
+    again = tmp_path / "again.svg"
+    plot(cells, again)
+    assert again.read_text(encoding="utf-8") == text
+
+
+def test_pictures_in_other_forms(cells: list[StoredCell], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot(cells, tmp_path / "p.png", against=["fit_seconds"])
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_wrong_names(cells: list[StoredCell], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="form of the picture"):
+        plot(cells, tmp_path / "p.gif")
+    with pytest.raises(ConfigError, match="did you mean 'fit_seconds'"):
+        plot(cells, tmp_path / "p.svg", against=["fit_secs"])
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ConfigError, match="unknown column"):
+        plot(cells, tmp_path / "p.svg", metric="auroc")
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    cells: list[StoredCell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match="flawmap\\[bench\\]"):
+        plot(cells, tmp_path / "p.svg")

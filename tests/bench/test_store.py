@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from flawmap.bench import store as stores
+from flawmap.bench.grid import Cell, cells_of, make_grid
+from flawmap.bench.store import Outcome, Store, read_cells, write_cells
+from flawmap.errors import BenchError
+
+
+@pytest.fixture
+def cell(rings: Path) -> Cell:
+    return cells_of(make_grid({"data": {"rings": str(rings)}, "methods": ["patchcore"]}))[0]
+
+
+OUTCOME = Outcome(
+    figures={"rings": {"image_auroc": 0.75, "aupro": None}},
+    scores=[("rings", "test/good/0.png", 0, "good", 0.5), ("rings", "ä", 1, "stain", 2.5)],
+    cost={"fit_seconds": 1.5},
+    environment={"device": "2 cores"},
+)
+
+
+def test_a_finished_cell_is_there_when_the_file_is_opened_again(cell: Cell, tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    with Store(path, create=True) as store:
+        assert store.claim(cell, "me") == "ours"
+        assert [c.status for c in store.cells()] == ["running"]
+        store.finish(cell.key, OUTCOME)
+    with Store(path) as store:
+        (found,) = store.cells()
+        assert found.status == "done"
+        assert found.figures == OUTCOME.figures
+        assert found.cost == OUTCOME.cost
+        assert found.config["method"]["name"] == "patchcore"
+        assert found.categories == ("rings",)
+        assert store.scores(cell.key) == list(OUTCOME.scores)
+        assert store.claim(cell, "another") == "done"
+
+
+def test_a_failure_is_kept_with_its_reason_until_it_is_tried_again(
+    cell: Cell, tmp_path: Path
+) -> None:
+    with Store(tmp_path / "r.sqlite", create=True) as store:
+        store.claim(cell, "me")
+        store.fail(cell.key, {"message": "no memory"}, {})
+        assert store.cells()[0].error == {"message": "no memory"}
+        assert store.claim(cell, "me") == "failed"
+        assert store.claim(cell, "me", retry=True) == "ours"
+        store.finish(cell.key, OUTCOME)
+        assert store.cells()[0].error is None
+
+
+def test_a_cell_belongs_to_one_process_while_that_one_lives(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.sqlite"
+    now = [1000.0]
+    monkeypatch.setattr(stores.time, "time", lambda: now[0])
+    with Store(path, create=True) as one, Store(path) as two:
+        assert one.claim(cell, "one") == "ours"
+        assert two.claim(cell, "two") == "taken"
+        now[0] += stores.STALE_SECONDS - 1
+        one.alive([cell.key])
+        now[0] += stores.STALE_SECONDS - 1
+        assert two.claim(cell, "two") == "taken"
+        now[0] += 2
+        assert two.claim(cell, "two") == "ours"
+        two.release(cell.key)
+        assert one.claim(cell, "one") == "ours"
+
+
+def test_many_processes_claim_each_cell_once(rings: Path, tmp_path: Path) -> None:
+    tree = {"data": {"rings": str(rings)}, "methods": ["patchcore"], "seeds": list(range(8))}
+    cells = cells_of(make_grid(tree))
+    path = tmp_path / "r.sqlite"
+    claimed: list[str] = []
+
+    def work(name: str) -> None:
+        with Store(path, create=True) as store:
+            claimed.extend(c.key for c in cells if store.claim(c, name) == "ours")
+
+    threads = [threading.Thread(target=work, args=(str(i),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(c.key for c in cells)
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="does not exist"):
+        Store(tmp_path / "none.sqlite")
+    text = tmp_path / "text.sqlite"
+    text.write_text("not a database, but long enough to look like a file of one" * 30)
+    with pytest.raises(BenchError, match="cannot be used"):
+        Store(text)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE mine (x)")
+    with pytest.raises(BenchError, match="another form"):
+        Store(other, create=True)
+    newer = tmp_path / "newer.sqlite"
+    Store(newer, create=True).close()
+    with sqlite3.connect(newer) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(BenchError, match="upgrade flawmap"):
+        Store(newer)
+
+
+def test_json_holds_the_same_cells(cell: Cell, tmp_path: Path) -> None:
+    path, text = tmp_path / "r.sqlite", tmp_path / "r.json"
+    with Store(path, create=True) as store:
+        store.claim(cell, "me")
+        store.finish(cell.key, OUTCOME)
+    write_cells(read_cells(path), text)
+    assert read_cells(text) == read_cells(path)
+    text.write_text('{"version": 1, "cells": [{"key": 3}]}')
+    with pytest.raises(BenchError, match="cannot be read"):
+        read_cells(text)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from statistics import fmean, stdev
+
+import pytest
+
+from flawmap.bench.render import aligned, render
+from flawmap.bench.store import StoredCell
+from flawmap.bench.table import Column, Value, make_table
+from flawmap.errors import BenchError, ConfigError
+
+Make = Callable[..., StoredCell]
+
+COLUMNS = ("image_auroc", "aupro", "fit_seconds")
+
+
+def test_mean_over_categories_then_over_seeds(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.9}}, seed=0),
+        stored("a", {"x": {"image_auroc": 0.7}, "y": {"image_auroc": 1.0}}, seed=1),
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    means = [0.85, 0.85]
+    assert line.values["image_auroc"].mean == pytest.approx(fmean(means))
+    assert line.values["image_auroc"].spread == pytest.approx(stdev(means))
+    assert line.seeds == (0, 1)
+    assert set(line.values) == {"image_auroc"}
+
+
+def test_separate_models_are_one_line(stored: Make) -> None:
+    cost = {"fit_seconds": 10.0, "bundle_bytes": 2e6, "fit_peak_memory_mib": 100.0}
+    more = {**cost, "fit_seconds": 30.0, "fit_peak_memory_mib": 300.0, "images_per_second": 5.0}
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.8}}, setting="separate", cost=cost),
+        stored("a", {"y": {"image_auroc": 0.9}}, setting="separate", cost=more),
+    ]
+    columns = ("image_auroc", "fit_seconds", "bundle_bytes", "fit_peak_memory_mib")
+    (line,) = make_table(cells, columns=columns).lines
+    assert line.complete
+    found = {name: value.mean for name, value in line.values.items()}
+    assert found["image_auroc"] == pytest.approx(0.85)
+    assert found["fit_seconds"] == 40.0
+    assert found["bundle_bytes"] == 4e6
+    assert found["fit_peak_memory_mib"] == 300.0
+
+
+def test_a_line_without_all_categories_says_so_and_is_never_the_best(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.99}}, setting="separate"),
+        stored("b", {"x": {"image_auroc": 0.8}}, setting="separate"),
+        stored("b", {"y": {"image_auroc": 0.9}}, setting="separate"),
+        stored("c", {"x": {"image_auroc": 0.7}, "y": {"image_auroc": 0.7}}),
+    ]
+    table = make_table(cells, columns=COLUMNS)
+    a, b, c = table.lines
+    assert not a.complete
+    assert a.marks == ("incomplete: 1 of 2 categories are finished",)
+    assert [line.values["image_auroc"].best for line in (a, b, c)] == [False, True, False]
+    assert table.footnotes == a.marks
+
+
+def test_a_seed_that_lacks_categories_does_not_count(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.8}}, seed=0),
+        stored("a", {"x": {"image_auroc": 0.2}}, seed=1),
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert line.seeds == (0,)
+    assert line.values["image_auroc"].mean == pytest.approx(0.8)
+
+
+def test_the_best_is_bold_and_equal_as_shown_is_equally_good(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.900001}}, cost={"fit_seconds": 9.0}),
+        stored("b", {"x": {"image_auroc": 0.9}}, cost={"fit_seconds": 3.0}),
+        stored("c", {"x": {"image_auroc": 0.8}}, cost={"fit_seconds": 5.0}),
+    ]
+    table = make_table(cells, columns=COLUMNS)
+    assert [line.values["image_auroc"].best for line in table.lines] == [True, True, False]
+    assert [line.values["fit_seconds"].best for line in table.lines] == [False, True, False]
+    text = render(table, "markdown")
+    assert "| parts | unified | b | lite0 | 1 | **90.00** | **3.0** |" in text
+    assert "| parts | unified | c | lite0 | 1 | 80.00 | 5.0 |" in text
+
+
+def test_undefined_figures_are_dashes_and_empty_columns_are_left_out(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": None, "aupro": 0.5}}),
+        stored("b", {"x": {"image_auroc": 0.5, "aupro": 0.5}}),
+    ]
+    table = make_table(cells, columns=COLUMNS)
+    assert [c.name for c in table.columns] == ["image_auroc", "aupro"]
+    assert "| a | lite0 | 1 | – | 50.00 |" in render(table, "markdown")
+
+
+def test_metrics_that_are_not_official_are_marked(stored: Make) -> None:
+    figures = {"x": {"image_auroc": 0.5, "pro_per_image": 0.5, "aupro_0.05_original": 0.5}}
+    columns = ("image_auroc", "pro_per_image", "aupro_0.05_original")
+    table = make_table([stored("a", figures)], columns=columns)
+    assert [c.title.endswith("*") for c in table.columns] == [False, True, True]
+    assert len([f for f in table.footnotes if "not the official metric" in f]) == 2
+    for form in ("markdown", "html"):
+        assert "not the official metric" in render(table, form)
+    official = make_table([stored("a", figures, format="mvtec-ad-2")], columns=columns)
+    assert [c.title.endswith("*") for c in official.columns] == [False, True, False]
+
+
+def test_published_figures_stand_beside_ours_with_their_source(stored: Make) -> None:
+    figures = {"bottle": {"image_auroc": 0.99}, "zipper": {"image_auroc": 0.97}}
+    table = make_table([stored("patchcore", figures, data="mvtec")], columns=COLUMNS)
+    (paper,) = [line for line in table.lines if line.label == "Dinomaly-B"]
+    assert paper.setting == "unified"
+    assert paper.values["image_auroc"].text == "99.6"
+    assert any("arXiv 2405.14325" in text for text in table.footnotes)
+    assert any("2 of the 15 categories" in text for text in table.notes)
+    assert "| *Dinomaly-B*<sup>1</sup> |" in render(table, "markdown")
+    assert not table.lines[0].source
+    without = make_table([stored("a", figures)], columns=COLUMNS, with_published=False)
+    assert [line.label for line in without.lines] == ["a"]
+
+
+def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> None:
+    def figures(base: float) -> dict[str, dict[str, float]]:
+        return {f"c{i}": {"image_auroc": base + i / 1000} for i in range(4)}
+
+    cells = [
+        stored(label, figures(base), data=data)
+        for label, base in (("good", 0.9), ("poor", 0.8))
+        for data in ("one", "two")
+    ]
+    notes = make_table(cells, columns=COLUMNS).notes
+    assert any("good is ahead of poor in 8 of 8 categories, p = 0.0078" in note for note in notes)
+    few = make_table([c for c in cells if c.data == "one"], columns=COLUMNS).notes
+    assert any("fewer than 6 categories" in note for note in few)
+
+
+def test_failures_and_shared_machines_are_told(stored: Make) -> None:
+    failed = stored(
+        "b", {}, status="failed", error={"message": "out of\n memory"}, categories=("x",)
+    )
+    busy = stored("a", {"x": {"image_auroc": 0.5}}, environment={"jobs": 2})
+    table = make_table([busy, failed], columns=COLUMNS)
+    assert any("failed: b on parts, unified, seed 0: out of memory" in n for n in table.notes)
+    assert any("while other cells ran" in f for f in table.footnotes)
+    with pytest.raises(BenchError, match="no cell is finished"):
+        make_table([failed])
+
+
+def test_by_category(stored: Make) -> None:
+    cells = [stored("a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.9}})]
+    table = make_table(cells, columns=COLUMNS, by_category=True)
+    assert [(line.data, line.values["image_auroc"].mean) for line in table.lines] == [
+        ("parts/x", 0.8),
+        ("parts/y", 0.9),
+    ]
+
+
+def test_wrong_names(stored: Make) -> None:
+    cells = [stored("a", {"x": {"image_auroc": 0.8}})]
+    with pytest.raises(ConfigError, match="unknown column 'fit_second'") as caught:
+        make_table(cells, columns=("fit_second",))
+    assert "did you mean 'fit_seconds'" in str(caught.value)
+    with pytest.raises(ConfigError, match="no finished cell has any of these columns"):
+        make_table(cells, columns=("aupro",))
+    with pytest.raises(ConfigError, match="did you mean 'latex'"):
+        render(make_table(cells, columns=COLUMNS), "latx")
+
+
+def test_every_form_holds_awkward_names(stored: Make) -> None:
+    cells = [
+        stored("50% & | <b>_x", {"x": {"image_auroc": 0.8123456}}, seed=0),
+        stored("50% & | <b>_x", {"x": {"image_auroc": 0.9}}, seed=1),
+    ]
+    table = make_table(cells, columns=COLUMNS, title="A & B")
+    assert r"50\% \& | <b>\_x" in render(table, "latex")
+    assert r"85.62 $\pm$ 6.20" in render(table, "latex")
+    assert r"50% & \| <b>_x" in render(table, "markdown")
+    assert "50% &amp; | &lt;b&gt;_x" in render(table, "html")
+    assert "<title>A &amp; B</title>" in render(table, "html")
+    (row,) = csv.DictReader(io.StringIO(render(table, "csv")))
+    assert row["method"] == "50% & | <b>_x"
+    assert float(row["image_auroc"]) == fmean([0.8123456, 0.9])
+    head, rows = aligned(table)
+    assert len(head) == len(rows[0])
+    assert rows[0][-1] == "85.62 ± 6.20"
+
+
+def test_the_words_of_a_cell() -> None:
+    from flawmap.bench.render import cell
+
+    column = Column("fit_seconds", "fit, s", 1, 1, False)
+    assert cell(column, Value(12345.67)) == "12,345.7"
+    assert cell(column, None) == "–"
+    assert cell(column, Value(1.0, text="1.00")) == "1.00"
