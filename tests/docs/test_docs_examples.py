@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from flawmap.cli.catalog import method_options
@@ -43,7 +44,11 @@ COMMANDS = (
     "encoders",
     "demo",
     "doctor",
+    "bench",
 )
+
+PARTS = {"bench": ("run", "table", "plot", "status", "export")}
+"""Commands that have commands of their own."""
 DIRECTIVE = re.compile(r"<!-- (run|not run|file: (?P<file>\S+)) -->")
 
 
@@ -110,12 +115,14 @@ def known_options() -> dict[str, set[str]]:
 
     found = {}
     for command in COMMANDS:
-        with contextlib.redirect_stdout(io.StringIO()) as text:
-            assert run([command, "--help"]) == 0
-        lines = text.getvalue().split("Options:", 1)[1].split("\n\n")[0].splitlines()
-        # Explanations name options too: only what stands at the start of a line counts.
-        heads = [m[0] for line in lines if (m := re.match(r"  (-\w, )?--?[\w-]+", line))]
-        found[command] = {name for head in heads for name in re.findall(r"--?[\w-]+", head)}
+        found[command] = set()
+        for part in PARTS.get(command, ("",)):
+            with contextlib.redirect_stdout(io.StringIO()) as text:
+                assert run([command, *([part] if part else []), "--help"]) == 0
+            lines = text.getvalue().split("Options:", 1)[1].split("\n\n")[0].splitlines()
+            # Explanations name options too: only what stands at the start of a line counts.
+            heads = [m[0] for line in lines if (m := re.match(r"  (-\w, )?--?[\w-]+( / --[\w-]+)?", line))]
+            found[command] |= {name for head in heads for name in re.findall(r"--?[\w-]+", head)}
     return found
 
 
@@ -297,6 +304,17 @@ def install_entry_points(page: Path, folder: Path, monkeypatch: pytest.MonkeyPat
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(text)
         monkeypatch.syspath_prepend(str(folder))
+
+
+def test_the_grid_of_the_page_is_one() -> None:
+    from flawmap.bench.grid import make_grid
+
+    text = (ROOT / "docs" / "commands" / "bench.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    grid = make_grid(yaml.safe_load(block))
+    assert [m.label for m in grid.methods] == ["patchcore", "dinomaly 280"]
+    assert set(grid.options) == {"fine", "coarse"}
+    assert grid.data["few"].categories == ("bottle", "cable")
 
 
 @pytest.fixture(scope="module")
