@@ -30,6 +30,33 @@ def test_mean_over_categories_then_over_seeds(stored: Make) -> None:
     assert set(line.values) == {"image_auroc"}
 
 
+def test_other_options_under_the_same_name_are_another_line(stored: Make) -> None:
+    def config(size: int, seed: int) -> dict[str, object]:
+        return {"seed": seed, "data": {"size": [size, size]}, "training": {"threads": seed}}
+
+    cells = [
+        stored("a", {"x": {"image_auroc": size / 1000}}, seed=seed, config=config(size, seed))
+        for size in (128, 256)
+        for seed in (0, 1)
+    ]
+    lines = make_table(cells, columns=COLUMNS).lines
+    assert [line.label for line in lines] == [
+        "a (data.size=[128, 128])",
+        "a (data.size=[256, 256])",
+    ]
+    assert [line.values["image_auroc"].mean for line in lines] == [0.128, 0.256]
+    assert [line.seeds for line in lines] == [(0, 1), (0, 1)]
+
+
+def test_of_a_cell_on_changed_data_the_last_one_counts(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.5}}, key="before"),
+        stored("a", {"x": {"image_auroc": 0.7}}, key="after"),
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert line.values["image_auroc"].mean == 0.7
+
+
 def test_separate_models_are_one_line(stored: Make) -> None:
     cost = {"fit_seconds": 10.0, "bundle_bytes": 2e6, "fit_peak_memory_mib": 100.0}
     more = {**cost, "fit_seconds": 30.0, "fit_peak_memory_mib": 300.0, "images_per_second": 5.0}

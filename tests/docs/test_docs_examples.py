@@ -121,7 +121,11 @@ def known_options() -> dict[str, set[str]]:
                 assert run([command, *([part] if part else []), "--help"]) == 0
             lines = text.getvalue().split("Options:", 1)[1].split("\n\n")[0].splitlines()
             # Explanations name options too: only what stands at the start of a line counts.
-            heads = [m[0] for line in lines if (m := re.match(r"  (-\w, )?--?[\w-]+( / --[\w-]+)?", line))]
+            heads = [
+                m[0]
+                for line in lines
+                if (m := re.match(r"  (-\w, )?--?[\w-]+( / --[\w-]+)?", line))
+            ]
             found[command] |= {name for head in heads for name in re.findall(r"--?[\w-]+", head)}
     return found
 

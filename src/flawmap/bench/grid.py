@@ -29,15 +29,14 @@ Setting = Literal["unified", "separate"]
 
 SETTINGS: tuple[Setting, ...] = ("unified", "separate")
 
-_UNKEYED = (
-    "device",
-    "threads",
-    "checkpoint_seconds",
-    "cache",
-    "cache_memory_mib",
-    "cache_disk_mib",
+UNKEYED = frozenset(
+    f"training.{name}"
+    for name in (
+        *("device", "threads", "checkpoint_seconds"),
+        *("cache", "cache_memory_mib", "cache_disk_mib"),
+    )
 )
-"""Options of the training that change how fast a figure comes, not the figure."""
+"""Options that change how fast a figure comes, not the figure."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -146,8 +145,8 @@ class Cell:
     def key(self) -> str:
         """What decides the figures, as 32 hexadecimal digits."""
         tree = self.config.model_dump(mode="json")
-        for name in _UNKEYED:
-            tree["training"].pop(name)
+        for name in UNKEYED:
+            tree["training"].pop(name.removeprefix("training."))
         content = [tree, self.data, self.fingerprint, list(self.categories), self.setting]
         text = json.dumps([*content, sorted(self.metrics)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]

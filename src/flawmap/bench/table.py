@@ -7,11 +7,14 @@ categories says so and is never the best.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from flawmap.bench.grid import UNKEYED
 from flawmap.bench.published import MAIN_TABLES, dataset_of, published
 from flawmap.bench.significance import MIN_PAIRS, compare_with_best, sentence
 from flawmap.bench.store import StoredCell
@@ -263,15 +266,35 @@ class _Group:
 
 
 def _groups(done: Sequence[StoredCell]) -> list[_Group]:
-    members: dict[tuple[str, str, str], list[StoredCell]] = {}
+    """Cells of one line together: what has the same name but other options is another line."""
+    members: dict[tuple[str, str, str], dict[str, dict[tuple[object, ...], StoredCell]]] = {}
     categories: dict[str, set[str]] = {}
     for cell in done:
-        members.setdefault((cell.data, cell.setting, cell.label), []).append(cell)
+        options = {name: text for name, text in _options(cell.config).items() if name != "seed"}
+        same = members.setdefault((cell.data, cell.setting, cell.label), {})
+        # Of the same cell on changed data, or with other metrics, the last one counts.
+        same.setdefault(json.dumps(options), {})[cell.seed, cell.categories] = cell
         categories.setdefault(cell.data, set()).update(cell.categories)
-    return [
-        _Group(data, setting, label, tuple(found), tuple(sorted(categories[data])))
-        for (data, setting, label), found in members.items()
-    ]
+    groups = []
+    for (data, setting, label), variants in members.items():
+        trees = [json.loads(text) for text in variants]
+        for tree, cells in zip(trees, variants.values(), strict=True):
+            others = [f"{k}={v}" for k, v in tree.items() if any(t.get(k) != v for t in trees)]
+            name = f"{label} ({', '.join(others)})" if others else label
+            known = tuple(sorted(categories[data]))
+            groups.append(_Group(data, setting, name, tuple(cells.values()), known))
+    return groups
+
+
+def _options(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """A configuration as dotted names with values, without what decides no figure."""
+    found: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update(_options(value, f"{above}{name}."))
+        elif f"{above}{name}" not in UNKEYED:
+            found[f"{above}{name}"] = json.dumps(value)
+    return found
 
 
 def _lines(group: _Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
