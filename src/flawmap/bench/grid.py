@@ -124,6 +124,7 @@ class Cell:
         label: What the tables call the method with its options.
         config: The whole configuration of the fit.
         metrics: Metrics beyond the seven.
+        images: How many images the cell sees; for estimates only.
     """
 
     data: str
@@ -135,6 +136,7 @@ class Cell:
     label: str
     config: Config
     metrics: tuple[str, ...] = ()
+    images: int = 0
 
     @property
     def seed(self) -> int:
@@ -253,6 +255,7 @@ def cells_of(grid: Grid) -> list[Cell]:
                             label=label,
                             config=config,
                             metrics=tuple(grid.metrics),
+                            images=len(part),
                         )
                         cells.setdefault(cell.key, cell)
     return list(cells.values())

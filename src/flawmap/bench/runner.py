@@ -147,6 +147,7 @@ class _Run:
         self.total = len(cells)
         self.finished = 0
         self.summary = Summary()
+        # Seconds per image, by method and data.
         self.durations: dict[tuple[str, str], list[float]] = {}
 
     def run(self) -> Summary:
@@ -296,7 +297,8 @@ class _Run:
             ),
         )
         kind = (child.cell.label, child.cell.data)
-        self.durations.setdefault(kind, []).append(time.monotonic() - child.began)
+        seconds = time.monotonic() - child.began
+        self.durations.setdefault(kind, []).append(seconds / max(1, child.cell.images))
         self.summary.done += 1
         if self.keep_models:
             for name in ("job.json", "fit.json", "score.json"):
@@ -342,17 +344,20 @@ class _Run:
         task.update(self.finished, seconds_left=self._seconds_left(), now=now)
 
     def _seconds_left(self) -> float:
-        """From how long cells of the same method and data took, else of the same method."""
+        """From the seconds per image of the same method, on the same data where it has run there."""
         if not self.durations:
             return math.inf
-        every = [s for seconds in self.durations.values() for s in seconds]
-        total = 0.0
         now = time.monotonic()
-        spent = {id(child.cell): now - child.began for child in self.running}
+        spent = {child.cell.key: now - child.began for child in self.running}
+        total = 0.0
         for cell in [*(child.cell for child in self.running), *self.waiting]:
-            same_method = [s for (m, _), v in self.durations.items() if m == cell.label for s in v]
-            known = self.durations.get((cell.label, cell.data)) or same_method or every
-            total += max(0.0, sum(known) / len(known) - spent.get(id(cell), 0.0))
+            known = (
+                self.durations.get((cell.label, cell.data))
+                or [v for (label, _), f in self.durations.items() if label == cell.label for v in f]
+                or [v for f in self.durations.values() for v in f]
+            )
+            whole = cell.images * sum(known) / len(known)
+            total += max(0.0, whole - spent.get(cell.key, 0.0))
         return total / self.jobs
 
 
