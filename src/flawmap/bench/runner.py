@@ -344,7 +344,7 @@ class _Run:
         task.update(self.finished, seconds_left=self._seconds_left(), now=now)
 
     def _seconds_left(self) -> float:
-        """From the seconds per image of the same method, on the same data where it has run there."""
+        """From the seconds per image of this method, on the same data where it has run there."""
         if not self.durations:
             return math.inf
         now = time.monotonic()
