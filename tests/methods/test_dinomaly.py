@@ -8,7 +8,8 @@ import torch
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build
 from flawmap.errors import ConfigError
-from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, LinearAttention, loose_cosine
+from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs, loose_cosine
+from flawmap.methods.layers.mixers import LinearAttention
 
 LEVELS = tuple(f"blocks.{i}" for i in range(4))
 
@@ -182,3 +183,150 @@ def test_an_odd_depth_or_a_single_level_is_refused(conv: Encoder) -> None:
     single = build(EncoderConfig(name="lite0"), ["blocks.2"])
     with pytest.raises(ConfigError, match="two encoder levels"):
         make(single)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "wanted"),
+    [
+        ("two-groups", (((0, 1, 2, 3), (0, 1, 2, 3)), ((4, 5, 6, 7), (4, 5, 6, 7)))),
+        ("one-group", ((tuple(range(8)), tuple(range(8))),)),
+        ("layers", tuple(((i,), (i,)) for i in range(8))),
+        ("every-2", tuple(((i,), (i,)) for i in (1, 3, 5, 7))),
+        ("every-4", (((3,), (3,)), ((7,), (7,)))),
+        ("concat", (((1, 3, 5, 7), (0,)),)),
+    ],
+)
+def test_what_each_constraint_compares(constraint: str, wanted: object) -> None:
+    """Decoder outputs are counted from the last one."""
+    assert _pairs(constraint, 8, 8) == wanted
+
+
+@pytest.mark.parametrize(
+    "constraint", ["two-groups", "one-group", "layers", "every-2", "every-4", "concat"]
+)
+def test_every_constraint_against_a_plain_computation(vit: Encoder, constraint: str) -> None:
+    method = make(vit, depth=4, constraint=constraint, loosen_iterations=1)
+    image = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        levels = vit.tokens(image)
+        features = method.extract(image)
+        found = method.loss(features, 0)
+        x = method.bottleneck(sum(levels) / 4)
+        outputs = []
+        for block in method.decoder:
+            x = block(x)
+            outputs.insert(0, x)
+        losses = []
+        for targets, blocks in _pairs(constraint, 4, 4):
+            output = sum(outputs[i] for i in blocks) / len(blocks)
+            target = sum(levels[i] for i in targets) / len(targets)
+            if constraint == "concat":
+                output = method.project_out[0](output)
+                target = torch.cat([levels[i] for i in targets], dim=-1)
+            a, b = target[:, 1:].flatten(1).double(), output[:, 1:].flatten(1).double()
+            losses.append((1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).mean())
+    assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixer": "softmax"},
+        {"mixer": "softmax", "hidden_neighbours": 3},
+        {"mixer": "linear", "hidden_neighbours": 1},
+        {"mixer": "conv", "kernel": 7},
+        {"bottleneck": "three-layer", "recentre": True},
+        {"jitter": 5.0},
+        {"loose_loss": False, "amsgrad": False, "schedule": "constant"},
+    ],
+)
+def test_every_option_learns(vit: Encoder, options: dict[str, object]) -> None:
+    method = make(vit, dropout=0.0, **options).train()
+    features = method.extract(torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(1)))
+    optimizer = method.optimizer()
+    losses = []
+    for step in range(40):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * group.get("lr_scale", 1.0)
+        torch.manual_seed(step)
+        loss = method.loss(features, 0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.75 * losses[0]
+    assert method.eval().anomaly_map(features).shape == (2, 1, 4, 4)
+
+
+def test_convolutions_see_no_cls_token(vit: Encoder) -> None:
+    method = make(vit, mixer="conv")
+    assert [f.shape[1] for f in method.extract(torch.rand(1, 3, 56, 56))] == [16, 16]
+
+
+def test_recentred_targets_have_no_mean_and_unit_variance(vit: Encoder) -> None:
+    image = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        levels = vit.tokens(image)
+        target = make(vit, recentre=True).extract(image)[0][0, 5].double()
+        group = ((levels[0] + levels[1]) / 2)[0].double()
+    wanted = group[5] - group[0]
+    wanted = (wanted - wanted.mean()) / wanted.var(unbiased=False).sqrt()
+    torch.testing.assert_close(target, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_jitter_is_in_proportion_to_the_length_of_a_token(vit: Encoder) -> None:
+    method = make(vit, jitter=10.0).train()
+    seen: list[torch.Tensor] = []
+    method.bottleneck.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    token = rand(1, 17, 384)
+    token[:, 3] *= 100
+    torch.manual_seed(0)
+    method.reconstruct((token, token))
+    noise = (seen[0] - token)[0]
+    scale = noise.std(dim=-1) / (token[0].norm(dim=-1) * 10 / 384)
+    torch.testing.assert_close(scale, torch.ones(17), rtol=0.15, atol=0.0)
+    assert not [m for m in method.bottleneck if isinstance(m, torch.nn.Dropout) and m.p]
+    method.eval()
+    with torch.no_grad():
+        first, second = method.reconstruct((token, token)), method.reconstruct((token, token))
+    assert torch.equal(first[0], second[0])
+
+
+def test_the_narrow_layer_of_dinomaly2_learns_ten_times_more_slowly(vit: Encoder) -> None:
+    method = make(vit, bottleneck="three-layer")
+    groups = method.optimizer().param_groups
+    assert [g.get("lr_scale", 1.0) for g in groups] == [1.0, 0.1]
+    assert [tuple(p.shape) for p in groups[1]["params"]] == [(256, 384), (256,)]
+    assert sum(len(g["params"]) for g in groups) == len(list(method.parameters()))
+
+
+def test_a_constant_schedule_warms_up_and_stays(vit: Encoder) -> None:
+    method = make(vit, schedule="constant", warmup_iterations=100)
+    rates = [method.learning_rate(step, 40_000) for step in (0, 50, 100, 20_000, 39_999)]
+    assert rates == pytest.approx([0, 1e-3, 2e-3, 2e-3, 2e-3])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"constraint": "layers", "depth": 2}, "there must be as many"),
+        ({"mixer": "conv", "hidden_neighbours": 3}, "belongs to attention"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    vit: Encoder, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make(vit, **options)
+
+
+def test_what_a_convolutional_encoder_cannot_do(conv: Encoder) -> None:
+    with pytest.raises(ConfigError, match="single layers of one width"):
+        make(conv, constraint="layers")
+    with pytest.raises(ConfigError, match="cls token"):
+        make(conv, recentre=True)
+    method = make(conv, size=64, width=64, constraint="one-group")
+    (target,) = method.extract(torch.rand(1, 3, 64, 64))
+    assert target.shape == (1, 16, sum(conv.channels))
+    assert method.reconstruct((target,))[0].shape == target.shape

@@ -3,22 +3,25 @@
 Source: Guo et al., Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
 Detection, CVPR 2025, arXiv 2405.14325. Reference code: guojiajeremy/Dinomaly, Apache-2.0.
 
-With a ViT encoder this is the paper's default form. What differs: the image is resized whole
-instead of cropped; maps are smoothed at input size with a full Gaussian, where the published code
-uses a 5 x 5 kernel at 256 x 256; the number of decoder blocks may be smaller for a CPU.
+With a ViT encoder this is the paper's default form, and every option of its ablations is here, as
+are the options of its follow-up Dinomaly2 (arXiv 2510.17611). What differs by default: the image is
+resized whole instead of cropped; maps are smoothed at input size with a full Gaussian, where the
+published code uses a 5 x 5 kernel at 256 x 256; the number of decoder blocks may be smaller for a
+CPU. The preset "paper" has the published crop.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
 brought to one grid (bilinear, after average pooling when it shrinks) and each of its vectors to
 unit length; the levels together enter the bottleneck through one linear projection to the decoder's
 width, with sine-cosine positions added since such features carry none; each of the two groups (the
 shallow half and the deep half of the levels, concatenated) is compared with the fused decoder
-outputs after a linear projection back to the group's own width.
+outputs after a linear projection back to the group's own width. Only the constraints that compare
+groups exist there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,9 +34,18 @@ from flawmap.encoders.encoder import Encoder, ViTEncoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.mixers import (
+    HEAD_DIM,
+    Block,
+    ConvMixer,
+    LinearAttention,
+    SoftmaxAttention,
+    neighbour_mask,
+)
 from flawmap.training.optim import StableAdamW, warmup_cosine
 
-_HEAD_DIM = 64
+_NARROW = 256
+"""Width of the first Linear of the bottleneck of Dinomaly2."""
 
 
 class DinomalyConfig(MethodConfig):
@@ -44,6 +56,27 @@ class DinomalyConfig(MethodConfig):
     """Target levels; by default blocks 2..9 of 12, every second of 4..18 of 24."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Of the noisy bottleneck."""
+    jitter: float = Field(default=0.0, ge=0)
+    """Instead of dropout: noise on the bottleneck's input, this times length / width."""
+    bottleneck: Literal["two-layer", "three-layer"] = "two-layer"
+    """three-layer: Dinomaly2's, whose first layer is narrow and learns ten times more slowly."""
+    mixer: Literal["linear", "softmax", "conv"] = "linear"
+    """How the decoder's blocks mix places: linear attention, softmax attention, convolution."""
+    hidden_neighbours: Literal[0, 1, 3] = 0
+    """With attention: the square around a place that it may not see, in grid px; 0: none."""
+    kernel: Literal[3, 5, 7] = 5
+    """With mixer=conv: the side of the convolution."""
+    attention_eps: float = Field(default=1e-6, gt=0)
+    """Added to the denominator of linear attention."""
+    constraint: Literal["two-groups", "one-group", "layers", "every-2", "every-4", "concat"] = (
+        "two-groups"
+    )
+    """What is compared: means of two groups of layers, or of all; every layer, or each second or
+    fourth one, with its mirror image; or every second target, joined, with the last output."""
+    recentre: bool = False
+    """Dinomaly2: targets less their own cls token, to unit variance."""
+    loose_loss: bool = True
+    """Whether points that are matched well already pass less gradient."""
     depth: int = Field(default=8, ge=2)
     """Decoder blocks (even)."""
     width: int = Field(default=256, ge=64)
@@ -58,47 +91,13 @@ class DinomalyConfig(MethodConfig):
     """Iterations over which the share falls from 1 to `hard_share`."""
     learning_rate: float = Field(default=2e-3, gt=0)
     final_learning_rate: float = Field(default=2e-4, ge=0)
+    """At the end of the cosine; not used with schedule=constant."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up; by iteration, not by epoch."""
     warmup_iterations: int = Field(default=100, ge=1)
     weight_decay: float = Field(default=1e-4, ge=0)
-
-
-class LinearAttention(nn.Module):
-    """Softmax-free attention: phi(q) (sum phi(k) v) / (phi(q) sum phi(k)), phi = ELU + 1."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = width // _HEAD_DIM
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, n, width = x.shape
-        qkv = self.qkv(x).view(batch, n, 3, self.heads, _HEAD_DIM)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, N, 64) each
-        q, k = F.elu(q) + 1, F.elu(k) + 1
-        memory = k.transpose(-2, -1) @ v  # (B, heads, 64, 64)
-        weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (B, heads, N, 1)
-        y = (q @ memory) / (weight + 1e-6)
-        out: Tensor = self.proj(y.transpose(1, 2).reshape(batch, n, width))
-        return out
-
-
-class Block(nn.Module):
-    """Pre-norm: attention, then an MLP, each with a residual."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-8)
-        self.attn = LinearAttention(width)
-        self.norm2 = nn.LayerNorm(width, eps=1e-8)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+    amsgrad: bool = True
+    """Keep the optimiser's second moment at its maximum."""
 
 
 class Dinomaly(IterativeMethod):
@@ -126,41 +125,59 @@ class Dinomaly(IterativeMethod):
             "method.warmup_iterations": 20,
         },
         "gpu": {},
+        "paper": {"data.size": [392, 392], "data.resize": "crop", "data.crop_from": [448, 448]},
+        "dinomaly2": {
+            "method.bottleneck": "three-layer",
+            "method.dropout": 0.4,
+            "method.recentre": True,
+            "method.amsgrad": False,
+            "method.attention_eps": 1e-8,
+            "method.schedule": "constant",
+            "training.iterations": 40_000,
+        },
     }
     clip_norm = 0.1
 
     def __init__(self, config: DinomalyConfig, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__(encoder)
         self.config = config
-        self._require(config, encoder)
         self.vit = isinstance(encoder, ViTEncoder)
+        self._require(config, encoder)
         n_levels = len(encoder.channels)
         self.middle = n_levels // 2
+        self.pairs = _pairs(config.constraint, n_levels, config.depth)
         if self.vit:
             self.grid = encoder.grid(size)[0]
             self.width = encoder.channels[0]
-            self.prefix = encoder.prefix
+            # Convolutions have no use for tokens that lie on no grid.
+            self.prefix = 0 if config.mixer == "conv" else encoder.prefix
+            if config.constraint == "concat":
+                self.project_out = nn.ModuleList(
+                    [nn.Linear(self.width, self.width * len(self.pairs[0][0]))]
+                )
         else:
             self.grid = (-(-size[0] // config.stride), -(-size[1] // config.stride))
             self.width = config.width
             self.prefix = 0
-            groups = (sum(encoder.channels[: self.middle]), sum(encoder.channels[self.middle :]))
+            groups = [sum(encoder.channels[i] for i in targets) for targets, _ in self.pairs]
             self.project_in = nn.Linear(sum(groups), self.width)
             self.project_out = nn.ModuleList(nn.Linear(self.width, n) for n in groups)
             self.register_buffer("positions", _sine_cosine(self.grid, self.width), False)
-        width, p = self.width, config.dropout
-        self.bottleneck = nn.Sequential(
-            nn.Dropout(p),
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            nn.Dropout(p),
-            nn.Linear(4 * width, width),
-            nn.Dropout(p),
-        )
-        self.decoder = nn.ModuleList(Block(width) for _ in range(config.depth))
+        self.bottleneck = _bottleneck(self.width, config)
+        self.decoder = nn.ModuleList(Block(self.width, self._mixer) for _ in range(config.depth))
 
-    @staticmethod
-    def _require(config: DinomalyConfig, encoder: Encoder) -> None:
+    def _mixer(self) -> nn.Module:
+        config = self.config
+        if config.mixer == "conv":
+            return ConvMixer(self.width, self.grid, config.kernel)
+        hidden = config.hidden_neighbours
+        seen = neighbour_mask(self.grid, hidden, self.prefix) if hidden else None
+        if config.mixer == "softmax":
+            return SoftmaxAttention(self.width, seen)
+        return LinearAttention(self.width, seen, eps=config.attention_eps)
+
+    def _require(self, config: DinomalyConfig, encoder: Encoder) -> None:
+        n_levels = len(encoder.channels)
         if config.depth % 2:
             raise ConfigError(
                 "the decoder's depth must be even: its outputs form two groups",
@@ -168,15 +185,46 @@ class Dinomaly(IterativeMethod):
                 given=config.depth,
                 expected="2, 4, 6, 8, ...",
             )
-        if len(encoder.channels) < 2:
+        if n_levels < 2:
             raise ConfigError(
                 "at least two encoder levels are needed, for two groups",
                 where="method.levels",
                 given=encoder.levels,
             )
-        if not isinstance(encoder, ViTEncoder) and config.width % _HEAD_DIM:
+        if config.constraint not in _GROUPED:
+            if not self.vit:
+                raise ConfigError(
+                    f"the constraint '{config.constraint}' compares single layers of one width, "
+                    "which a convolutional encoder does not have",
+                    where="method.constraint",
+                    given=config.constraint,
+                    expected=f"one of: {', '.join(_GROUPED)}",
+                )
+            if config.constraint != "concat" and config.depth != n_levels:
+                raise ConfigError(
+                    f"the constraint '{config.constraint}' pairs each target level with a decoder "
+                    "block, so there must be as many",
+                    where="method.depth",
+                    given=config.depth,
+                    expected=f"{n_levels}, the number of target levels",
+                )
+        if config.recentre and not (self.vit and encoder.prefix):
             raise ConfigError(
-                f"the decoder's width must be a multiple of {_HEAD_DIM}",
+                "recentring subtracts the cls token, which this encoder does not have",
+                where="method.recentre",
+                given=encoder.spec.name,
+                hint="use a ViT encoder, or --set method.recentre=false",
+            )
+        if config.hidden_neighbours and config.mixer == "conv":
+            raise ConfigError(
+                "hiding neighbours belongs to attention",
+                where="method.hidden_neighbours",
+                given=config.hidden_neighbours,
+                hint="use --set method.mixer=linear or softmax, or hide nothing",
+            )
+        if not self.vit and config.width % HEAD_DIM:
+            raise ConfigError(
+                f"the decoder's width must be a multiple of {HEAD_DIM}",
                 where="method.width",
                 given=config.width,
             )
@@ -203,24 +251,43 @@ class Dinomaly(IterativeMethod):
         for module in method.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03, generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                bound = 1 / module.kernel_size[0]
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
         return method
 
     def extract(self, images: Tensor) -> Features:
-        """The two groups' targets, (B, prefix + h * w, C) each.
+        """The targets, (B, prefix + h * w, C) each, and what else the bottleneck's input needs.
 
-        For a ViT, the mean of each half of the target levels; the bottleneck's input is the mean
-        of all levels, which these two give as well.
+        For a ViT a target is the mean of its group's levels. The input is the mean of all levels:
+        where the targets give it, nothing else is kept, otherwise it comes last.
         """
-        if self.vit:
-            levels = self.encoder.tokens(images)
-            halves = (levels[: self.middle], levels[self.middle :])
-            return tuple(torch.stack(list(half)).mean(dim=0) for half in halves)
-        levels = [self._to_grid(level) for level in self.encoder(images)]
-        return (
-            torch.cat(levels[: self.middle], dim=-1),
-            torch.cat(levels[self.middle :], dim=-1),
-        )
+        if not self.vit:
+            levels = [self._to_grid(level) for level in self.encoder(images)]
+            return tuple(torch.cat([levels[i] for i in group], dim=-1) for group, _ in self.pairs)
+        levels = self.encoder.tokens(images)
+        targets = [self._target([levels[i] for i in group]) for group, _ in self.pairs]
+        if self._input_from_targets:
+            return tuple(targets)
+        mean = torch.stack(levels).mean(dim=0)
+        return (*targets, mean[:, self.encoder.prefix - self.prefix :])
+
+    @property
+    def _input_from_targets(self) -> bool:
+        """Whether the mean of all levels follows from the targets."""
+        every = sum(len(targets) for targets, _ in self.pairs) == len(self.encoder.channels)
+        return every and not self.config.recentre and self.config.constraint != "concat"
+
+    def _target(self, levels: Sequence[Tensor]) -> Tensor:
+        if self.config.constraint == "concat":
+            target = torch.cat(list(levels), dim=-1)
+        else:
+            target = torch.stack(list(levels)).mean(dim=0)
+        if self.config.recentre:
+            target = F.layer_norm(target - target[:, :1], target.shape[-1:], eps=1e-8)
+        return target[:, self.encoder.prefix - self.prefix :]
 
     def _to_grid(self, level: Tensor) -> Tensor:
         factor = level.shape[-2] // self.grid[0]
@@ -231,44 +298,53 @@ class Dinomaly(IterativeMethod):
         return F.normalize(level.flatten(2).transpose(1, 2), dim=-1)
 
     def reconstruct(self, features: Features) -> tuple[Tensor, ...]:
-        """The decoder's version of the two targets, with their shapes."""
-        if self.vit:
-            shares = (self.middle, len(self.encoder.channels) - self.middle)
-            x = (features[0] * shares[0] + features[1] * shares[1]) / sum(shares)
-        else:
+        """The decoder's version of the targets, with their shapes."""
+        if not self.vit:
             x = self.project_in(torch.cat(features, dim=-1)) + self.positions
+        elif self._input_from_targets:
+            shares = [len(targets) for targets, _ in self.pairs]
+            parts = [f * n for f, n in zip(features, shares, strict=True)]
+            x = torch.stack(parts).sum(dim=0) / sum(shares)
+        else:
+            x = features[-1]
+        if self.training and self.config.jitter:
+            noise = torch.randn_like(x) * x.norm(dim=-1, keepdim=True)
+            x = x + self.config.jitter / x.shape[-1] * noise
         x = self.bottleneck(x)
         outputs = []
         for block in self.decoder:
             x = block(x)
             outputs.append(x)
-        middle = len(outputs) // 2
-        # Shallow targets are compared with the last outputs, deep ones with the first.
-        fused = (
-            torch.stack(outputs[middle:]).mean(dim=0),
-            torch.stack(outputs[:middle]).mean(dim=0),
-        )
-        if self.vit:
-            return fused
+        # Mirrored: shallow targets are compared with the last outputs, deep ones with the first.
+        outputs.reverse()
+        fused = [torch.stack([outputs[i] for i in group]).mean(dim=0) for _, group in self.pairs]
+        if self.vit and self.config.constraint != "concat":
+            return tuple(fused)
         return tuple(project(group) for project, group in zip(self.project_out, fused, strict=True))
 
     def loss(self, features: Features, step: int) -> Tensor:
         share = self._hard_share(step)
         losses = []
-        for target, output in zip(features, self.reconstruct(features), strict=True):
+        for target, output in self._compared(features):
             target = target[:, self.prefix :].detach().float()
             output = output[:, self.prefix :].float()
             losses.append(loose_cosine(target, output, share, self.config.easy_gradient))
         return torch.stack(losses).mean()
 
+    def _compared(self, features: Features) -> Iterator[tuple[Tensor, Tensor]]:
+        outputs = self.reconstruct(features)
+        return zip(features[: len(outputs)], outputs, strict=True)
+
     def _hard_share(self, step: int) -> float:
+        if not self.config.loose_loss:
+            return 1.0
         keep = 1 - self.config.hard_share
         return 1 - min(keep * step / self.config.loosen_iterations, keep)
 
     def anomaly_map(self, features: Features) -> Tensor:
-        """Mean over the two groups of 1 - cosine, (B, 1, h, w)."""
+        """Mean over what is compared of 1 - cosine, (B, 1, h, w)."""
         maps = []
-        for target, output in zip(features, self.reconstruct(features), strict=True):
+        for target, output in self._compared(features):
             similarity = F.cosine_similarity(
                 target[:, self.prefix :].float(), output[:, self.prefix :].float(), dim=-1
             )
@@ -277,20 +353,71 @@ class Dinomaly(IterativeMethod):
         return mean.view(mean.shape[0], 1, *self.grid)
 
     def optimizer(self) -> torch.optim.Optimizer:
+        slow = list(self.bottleneck[0].parameters()) if self._slow_start else []
+        known = {id(p) for p in slow}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters() if id(p) not in known]}
+        ]
+        if slow:
+            groups.append({"params": slow, "lr_scale": 0.1})
         return StableAdamW(
-            self.parameters(),
+            groups,
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
+            amsgrad=self.config.amsgrad,
         )
 
+    @property
+    def _slow_start(self) -> bool:
+        return self.config.bottleneck == "three-layer"
+
     def learning_rate(self, step: int, total: int) -> float:
+        constant = self.config.schedule == "constant"
         return warmup_cosine(
             step,
             total,
             warmup=min(self.config.warmup_iterations, max(1, total // 5)),
             base=self.config.learning_rate,
-            final=self.config.final_learning_rate,
+            final=self.config.learning_rate if constant else self.config.final_learning_rate,
         )
+
+
+_GROUPED = ("two-groups", "one-group")
+
+
+def _pairs(
+    constraint: str, n_levels: int, depth: int
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """What is compared with what: target levels with decoder outputs, these counted from the last.
+
+    Example:
+        >>> _pairs("two-groups", 4, 4)
+        (((0, 1), (0, 1)), ((2, 3), (2, 3)))
+    """
+    levels, blocks = tuple(range(n_levels)), tuple(range(depth))
+    if constraint == "one-group":
+        return ((levels, blocks),)
+    if constraint == "concat":
+        return ((levels[1::2], blocks[:1]),)
+    if constraint == "two-groups":
+        half, middle = n_levels // 2, depth // 2
+        return (levels[:half], blocks[:middle]), (levels[half:], blocks[middle:])
+    every = {"layers": 1, "every-2": 2, "every-4": 4}[constraint]
+    return tuple(((i,), (i,)) for i in levels[every - 1 :: every])
+
+
+def _bottleneck(width: int, config: DinomalyConfig) -> nn.Sequential:
+    p = 0.0 if config.jitter else config.dropout
+    last = [
+        nn.GELU(),
+        nn.Dropout(p),
+        nn.Linear(4 * width, width),
+        nn.Dropout(p),
+    ]
+    if config.bottleneck == "three-layer":
+        first = [nn.Linear(width, _NARROW), nn.Dropout(p), nn.Linear(_NARROW, 4 * width)]
+        return nn.Sequential(*first, *last)
+    return nn.Sequential(nn.Dropout(p), nn.Linear(width, 4 * width), *last)
 
 
 def loose_cosine(target: Tensor, output: Tensor, hard_share: float, easy_gradient: float) -> Tensor:
