@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, build
+from flawmap.encoders.encoder import Encoder, _create, _wrap, build
+from flawmap.encoders.table import ENCODERS
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs, loose_cosine
 from flawmap.methods.layers.mixers import LinearAttention
@@ -121,12 +123,35 @@ def test_initial_weights_are_small_and_clipped(vit: Encoder) -> None:
     assert not method.decoder[0].mlp[0].bias.any()
 
 
-def test_parameter_count_of_the_small_model() -> None:
-    """37.4M published for ViT-S: 22.06M encoder, the bottleneck and eight blocks."""
-    encoder = build(EncoderConfig(name="vit-s14"), [f"blocks.{i}" for i in range(2, 10)])
-    method = make(encoder, depth=8)
+@pytest.mark.parametrize(
+    ("name", "levels", "parameters", "macs"),
+    [
+        ("dinov2-small", range(2, 10), 37.4, 26.3),
+        ("dinov2-base", range(2, 10), 148.0, 104.7),
+        ("dinov2-large", range(4, 19, 2), 413.5, 275.3),
+    ],
+)
+def test_the_published_sizes(name: str, levels: range, parameters: float, macs: float) -> None:
+    """Whole encoder and decoder, in millions; multiply-accumulates of 392 x 392 px, in billions.
+
+    The published multiply-accumulates are those of linear layers and convolutions: the products of
+    attention itself are not in them. The paper prints the two figures of the large model swapped.
+    """
+    spec = ENCODERS[name]
+    picked = [f"blocks.{i}" for i in levels]
+    with torch.device("meta"):
+        network = _create(spec, picked)
+        whole = sum(p.numel() for p in network.parameters())
+        encoder = _wrap(spec, network, picked)
+        method = Dinomaly.build(DinomalyConfig(), encoder, (392, 392), torch.Generator())
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            method(torch.empty(1, 3, 392, 392))
     learnt = sum(p.numel() for p in method.parameters())
-    assert (22_057_344 + learnt) / 1e6 == pytest.approx(37.4, rel=0.01)
+    assert (whole + learnt) / 1e6 == pytest.approx(parameters, rel=0.002)
+    counts = counter.get_flop_counts()["Global"]
+    dense = (torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.convolution)
+    counted = sum(counts.get(operation, 0) for operation in dense) / 2
+    assert counted / 1e9 == pytest.approx(macs, rel=0.01)
 
 
 def test_dropout_is_noise_in_training_only(vit: Encoder) -> None:
