@@ -50,10 +50,8 @@ class StableAdamW(torch.optim.Optimizer):
         """One update of every parameter that has a gradient."""
         assert closure is None, "closures are not used here"
         for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            ready = [p for p in group["params"] if p.grad is not None]
+            for p in ready:
                 state = self.state[p]
                 if not state:
                     state["step"] = torch.tensor(0.0)
@@ -61,28 +59,39 @@ class StableAdamW(torch.optim.Optimizer):
                     state["exp_avg_sq"] = torch.zeros_like(p)
                     if group["amsgrad"]:
                         state["max_exp_avg_sq"] = torch.zeros_like(p)
-                self._update(p, p.grad, state, group, beta1, beta2)
+                state["step"] += 1
+            # A GPU takes all tensors in a few launches; a CPU works on what is in its cache.
+            by_step: dict[tuple[float, bool], list[Tensor]] = {}
+            for p in ready:
+                by_step.setdefault((float(self.state[p]["step"]), p.is_cuda), []).append(p)
+            for (t, on_gpu), params in by_step.items():
+                for some in [params] if on_gpu else [[p] for p in params]:
+                    self._update(some, group, t)
 
-    @staticmethod
-    def _update(
-        p: Tensor,
-        grad: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-        beta1: float,
-        beta2: float,
-    ) -> None:
-        state["step"] += 1
-        t = float(state["step"])
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        state["exp_avg"].lerp_(grad, 1 - beta1)
-        second = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    def _update(self, params: list[Tensor], group: dict[str, Any], t: float) -> None:
+        """One step of tensors that have taken t - 1 before; nothing waits for the device."""
+        beta1, beta2 = group["betas"]
+        grads = [p.grad for p in params if p.grad is not None]
+        first = [self.state[p]["exp_avg"] for p in params]
+        second = [self.state[p]["exp_avg_sq"] for p in params]
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
         if group["amsgrad"]:
-            second = torch.maximum(state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"])
-        denominator = second.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
-        rms = (grad / denominator).square_().mean().sqrt()
-        scale = float(rms.clamp(min=1.0))
-        p.addcdiv_(state["exp_avg"], denominator, value=-group["lr"] / (1 - beta1**t) / scale)
+            highest = [self.state[p]["max_exp_avg_sq"] for p in params]
+            torch._foreach_maximum_(highest, second)
+            second = highest
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominators, math.sqrt(1 - beta2**t))
+        torch._foreach_add_(denominators, group["eps"])
+        ratios = torch._foreach_div(grads, denominators)
+        scales = torch._foreach_norm(ratios)
+        torch._foreach_div_(scales, [math.sqrt(p.numel()) for p in params])
+        torch._foreach_clamp_min_(scales, 1.0)
+        steps = torch._foreach_div(first, denominators)
+        torch._foreach_div_(steps, scales)
+        torch._foreach_add_(params, steps, alpha=-group["lr"] / (1 - beta1**t))
 
 
 def warmup_cosine(step: int, total: int, *, warmup: int, base: float, final: float) -> float:
