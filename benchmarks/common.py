@@ -12,8 +12,6 @@ import sys
 import time
 import venv
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,42 +28,16 @@ PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
 def meta(**more: Any) -> dict[str, Any]:
     """Device, versions, commit and date."""
-    # Not above: a benchmark of memory must not begin with torch in it.
-    import torch
+    from flawmap.bench.environment import environment
 
-    import flawmap
-    from flawmap.training.device import describe_device
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": commit(),
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "flawmap": flawmap.__version__,
-            **{name: version(name) for name in ("torch", "timm", "numpy")},
-        },
-        **more,
-    }
+    return {**environment(), **more}
 
 
 def commit() -> str | None:
     """The commit whose code runs, "-dirty" if it was changed since; None outside a repository."""
-    name = _git("rev-parse", "--short", "HEAD")
-    if name is None:
-        return None
-    # Results written a moment ago are no change of the code.
-    changed = _git("status", "--porcelain", "--", "../src", ".", ":!results")
-    return f"{name}-dirty" if changed else name
+    from flawmap.bench.environment import source_commit
 
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
-    )
-    return None if done.returncode else done.stdout.strip()
+    return source_commit()
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:

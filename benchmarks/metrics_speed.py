@@ -385,7 +385,12 @@ def main() -> None:
                     megabytes=options.memory_gb * 2**10,
                     threads=options.threads,
                 )
-                about["versions"] |= found[name].get("versions", {})
+                versions = found[name].get("versions", {})
+                if name.startswith("anomalib"):
+                    # Its environment has libraries of its own.
+                    own = versions.items()
+                    versions = {k if k == "anomalib" else f"{k} of anomalib": v for k, v in own}
+                about["versions"] |= versions
             judge = found[JUDGE].get("values", {})
             for name, result in found.items():
                 rows.append(row_of(name, n_images, result, judge))

@@ -8,7 +8,6 @@ The counterpart of anomalib_run.py: a process of its own, so that its peak memor
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 import traceback
@@ -33,6 +32,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     import flawmap
+    from flawmap.bench.environment import peak_memory_mib
     from flawmap.data.samples import SampleTable
     from flawmap.evaluation import STANDARD_SIZE
     from flawmap.types import Sample
@@ -69,7 +69,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "version": flawmap.__version__,
         "fit_seconds": fit_seconds,
         "score_seconds": score_seconds,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": round(peak_memory_mib() or 0),
         "encoder": detector.config.encoder.name,
         "size": detector.config.data.size[0],
         "steps": max((curve.get("steps") or 0 for curve in curves), default=0) or None,

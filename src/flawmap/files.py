@@ -47,6 +47,42 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+class FolderLock:
+    """Holds a folder for this process and those that inherit the lock's file.
+
+    The system lets go of it when the last of them ends, however that comes about. Where the system
+    has no such locks (Windows), every process gets it.
+
+    Args:
+        folder: Must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / ".lock").open("ab")
+
+    def acquire(self) -> bool:
+        """Whether nobody else holds it."""
+        try:
+            import fcntl
+        except ImportError:
+            return True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            return False
+        return True
+
+    @property
+    def descriptor(self) -> int:
+        """For children that are to hold it too."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Let go, as far as this process is concerned."""
+        self._file.close()
+
+
 def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[FlawmapError]) -> None:
     """Write a safetensors file atomically.
 

@@ -30,8 +30,10 @@ def stored() -> Make:
             "method": label,
             "encoder": "lite0",
             "format": "mvtec",
+            "fingerprint": "f",
             "categories": tuple(figures),
-            "config": {},
+            # Lines are told apart by their options.
+            "config": {"method": {"name": label}},
             "status": "done",
             "error": None,
             "cost": {},

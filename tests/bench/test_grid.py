@@ -90,6 +90,16 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
         ({"metrics": ["aupr"]}, "did you mean 'aupro'"),
         ({"options": {"big": {"data.sze": 3}}}, "the method 'patchcore, big' of the grid"),
         ({"data": {}}, "at least 1 item"),
+        ({"options": {"x": {"seed": 3}}}, "use 'seeds' of the grid"),
+        ({"options": {"x": {"separate": True}}}, "use 'settings' of the grid"),
+        (
+            {
+                "methods": [{"method": "patchcore", "options": {"data.size": 64}}],
+                "options": {"x": {"data.size": 128}},
+            },
+            "name the same thing",
+        ),
+        ({"options": {"x": {}, "y": {"scoring.sigma": 6.0}}}, "are the same: 'patchcore, x'"),
     ],
 )
 def test_what_is_wrong_is_named(rings: Path, change: dict[str, object], words: str) -> None:
@@ -103,6 +113,28 @@ def test_missing_data_shows_before_anything_runs(tmp_path: Path) -> None:
     grid = make_grid({"data": {"x": str(tmp_path / "nowhere")}, "methods": ["patchcore"]})
     with pytest.raises(DataError, match="does not exist"):
         cells_of(grid)
+
+
+def test_data_without_test_images_shows_before_anything_runs(tmp_path: Path, rings: Path) -> None:
+    import shutil
+
+    shutil.copytree(rings / "train" / "good", tmp_path / "photos")
+    grid = make_grid({"data": {"x": str(tmp_path / "photos")}, "methods": ["patchcore"]})
+    with pytest.raises(DataError, match="no labelled test images"):
+        cells_of(grid)
+
+
+def test_what_a_reader_says_is_passed_on(two_products: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "products"
+    shutil.copytree(two_products, root)
+    (root / "papers").mkdir()
+    (root / "papers" / "x.png").touch()
+    told: list[str] = []
+    tree = {"data": {"two": str(root)}, "methods": ["patchcore"], "seeds": [0, 1]}
+    cells_of(make_grid(tree), told.append)
+    assert len([text for text in told if "papers" in text]) == 1
 
 
 @pytest.mark.parametrize("text", ["- a", "data: [", "\xff"])

@@ -25,10 +25,15 @@ def test_a_line_is_as_printed() -> None:
     assert list(found.figures.values()) == ["99.6", "99.8", "99.0", "98.4", "69.3", "69.2", "94.8"]
 
 
-def test_data_sets_are_known_by_their_categories() -> None:
-    assert dataset_of("mvtec", ["bottle", "zipper"]) == ("mvtec_ad", 15)
-    assert dataset_of("visa", ["pcb1"]) == ("visa", 12)
-    assert dataset_of("mvtec", ["pcb1", "candle"]) == ("visa", 12)
-    assert dataset_of("real-iad", ["usb"]) == ("real_iad", 30)
-    assert dataset_of("mvtec", ["bottle", "my part"]) is None
-    assert dataset_of("folder", []) is None
+def test_data_sets_are_known_by_their_categories_and_test_images() -> None:
+    assert dataset_of("mvtec", {"bottle": 83, "zipper": 151}) == ("mvtec_ad", 15)
+    assert dataset_of("visa", {"pcb1": 200}) == ("visa", 12)
+    assert dataset_of("real-iad", {"usb": 9}) == ("real_iad", 30)
+
+
+def test_data_of_ones_own_is_not_taken_for_a_public_set() -> None:
+    assert dataset_of("mvtec", {"screw": 12}) is None
+    assert dataset_of("folder", {"screw": 160}) is None
+    assert dataset_of("mvtec", {"bottle": 83, "my part": 5}) is None
+    assert dataset_of("real-iad-noisy", {"usb": 9}) is None
+    assert dataset_of("folder", {}) is None

@@ -18,7 +18,8 @@ from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
 from flawmap.bench.runner import run_cells, work_folder
 from flawmap.bench.store import Store
-from flawmap.errors import ConfigError
+from flawmap.errors import BenchError, ConfigError
+from flawmap.files import FolderLock
 from flawmap.training.interrupt import Interrupted
 
 SCRIPT = """
@@ -135,14 +136,15 @@ def test_a_failing_cell_is_written_down_and_the_others_go_on(
         assert [c.seed for c in failed] == [1]
         if "crash" in plan.values():
             assert "something broke" in str(failed[0].error)
-        # It is left alone until it is asked for; then a fit that was finished is not repeated.
+        # It is left alone until it is asked for.
         stage.calls()
         stage.plan({})
         assert run_cells(cells, store).failed == [reason]
         assert stage.calls() == []
         summary = run_cells(cells, store, retry=True)
         assert (summary.done, summary.failed) == (1, [])
-        assert stage.calls() == (["score-1"] if "score-1" in plan else ["fit-1", "score-1"])
+        # From the beginning: what was there may be what was wrong.
+        assert stage.calls() == ["fit-1", "score-1"]
 
 
 def test_ctrl_c_stops_politely_and_the_same_call_goes_on(
@@ -166,6 +168,49 @@ def test_ctrl_c_stops_politely_and_the_same_call_goes_on(
         stage.plan({})
         assert run_cells(cells, store).done == 2
         assert stage.calls() == ["score-1", "fit-2", "score-2"]
+
+
+def test_a_cell_that_its_last_run_could_not_write_down_is_only_written_down(
+    stage: Stage, cells: list[Cell], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> bool:
+        raise BenchError("the disk is full")
+
+    with Store(path, create=True) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "finish", full)
+            with pytest.raises(BenchError, match="disk is full"):
+                run_cells(cells[:1], store)
+        assert stage.calls() == ["fit-0", "score-0"]
+        assert run_cells(cells[:1], store).done == 1
+        assert stage.calls() == []
+
+
+def test_a_cell_whose_old_process_lives_is_waited_for(
+    stage: Stage, cells: list[Cell], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_ALIVE_SECONDS", 0.2)
+    folder = work_folder(path) / cells[0].key
+    folder.mkdir(parents=True)
+    lock = FolderLock(folder)
+    assert lock.acquire()
+    threading.Timer(1.5, lock.close).start()
+    with Store(path, create=True) as store:
+        assert run_cells(cells, store).done == 3
+    assert stage.calls()[-2:] == ["fit-0", "score-0"]
+
+
+def test_another_job_does_not_take_what_the_last_one_left(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    stage.plan({"score-0": "crash"})
+    with Store(path, create=True) as store:
+        run_cells(cells[:1], store)
+        stage.calls()
+        store.forget_failed()
+        stage.plan({})
+        assert run_cells(cells[:1], store, device="cpu").done == 1
+        assert stage.calls() == ["fit-0", "score-0"]
 
 
 def test_jobs_share_the_cores(stage: Stage, cells: list[Cell], path: Path) -> None:
@@ -200,5 +245,17 @@ def test_models_are_kept_when_asked_for(stage: Stage, cells: list[Cell], path: P
 
 def test_the_command_of_a_stage_can_be_run() -> None:
     command = runner.stage_command("fit", Path("nowhere.json"))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "nowhere.json" in done.stderr
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"nowhere.json" in process.stderr.read()
+    assert process.returncode == 1
+
+
+def test_a_stage_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
+    # A job that waits for ever, as its file is a pipe that nobody writes.
+    os.mkfifo(tmp_path / "job.json")
+    command = runner.stage_command("fit", tmp_path / "job.json")
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=60) == -signal.SIGTERM

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from flawmap.bench.significance import compare_with_best, sentence
+from flawmap.bench.significance import compare_with_best
 
 
 def direct(gains: list[float]) -> float:
@@ -26,33 +26,47 @@ def test_p_is_that_of_the_exact_test() -> None:
     rng = np.random.default_rng(3)
     a = dict(zip("abcdefgh", rng.uniform(0.8, 1.0, 8), strict=True))
     b = {k: v - d for (k, v), d in zip(a.items(), rng.normal(0.02, 0.03, 8), strict=True)}
-    (found,) = compare_with_best({"a": a, "b": b})
+    (found,) = compare_with_best({"m": {"a": a, "b": b}})
     best, other = (a, b) if found.better == "a" else (b, a)
     gains = [best[k] - other[k] for k in best]
     assert found.p == pytest.approx(direct(gains))
     assert found.wins == sum(g > 0 for g in gains)
 
 
-def test_holm_corrects_for_the_number_of_comparisons() -> None:
+def test_holm_corrects_for_all_comparisons() -> None:
     best = {str(i): 0.9 for i in range(8)}
     clear = {k: v - 0.1 - int(k) / 100 for k, v in best.items()}
     mixed = {k: v + (0.01 if int(k) % 2 else -0.02) * (1 + int(k)) for k, v in best.items()}
-    alone = compare_with_best({"best": best, "clear": clear})[0].p
-    both = {c.other: c.p for c in compare_with_best({"best": best, "clear": clear, "mixed": mixed})}
+    alone = compare_with_best({"m": {"best": best, "clear": clear}})[0].p
+    lines = {"best": best, "clear": clear, "mixed": mixed}
+    both = {c.other: c.p for c in compare_with_best({"m": lines})}
     assert both["clear"] == pytest.approx(2 * alone)
     assert both["mixed"] >= both["clear"]
+    # A second metric counts as well.
+    four = compare_with_best({"m": lines, "n": lines})
+    assert [c.metric for c in four] == ["m", "m", "n", "n"]
+    assert min(c.p for c in four) == pytest.approx(4 * alone)
+
+
+def test_only_categories_that_all_lines_share_are_compared() -> None:
+    """On its own mean the first line would be the better one."""
+    easy = {f"easy{i}": 0.90 + i / 1000 for i in range(6)}
+    better = {k: v + 0.01 for k, v in easy.items()}
+    hard = {f"hard{i}": 0.5 for i in range(9)}
+    (found,) = compare_with_best({"m": {"few": easy, "all": {**better, **hard}}})
+    assert (found.better, found.wins, found.pairs) == ("all", 6, 6)
 
 
 def test_equal_lines_and_few_categories() -> None:
     same = {str(i): 0.5 for i in range(9)}
-    assert compare_with_best({"a": same, "b": dict(same)})[0].p == 1.0
+    assert compare_with_best({"m": {"a": same, "b": dict(same)}})[0].p == 1.0
     few = {str(i): 0.5 for i in range(5)}
-    assert compare_with_best({"a": few, "b": few}) == []
-    assert compare_with_best({"a": same}) == []
+    assert compare_with_best({"m": {"a": few, "b": few}}) == []
+    assert compare_with_best({"m": {"a": same}}) == []
 
 
 def test_the_sentence_says_who_and_how_often() -> None:
     a = {str(i): 0.9 + i / 100 for i in range(8)}
     b = {k: v - 0.05 for k, v in a.items()}
-    (text,) = sentence(compare_with_best({"a": a, "b": b}), "AUPRO")
-    assert text.startswith("AUPRO: a is ahead of b in 8 of 8 categories, p = 0.0078")
+    (found,) = compare_with_best({"AUPRO": {"a": a, "b": b}})
+    assert str(found) == "AUPRO: a is ahead of b in 8 of 8 categories, p = 0.0078"

@@ -30,7 +30,7 @@ def test_a_finished_cell_is_there_when_the_file_is_opened_again(cell: Cell, tmp_
     with Store(path, create=True) as store:
         assert store.claim(cell, "me") == "ours"
         assert [c.status for c in store.cells()] == ["running"]
-        store.finish(cell.key, OUTCOME)
+        assert store.finish(cell.key, "me", OUTCOME)
     with Store(path) as store:
         (found,) = store.cells()
         assert found.status == "done"
@@ -47,11 +47,11 @@ def test_a_failure_is_kept_with_its_reason_until_it_is_tried_again(
 ) -> None:
     with Store(tmp_path / "r.sqlite", create=True) as store:
         store.claim(cell, "me")
-        store.fail(cell.key, {"message": "no memory"}, {})
+        assert store.fail(cell.key, "me", {"message": "no memory"}, {})
         assert store.cells()[0].error == {"message": "no memory"}
         assert store.claim(cell, "me") == "failed"
         assert store.claim(cell, "me", retry=True) == "ours"
-        store.finish(cell.key, OUTCOME)
+        assert store.finish(cell.key, "me", OUTCOME)
         assert store.cells()[0].error is None
 
 
@@ -65,12 +65,18 @@ def test_a_cell_belongs_to_one_process_while_that_one_lives(
         assert one.claim(cell, "one") == "ours"
         assert two.claim(cell, "two") == "taken"
         now[0] += stores.STALE_SECONDS - 1
-        one.alive([cell.key])
+        assert one.alive([cell.key], "one") == []
         now[0] += stores.STALE_SECONDS - 1
         assert two.claim(cell, "two") == "taken"
         now[0] += 2
         assert two.claim(cell, "two") == "ours"
-        two.release(cell.key)
+        # The first one slept too long: it learns of it, and touches nothing.
+        assert one.alive([cell.key], "one") == [cell.key]
+        assert not one.finish(cell.key, "one", OUTCOME)
+        assert not one.fail(cell.key, "one", {"message": "x"}, {})
+        one.release(cell.key, "one")
+        assert [(c.status, c.figures) for c in two.cells()] == [("running", {})]
+        two.release(cell.key, "two")
         assert one.claim(cell, "one") == "ours"
 
 
@@ -112,11 +118,24 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         Store(newer)
 
 
+def test_failed_cells_can_be_forgotten_and_lose_their_logs_in_an_export(
+    cell: Cell, tmp_path: Path
+) -> None:
+    path, text = tmp_path / "r.sqlite", tmp_path / "r.json"
+    with Store(path, create=True) as store:
+        store.claim(cell, "me")
+        store.fail(cell.key, "me", {"message": "no", "log": "/home/x", "stage": "fit"}, {})
+        write_cells(store.cells(), text)
+        assert read_cells(text)[0].error == {"message": "no", "stage": "fit"}
+        assert store.forget_failed() == 1
+        assert store.cells() == []
+
+
 def test_json_holds_the_same_cells(cell: Cell, tmp_path: Path) -> None:
     path, text = tmp_path / "r.sqlite", tmp_path / "r.json"
     with Store(path, create=True) as store:
         store.claim(cell, "me")
-        store.finish(cell.key, OUTCOME)
+        assert store.finish(cell.key, "me", OUTCOME)
     write_cells(read_cells(path), text)
     assert read_cells(text) == read_cells(path)
     text.write_text('{"version": 1, "cells": [{"key": 3}]}')

@@ -84,19 +84,76 @@ def test_a_line_without_all_categories_says_so_and_is_never_the_best(stored: Mak
     table = make_table(cells, columns=COLUMNS)
     a, b, c = table.lines
     assert not a.complete
-    assert a.marks == ("incomplete: 1 of 2 categories are finished",)
+    assert a.marks == ("incomplete: 1 of 2 categories",)
     assert [line.values["image_auroc"].best for line in (a, b, c)] == [False, True, False]
     assert table.footnotes == a.marks
 
 
 def test_a_seed_that_lacks_categories_does_not_count(stored: Make) -> None:
     cells = [
-        stored("a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.8}}, seed=0),
-        stored("a", {"x": {"image_auroc": 0.2}}, seed=1),
+        stored("a", {"x": {"image_auroc": 0.8}}, seed=0, setting="separate"),
+        stored("a", {"y": {"image_auroc": 0.8}}, seed=0, setting="separate"),
+        stored("a", {"x": {"image_auroc": 0.2}}, seed=1, setting="separate"),
     ]
     (line,) = make_table(cells, columns=COLUMNS).lines
     assert line.seeds == (0,)
     assert line.values["image_auroc"].mean == pytest.approx(0.8)
+    assert line.marks == ("1 of 2 seeds",)
+
+
+def test_lines_of_other_seeds_are_not_compared(stored: Make) -> None:
+    cells = [
+        stored("lucky", {"x": {"image_auroc": 0.99}}, seed=0),
+        *(stored("a", {"x": {"image_auroc": 0.9}}, seed=seed) for seed in (0, 1)),
+        *(stored("b", {"x": {"image_auroc": 0.8}}, seed=seed) for seed in (0, 1)),
+    ]
+    lines = make_table(cells, columns=COLUMNS).lines
+    assert [line.values["image_auroc"].best for line in lines] == [False, True, False]
+
+
+def test_unified_models_of_other_categories_are_other_lines(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.5}}, cost={"fit_seconds": 100.0}),
+        stored(
+            "a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.6}}, cost={"fit_seconds": 300.0}
+        ),
+    ]
+    few, all_of_them = make_table(cells, columns=COLUMNS).lines
+    assert (few.label, all_of_them.label) == ("a (1 categories)", "a (2 categories)")
+    assert not few.complete
+    assert few.values["image_auroc"].mean == 0.5
+    assert all_of_them.values["fit_seconds"].mean == 300.0
+
+
+def test_cells_of_changed_data_are_left_out_of_every_line(stored: Make) -> None:
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.5}}, fingerprint="before"),
+        stored("b", {"x": {"image_auroc": 0.6}}, fingerprint="before"),
+        stored("b", {"x": {"image_auroc": 0.7}}, fingerprint="after"),
+    ]
+    table = make_table(cells, columns=COLUMNS)
+    assert [(n.label, n.values["image_auroc"].mean) for n in table.lines] == [("b", 0.7)]
+    assert any("2 cells are left out" in note for note in table.notes)
+
+
+def test_defects_without_masks_and_several_devices_are_marked(stored: Make) -> None:
+    figures = {"x": {"aupro": 0.8, "n_defect": 9, "n_defects_with_mask": 4}}
+    cells = [
+        stored("a", figures, seed=0, environment={"device": "cpu"}),
+        stored("a", figures, seed=1, environment={"device": "gpu"}),
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert any("some defects have no mask" in mark for mark in line.marks)
+    assert "several devices: cpu, gpu" in line.marks
+
+
+def test_a_name_is_settled_once_for_all_seeds(stored: Make) -> None:
+    cells = [
+        stored("old name", {"x": {"image_auroc": 0.8}}, seed=0, config={}),
+        stored("new name", {"x": {"image_auroc": 0.9}}, seed=1, config={}),
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert (line.label, line.seeds) == ("new name", (0, 1))
 
 
 def test_the_best_is_bold_and_equal_as_shown_is_equally_good(stored: Make) -> None:
@@ -136,7 +193,10 @@ def test_metrics_that_are_not_official_are_marked(stored: Make) -> None:
 
 
 def test_published_figures_stand_beside_ours_with_their_source(stored: Make) -> None:
-    figures = {"bottle": {"image_auroc": 0.99}, "zipper": {"image_auroc": 0.97}}
+    figures = {
+        "bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63},
+        "zipper": {"image_auroc": 0.97, "n_good": 32, "n_defect": 119},
+    }
     table = make_table([stored("patchcore", figures, data="mvtec")], columns=COLUMNS)
     (paper,) = [line for line in table.lines if line.label == "Dinomaly-B"]
     assert paper.setting == "unified"
@@ -160,8 +220,9 @@ def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> N
     ]
     notes = make_table(cells, columns=COLUMNS).notes
     assert any("good is ahead of poor in 8 of 8 categories, p = 0.0078" in note for note in notes)
+    assert any("Holm over these 1 comparisons" in note for note in notes)
     few = make_table([c for c in cells if c.data == "one"], columns=COLUMNS).notes
-    assert any("fewer than 6 categories" in note for note in few)
+    assert any("share fewer than 6 categories" in note for note in few)
 
 
 def test_failures_and_shared_machines_are_told(stored: Make) -> None:

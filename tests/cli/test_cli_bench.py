@@ -26,11 +26,11 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
             if store.claim(cell, "test") != "ours":
                 summary.before += 1
             elif cell.data == "bad":
-                store.fail(cell.key, {"message": "no luck"}, {})
+                store.fail(cell.key, "test", {"message": "no luck"}, {})
                 summary.failed.append(f"{cell}: no luck")
             else:
                 figures = {c: {"image_auroc": 0.9} for c in cell.categories}
-                store.finish(cell.key, Outcome(figures, [], {"fit_seconds": 2.0}, {}))
+                store.finish(cell.key, "test", Outcome(figures, [], {"fit_seconds": 2.0}, {}))
                 summary.done += 1
         return summary
 
@@ -100,6 +100,9 @@ def test_failures_show_in_the_exit_code_and_in_the_list(
     text = capsys.readouterr().out
     assert "no luck" in text
     assert "fit 2.0 s" in text
+    assert run(["bench", "forget", results(tmp_path)]) == 0
+    run(["bench", "status", results(tmp_path)])
+    assert "no luck" not in capsys.readouterr().out
 
 
 def test_tables_in_every_form(

@@ -199,6 +199,34 @@ DEFECTS = [
 ]
 
 
+class TestHalfUnpackedMVTecAD:
+    @pytest.fixture
+    def root(self, tmp_path: Path, draw: Draw, write_mask: WriteImage) -> Path:
+        root = tmp_path / "mvtec_anomaly_detection"
+        for category in ("bottle", "cable", "screw"):
+            draw(root / category / "train" / "good", 2)
+            draw(root / category / "test" / "good", 1)
+            draw(root / category / "test" / "hole", 2)
+            for i in range(2):
+                write_mask(root / category / "ground_truth" / "hole" / f"{i:03}_mask.png")
+        return root
+
+    def test_a_category_without_tests_or_masks_is_named(self, root: Path) -> None:
+        assert len(read_data(root)) == 15
+        (root / "cable" / "test").rename(root.parent / "gone")
+        (root / "screw" / "ground_truth" / "hole" / "001_mask.png").unlink()
+        with pytest.raises(DataError, match="MVTec AD is not complete") as caught:
+            read_data(root)
+        text = str(caught.value)
+        assert "category 'cable' has no folder 'test'" in text
+        assert "category 'screw': 1 of 2 defect images have no mask" in text
+
+    def test_parts_of_ones_own_may_lack_masks(self, root: Path) -> None:
+        (root / "screw").rename(root / "my screw")
+        (root / "my screw" / "ground_truth").rename(root.parent / "gone")
+        assert len(read_data(root)) == 15
+
+
 class TestMVTecLOCO:
     @pytest.fixture
     def root(self, tmp_path: Path, draw: Draw) -> Path:

@@ -47,7 +47,7 @@ COMMANDS = (
     "bench",
 )
 
-PARTS = {"bench": ("run", "table", "plot", "status", "export")}
+PARTS = {"bench": ("run", "table", "plot", "status", "forget", "export")}
 """Commands that have commands of their own."""
 DIRECTIVE = re.compile(r"<!-- (run|not run|file: (?P<file>\S+)) -->")
 
@@ -341,6 +341,7 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
 ) -> None:
     cell = {"label": "patchcore", "method": "patchcore", "encoder": "vit-s14", "format": "mvtec"}
     cell |= {"data": "tiles", "setting": "unified", "categories": ["tile"], "config": {}}
+    cell["fingerprint"] = "f"
     about = {"commit": "abc", "device": "2 cores, 2 threads", "versions": {"torch": "2"}}
     cell |= {"status": "done", "error": None, "cost": {}, "environment": about}
     figures = [{"tile": {"image_auroc": value, "aupro": None}} for value in (0.9, 1.0)]

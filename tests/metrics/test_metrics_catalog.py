@@ -47,7 +47,16 @@ def test_a_variant_is_official_for_its_data_set_at_original_size_only():
     assert not info("aupro_0.05_original").is_official("mvtec")
     assert not info("aupro_0.05_original").is_official()
     assert info("spro_0.05").is_official("mvtec-loco")
-    assert info("aupro").is_official("mvtec-loco")
+    assert info("image_auroc").is_official("mvtec-loco")
+
+
+def test_a_data_set_with_pixel_metrics_of_its_own_has_no_other_official_ones():
+    for name in ("mvtec-loco", "mvtec-ad-2"):
+        assert not info("aupro").is_official(name)
+        assert not info("pixel_auroc_original").is_official(name)
+    assert info("aupro").is_official("real-iad")
+    assert info("aupro").is_official("mvtec")
+    assert marks(["aupro"], "mvtec-loco")["aupro"].startswith("not the official metric of this")
 
 
 def test_marks_name_what_is_not_official():

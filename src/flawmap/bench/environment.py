@@ -8,21 +8,28 @@ import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flawmap
+
+if TYPE_CHECKING:
+    import torch
 
 _LIBRARIES = ("torch", "timm", "numpy", "scipy")
 
 
-def environment() -> dict[str, Any]:
-    """Device, threads, versions, commit and date, as plain JSON values."""
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Device, threads, versions, commit and date, as plain JSON values.
+
+    Args:
+        device: What computed; by default what `training.device=auto` takes.
+    """
     # Not above: what measures memory must not begin with torch in it.
     import torch
 
     from flawmap.training.device import describe_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -2,7 +2,7 @@
 
 A cell is one model that is fitted and measured. With the setting "unified" a cell fits all
 categories of a data set in one model; with "separate" there is a cell for each category. A cell is
-known by all that decides its figures (the whole configuration, the data's fingerprint, the
+known by what decides its figures (the whole configuration, the data's name and fingerprint, the
 categories, the metrics), so the same cell is never run twice, whichever grid asks for it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from flawmap.api import configure
 from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, DataError
 from flawmap.metrics.catalog import info
 
 Setting = Literal["unified", "separate"]
@@ -37,6 +37,15 @@ UNKEYED = frozenset(
     )
 )
 """Options that change how fast a figure comes, not the figure."""
+
+_OWN = {
+    "seed": "seeds",
+    "separate": "settings",
+    "method": "methods",
+    "method.name": "methods",
+    "encoder.name": "encoder",
+}
+"""Options that a grid has words of its own for."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -211,22 +220,21 @@ def make_grid(tree: Mapping[str, Any], *, base: Path = Path(), where: str = "the
     return grid.model_copy(update={"data": places})
 
 
-def cells_of(grid: Grid) -> list[Cell]:
-    """The cells of a grid, cheapest data first within a method, no cell twice.
+def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell]:
+    """The cells of a grid, no cell twice.
 
     Every data set is listed, and every configuration is built: what is wrong with any of them shows
     before anything runs.
 
+    Args:
+        grid: The grid.
+        note: Told what the readers left out or assumed.
+
     Raises:
-        ConfigError: A method, an option, a category or a metric is unknown.
+        ConfigError: A method, an option, a category or a metric is unknown; or two lines are the
+            same.
         DataError: A data set cannot be listed, or has no test images.
     """
-    tables: dict[tuple[str, int], SampleTable] = {}
-    for name, place in grid.data.items():
-        for seed in grid.seeds:
-            tables[name, seed] = read_data(
-                place.path, format=place.format, categories=place.categories, seed=seed
-            )
     labels = [entry.label for entry in grid.methods]
     if doubled := sorted({name for name in labels if labels.count(name) > 1}):
         raise ConfigError(
@@ -235,36 +243,112 @@ def cells_of(grid: Grid) -> list[Cell]:
             expected="different names, since the tables tell them apart by these",
             hint="give each a name of its own",
         )
+    configs = [
+        (label, _config(grid, entry, label, seed, options))
+        for entry in grid.methods
+        for variant, options in (grid.options or {"": {}}).items()
+        for label in [f"{entry.label}, {variant}" if variant else entry.label]
+        for seed in grid.seeds
+    ]
+    parts = _parts(grid, note or (lambda text: None))
     cells: dict[str, Cell] = {}
-    for entry in grid.methods:
-        for variant, options in (grid.options or {"": {}}).items():
-            label = f"{entry.label}, {variant}" if variant else entry.label
-            for seed in grid.seeds:
-                config = _config(grid, entry, label, seed, options)
-                for name in grid.data:
-                    table = tables[name, seed]
-                    for setting, categories in _parts(table.categories, grid.settings):
-                        part = table.only(categories)
-                        cell = Cell(
-                            data=name,
-                            path=str(grid.data[name].path.resolve()),
-                            format=table.format,
-                            fingerprint=part.fingerprint(),
-                            categories=categories,
-                            setting=setting,
-                            label=label,
-                            config=config,
-                            metrics=tuple(grid.metrics),
-                            images=len(part),
-                        )
-                        cells.setdefault(cell.key, cell)
+    for label, config in configs:
+        for part in parts:
+            if part.seed != config.seed:
+                continue
+            cell = Cell(
+                data=part.data,
+                path=str(grid.data[part.data].path.resolve()),
+                format=part.format,
+                fingerprint=part.fingerprint,
+                categories=part.categories,
+                setting=part.setting,
+                label=label,
+                config=config,
+                metrics=tuple(grid.metrics),
+                images=part.images,
+            )
+            other = cells.setdefault(cell.key, cell)
+            if other.label != label:
+                raise ConfigError(
+                    f"two lines of the grid are the same: '{other.label}' and '{label}'",
+                    where="methods and options",
+                    expected="options that differ",
+                    hint="a method's own options win over the grid's: name them in one place",
+                )
     return list(cells.values())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images that a cell sees, whatever its method."""
+
+    data: str
+    seed: int
+    format: str
+    setting: Setting
+    categories: tuple[str, ...]
+    fingerprint: str
+    images: int
+
+
+def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
+    """For each data set, seed and setting, what is fitted together."""
+    parts = []
+    for name, place in grid.data.items():
+        told: set[str] = set()
+        for seed in grid.seeds:
+            table = read_data(
+                place.path, format=place.format, categories=place.categories, seed=seed
+            )
+            for text in table.notes:
+                if text not in told:
+                    note(f"{name}: {text}")
+                    told.add(text)
+            for setting, categories in _together(table.categories, grid.settings):
+                part = table.only(categories)
+                _require_test(part, name)
+                parts.append(
+                    _Part(
+                        data=name,
+                        seed=seed,
+                        format=table.format,
+                        setting=setting,
+                        categories=categories,
+                        fingerprint=part.fingerprint(),
+                        images=len(part),
+                    )
+                )
+    return parts
+
+
+def _require_test(table: SampleTable, name: str) -> None:
+    if not any(s.split == "test" and s.label is not None for s in table.samples):
+        raise DataError(
+            f"the data set '{name}' has no labelled test images to measure on",
+            where=table.root,
+            expected="good images and defects in a test split",
+            hint="docs/your-own-data.md shows how to lay them out",
+        )
 
 
 def _config(
     grid: Grid, entry: MethodEntry, label: str, seed: int, options: Mapping[str, Any]
 ) -> Config:
     try:
+        for name in {**options, **entry.options}:
+            if name in _OWN:
+                raise ConfigError(
+                    f"'{name}' cannot be an option of a grid",
+                    where=name,
+                    hint=f"use '{_OWN[name]}' of the grid",
+                )
+        if doubled := sorted(set(options) & set(entry.options)):
+            raise ConfigError(
+                "the grid's options and the method's own name the same thing",
+                where=", ".join(doubled),
+                hint="name it in one place",
+            )
         return configure(
             method=entry.method,
             encoder=entry.encoder,
@@ -278,7 +362,7 @@ def _config(
         raise
 
 
-def _parts(
+def _together(
     categories: Sequence[str], settings: Sequence[Setting]
 ) -> list[tuple[Setting, tuple[str, ...]]]:
     """For each cell of a data set: its setting and its categories."""

@@ -9,9 +9,13 @@ a machine that only inspects. A stage writes its result beside the job, or the e
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 STAGES = ("fit", "score")
 
+_LAST_SECONDS = 15.0
+
 _LATENCY_IMAGES = 50
 _WARM_UP = 5
 _THROUGHPUT_IMAGES = 256
@@ -39,6 +45,7 @@ _THROUGHPUT_IMAGES = 256
 def main() -> None:
     """Run one stage of a job."""
     stage, job_path = sys.argv[1], Path(sys.argv[2])
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     job = json.loads(job_path.read_text(encoding="utf-8"))
     target = job_path.with_name(f"{stage}.json")
     try:
@@ -50,6 +57,17 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     _write(target, result)
+
+
+def _end_with_the_parent() -> None:
+    """Standard input is a pipe that closes when the benchmark is gone: nobody wants this then."""
+    # Not through sys.stdin: its lock, held by this thread, would spoil the end of the process.
+    while os.read(0, 1):
+        pass
+    # Politely first: a fit saves a checkpoint.
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(_LAST_SECONDS)
+    os._exit(1)
 
 
 def fit(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -97,7 +115,7 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise DataError(
             "there is no labelled test image", where=table.root, hint="give the data a test split"
         )
-    cost: dict[str, Any] = {**networks(detector), **latency(detector, test)}
+    cost: dict[str, Any] = {**networks(detector, test[0]), **latency(detector, test)}
     cost["images_per_second"] = throughput(detector, test)
     # Before the metrics, which keep all scores of a category.
     cost["score_peak_memory_mib"] = peak_memory_mib()
@@ -116,7 +134,7 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for r in found.images
         ],
         "environment": {
-            **environment(),
+            **environment(detector.fabric.device),
             "jobs": job["jobs"],
             "encoder_sha256": detector.encoder.fingerprint,
             "precision": detector.fitted.precision,
@@ -124,24 +142,21 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def networks(detector: Detector) -> dict[str, float]:
-    """Parameters and multiply-accumulates of the networks that score one image.
+def networks(detector: Detector, sample: Sample) -> dict[str, float]:
+    """Parameters, and multiply-accumulates of scoring one image.
 
     The encoder counts with the blocks that are computed; of several separate models one counts,
-    since one scores an image. Multiply-accumulates are those of matrix products and convolutions in
-    torch; a search among stored neighbours comes on top and is not counted.
+    since one scores an image. Multiply-accumulates are those of torch's matrix products and
+    convolutions as they are done here, a search among stored neighbours included.
     """
-    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     method = next(iter(detector.models.values()))
     parameters = sum(
         p.numel() for module in (detector.encoder, method) for p in module.parameters()
     )
-    height, width = detector.config.data.size
-    image = torch.rand(1, 3, height, width, device=detector.fabric.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        method(image)
+    with FlopCounterMode(display=False) as counter:
+        detector.predict(sample.path, category=sample.category)
     return {"parameters": parameters, "macs": counter.get_total_flops() // 2}
 
 
@@ -153,20 +168,21 @@ def latency(detector: Detector, samples: Sequence[Sample]) -> dict[str, float]:
     """
     import numpy as np
 
-    chosen = _spread(samples, _LATENCY_IMAGES + _WARM_UP)
     times = []
-    for sample in chosen:
+    for sample in _taken(samples, _LATENCY_IMAGES + _WARM_UP):
         began = time.perf_counter()
         detector.predict(sample.path, category=sample.category, batch_size=1)
         times.append(1000 * (time.perf_counter() - began))
-    kept = times[_WARM_UP:] or times
-    p50, p95 = np.percentile(kept, [50, 95])
+    p50, p95 = np.percentile(times[_WARM_UP:], [50, 95])
     return {"latency_p50_ms": float(p50), "latency_p95_ms": float(p95)}
 
 
 def throughput(detector: Detector, samples: Sequence[Sample]) -> float:
-    """Images/s from files to predictions, in batches."""
-    chosen = _spread(samples, _THROUGHPUT_IMAGES)
+    """Images/s from files to predictions, in batches, after one batch that does not count."""
+    batch = detector.config.training.batch_size
+    for _ in detector.predict_samples(_taken(samples, batch)):
+        pass
+    chosen = _taken(samples, max(_THROUGHPUT_IMAGES, 4 * batch))
     began = time.perf_counter()
     n = sum(1 for _ in detector.predict_samples(chosen))
     return n / (time.perf_counter() - began)
@@ -185,16 +201,18 @@ def _table(job: Mapping[str, Any]) -> SampleTable:
     return table
 
 
-def _spread(samples: Sequence[Sample], n: int) -> list[Sample]:
-    """At most n samples, evenly over the list: good and defective ones of every category."""
+def _taken(samples: Sequence[Sample], n: int) -> list[Sample]:
+    """n samples, evenly over the list, so good and defective ones; a short list is repeated."""
     step = max(1, math.ceil(len(samples) / n))
-    return list(samples[::step])
+    return list(itertools.islice(itertools.cycle(samples[::step]), n))
 
 
 def _gpu_memory_mib() -> float | None:
     import torch
 
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    # Nothing was ever allocated there when the CPU computed.
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return peak / 2**20 or None
 
 
 def _number(value: float) -> float | None:

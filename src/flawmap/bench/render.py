@@ -101,6 +101,7 @@ def latex(table: Table) -> str:
             figures.append(rf"\textbf{{{text}}}" if value is not None and value.best else text)
         rows.append(" & ".join([*words, *figures]) + r" \\")
     notes = [f"{i}. {text}" for i, text in enumerate(table.footnotes, start=1)] + list(table.notes)
+    n = len(head)
     return "\n".join(
         [
             f"% {' '.join(table.title.split())}",
@@ -110,8 +111,12 @@ def latex(table: Table) -> str:
             r"\midrule",
             *rows,
             r"\bottomrule",
+            *(
+                rf"\multicolumn{{{n}}}{{@{{}}p{{0.95\linewidth}}@{{}}}}"
+                rf"{{\footnotesize {_latex_text(' '.join(note.split()))}}} \\"
+                for note in notes
+            ),
             r"\end{tabular}",
-            *(f"% {' '.join(note.split())}" for note in notes),
             "",
         ]
     )
@@ -129,7 +134,8 @@ def comma_separated(table: Table) -> str:
         for column in table.columns:
             value = line.values.get(column.name, Value(None))
             row += [_plain(value.mean), _plain(value.spread)]
-        writer.writerow([*row, "; ".join(line.marks)])
+        official = [c.footnote for c in table.columns if c.footnote]
+        writer.writerow([*row, "; ".join([*line.marks, *official])])
     return out.getvalue()
 
 

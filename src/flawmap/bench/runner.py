@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,8 +22,9 @@ from typing import Any
 from flawmap.bench.environment import environment
 from flawmap.bench.grid import Cell
 from flawmap.bench.measure import STAGES
-from flawmap.bench.store import Outcome, Store
-from flawmap.errors import ConfigError
+from flawmap.bench.store import Claim, Outcome, Store
+from flawmap.errors import BenchError, ConfigError
+from flawmap.files import FolderLock
 from flawmap.progress import Progress, Silent, Task
 from flawmap.resources import usable_cores
 from flawmap.training.interrupt import Interrupted, PoliteStop
@@ -43,7 +45,7 @@ class Summary:
         done: Cells that this run finished.
         before: Cells that were finished before.
         failed: Cells of this grid that failed, now or before.
-        elsewhere: Cells that another process was running at the end.
+        elsewhere: Cells that another process took over.
         seconds: Duration of this run.
     """
 
@@ -102,13 +104,27 @@ class _Child:
     cell: Cell
     folder: Path
     stages: deque[str]
+    lock: FolderLock
     process: subprocess.Popen[bytes] | None = None
     stage: str = ""
     began: float = field(default_factory=time.monotonic)
 
     @property
     def log(self) -> Path:
+        """What its processes say."""
         return self.folder / "log.txt"
+
+    def end(self) -> None:
+        """Wait until its process has saved itself and ended, or end it."""
+        if self.process is not None:
+            try:
+                self.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        self.lock.close()
 
     def last_words(self) -> str:
         """The end of what the cell's processes said, for a failure without a message."""
@@ -153,7 +169,6 @@ class _Run:
     def run(self) -> Summary:
         began = time.monotonic()
         self._skip_known()
-        left = len(self.waiting)
         if self.summary.before:
             self.progress.note(f"{self.summary.before} of {self.total} cells are finished already")
         if self.summary.failed and not self.retry:
@@ -168,8 +183,9 @@ class _Run:
                 self._stop_children()
                 raise
         self.summary.seconds = time.monotonic() - began
-        if left and not any(self.work.glob("*")):
-            shutil.rmtree(self.work, ignore_errors=True)
+        # It stays as long as anything is in it, such as the log of a cell that failed.
+        with contextlib.suppress(OSError):
+            self.work.rmdir()
         return self.summary
 
     def _skip_known(self) -> None:
@@ -194,7 +210,6 @@ class _Run:
         taken: deque[Cell] = deque()
         while self.waiting or self.running or taken:
             if stop.requested:
-                self._stop_children()
                 raise Interrupted(
                     f"stopped after {self.finished} of {self.total} cells",
                     where=str(self.store.path),
@@ -202,18 +217,15 @@ class _Run:
                 )
             while len(self.running) < self.jobs and self.waiting:
                 cell = self.waiting.popleft()
-                claim = self.store.claim(cell, self.owner, retry=self.retry)
-                if claim == "ours":
-                    self.running.append(self._start(cell))
-                elif claim == "taken":
+                if self._begin(cell) == "taken":
                     taken.append(cell)
-                else:
-                    self.finished += 1
             for child in list(self.running):
-                self._attend(child)
+                # A signal to all reaches the children first: what it ends has not failed.
+                if not stop.requested:
+                    self._attend(child)
             now = time.monotonic()
             if now - last_alive > _ALIVE_SECONDS:
-                self.store.alive([c.cell.key for c in self.running])
+                self._keep_claims()
                 last_alive = now
                 if not self.running and not self.waiting:
                     # Another process may have ended, or died: look again at what it had taken.
@@ -222,9 +234,32 @@ class _Run:
             time.sleep(_POLL_SECONDS)
         self._show(task)
 
-    def _start(self, cell: Cell) -> _Child:
-        folder = self.work / cell.key
-        folder.mkdir(parents=True, exist_ok=True)
+    def _begin(self, cell: Cell) -> Claim:
+        claim = self.store.claim(cell, self.owner, retry=self.retry)
+        if claim == "ours":
+            folder = self.work / cell.key
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(folder)
+            if not lock.acquire():
+                # Its last owner is gone, but not yet the process that it had begun.
+                self.store.release(cell.key, self.owner)
+                return "taken"
+            self.running.append(self._start(cell, folder, lock))
+        elif claim != "taken":
+            self.finished += 1
+        return claim
+
+    def _keep_claims(self) -> None:
+        lost = self.store.alive([c.cell.key for c in self.running], self.owner)
+        for child in [c for c in self.running if c.cell.key in lost]:
+            self.progress.note(f"another process has taken over: {child.cell}")
+            self._signal(child)
+            child.end()
+            self.running.remove(child)
+            self.finished += 1
+            self.summary.elsewhere += 1
+
+    def _start(self, cell: Cell, folder: Path, lock: FolderLock) -> _Child:
         tree = cell.config.model_dump(mode="json")
         tree["training"]["device"] = self.device
         if self.jobs > 1:
@@ -238,12 +273,16 @@ class _Run:
             "metrics": list(cell.metrics),
             "jobs": self.jobs,
         }
-        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        text = json.dumps(job)
+        file = folder / "job.json"
+        if self.retry or not file.is_file() or file.read_text(encoding="utf-8") != text:
+            # What another job, device or fault left behind would be taken for this job's.
+            _empty(folder)
+        file.write_text(text, encoding="utf-8")
         todo = deque(s for s in STAGES if not (folder / f"{s}.json").is_file())
-        if "fit" not in todo and not (folder / "model.flawmap").is_file():
-            todo = deque(STAGES)
-        child = _Child(cell, folder, todo)
-        self._next_stage(child)
+        child = _Child(cell, folder, todo, lock)
+        if child.stages:
+            self._next_stage(child)
         return child
 
     def _next_stage(self, child: _Child) -> None:
@@ -258,44 +297,48 @@ class _Run:
             log.flush()
             child.process = subprocess.Popen(
                 stage_command(child.stage, child.folder / "job.json"),
-                stdin=subprocess.DEVNULL,
+                # It closes when this process is gone, however that came about; see `measure`.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=variables,
-                # Ctrl-C reaches this process alone, which passes it on in its own time.
-                start_new_session=True,
+                **_apart(child.lock),
             )
 
     def _attend(self, child: _Child) -> None:
-        assert child.process is not None
-        code = child.process.poll()
+        code = 0 if child.process is None else child.process.poll()
         if code is None:
             return
-        if code == 0 and (child.folder / f"{child.stage}.json").is_file():
-            if child.stages:
-                self._next_stage(child)
-                return
+        # A child without a process had finished before its last parent could write it down.
+        if code == 0 and all((child.folder / f"{s}.json").is_file() for s in STAGES):
             self._finish(child)
+        elif code == 0 and child.stages and (child.folder / f"{child.stage}.json").is_file():
+            assert child.process is not None
+            assert child.process.stdin is not None
+            child.process.stdin.close()
+            self._next_stage(child)
+            return
         else:
             self._fail(child, code)
+        child.end()
         self.running.remove(child)
         self.finished += 1
 
     def _finish(self, child: _Child) -> None:
         fit = json.loads((child.folder / "fit.json").read_text(encoding="utf-8"))
         score = json.loads((child.folder / "score.json").read_text(encoding="utf-8"))
-        self.store.finish(
-            child.cell.key,
-            Outcome(
-                figures={
-                    name: {**metrics, **{f"n_{k}": v for k, v in score["counts"][name].items()}}
-                    for name, metrics in score["figures"].items()
-                },
-                scores=[tuple(row) for row in score["scores"]],
-                cost={**fit, **score["cost"]},
-                environment=score["environment"],
-            ),
+        outcome = Outcome(
+            figures={
+                name: {**metrics, **{f"n_{k}": v for k, v in score["counts"][name].items()}}
+                for name, metrics in score["figures"].items()
+            },
+            scores=[tuple(row) for row in score["scores"]],
+            cost={**fit, **score["cost"]},
+            environment=score["environment"],
         )
+        if not self.store.finish(child.cell.key, self.owner, outcome):
+            self.summary.elsewhere += 1
+            return
         kind = (child.cell.label, child.cell.data)
         seconds = time.monotonic() - child.began
         self.durations.setdefault(kind, []).append(seconds / max(1, child.cell.images))
@@ -313,27 +356,26 @@ class _Run:
         else:
             error = {"message": _how_it_ended(code), "log": child.last_words()}
         error["stage"] = child.stage
-        self.store.fail(child.cell.key, error, environment())
-        self.summary.failed.append(f"{child.cell}: {_reason(error)}")
-        self.progress.note(f"failed: {child.cell}: {_reason(error)}\n  its log: {child.log}")
+        if self.store.fail(child.cell.key, self.owner, error, environment()):
+            self.summary.failed.append(f"{child.cell}: {_reason(error)}")
+            self.progress.note(f"failed: {child.cell}: {_reason(error)}\n  its log: {child.log}")
 
     def _stop_children(self) -> None:
         for child in self.running:
-            if child.process is not None and child.process.poll() is None:
-                # A fit that hears this saves a checkpoint first.
-                child.process.send_signal(
-                    signal.SIGINT if sys.platform != "win32" else signal.SIGTERM
-                )
-        deadline = time.monotonic() + _STOP_SECONDS
+            self._signal(child)
         for child in self.running:
-            assert child.process is not None
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            self.store.release(child.cell.key)
+            child.end()
+        for child in self.running:
+            # On a full disk the claim stays; it is void after a while.
+            with contextlib.suppress(BenchError):
+                self.store.release(child.cell.key, self.owner)
         self.running.clear()
+
+    @staticmethod
+    def _signal(child: _Child) -> None:
+        """Ask a child to end; a fit that hears this saves a checkpoint first."""
+        if child.process is not None and child.process.poll() is None:
+            child.process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.SIGTERM)
 
     def _show(self, task: Task) -> None:
         now = "-"
@@ -359,6 +401,21 @@ class _Run:
             whole = cell.images * sum(known) / len(known)
             total += max(0.0, whole - spent.get(cell.key, 0.0))
         return total / self.jobs
+
+
+def _apart(lock: FolderLock) -> dict[str, Any]:
+    """Options of a child: Ctrl-C reaches this process alone, which passes it on in its own time."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True, "pass_fds": (lock.descriptor,)}
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
 
 
 def _reason(error: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -16,62 +17,71 @@ class Comparison:
     """A Wilcoxon signed-rank test of the best line against another one.
 
     Attributes:
-        better: The line with the higher mean.
+        metric: What was compared.
+        better: The line with the higher mean over the categories that all lines have.
         other: The other one.
-        pairs: Categories that both have.
-        wins: Categories in which the better one is ahead; ties count for neither.
+        pairs: These categories.
+        wins: Those in which the better one is ahead; ties count for neither.
         p: Two-sided, corrected by Holm's procedure for the number of comparisons.
     """
 
+    metric: str
     better: str
     other: str
     pairs: int
     wins: int
     p: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.metric}: {self.better} is ahead of {self.other} in {self.wins} of {self.pairs} "
+            f"categories, p = {self.p:.2g}"
+        )
 
-def compare_with_best(lines: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
-    """Compare the line with the highest mean with each of the others.
+
+def compare_with_best(
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> list[Comparison]:
+    """For each metric, compare the best line with each of the others.
 
     Args:
-        lines: For each line its figure in each category, a mean over seeds.
+        metrics: For each metric and line, its figure in each category: a mean over seeds.
 
     Returns:
-        The comparisons that have at least `MIN_PAIRS` categories in common, the least certain last.
+        The comparisons in the order of the metrics; none where the lines of a metric share fewer
+        than `MIN_PAIRS` categories. Holm's correction is over all that are returned.
 
     Source: Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets" (JMLR 2006).
 
     Example:
         >>> a = {str(i): 0.9 + i / 100 for i in range(8)}
         >>> b = {name: value - 0.05 for name, value in a.items()}
-        >>> [(c.better, c.wins, round(c.p, 4)) for c in compare_with_best({"a": a, "b": b})]
+        >>> [(c.better, c.wins, round(c.p, 4)) for c in compare_with_best({"m": {"a": a, "b": b}})]
         [('a', 8, 0.0078)]
     """
-    shared = {name: figures for name, figures in lines.items() if len(figures) >= MIN_PAIRS}
-    if len(shared) < 2:
+    found = [c for metric, lines in metrics.items() for c in _of_metric(metric, lines)]
+    corrected: dict[int, float] = {}
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(found)), key=lambda i: found[i].p)):
+        floor = max(floor, min(1.0, found[index].p * (len(found) - rank)))
+        corrected[index] = floor
+    return [replace(c, p=corrected[i]) for i, c in enumerate(found)]
+
+
+def _of_metric(metric: str, lines: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
+    lines = {name: figures for name, figures in lines.items() if figures}
+    if len(lines) < 2:
         return []
-    best = max(shared, key=lambda name: sum(shared[name].values()) / len(shared[name]))
-    raw: list[tuple[float, str, int, int]] = []
-    for name, figures in shared.items():
-        both = [c for c in shared[best] if c in figures]
-        if name == best or len(both) < MIN_PAIRS:
+    shared = sorted(set.intersection(*(set(figures) for figures in lines.values())))
+    if len(shared) < MIN_PAIRS:
+        return []
+    best = max(lines, key=lambda name: math.fsum(lines[name][c] for c in shared))
+    found = []
+    for name, figures in lines.items():
+        if name == best:
             continue
         # Rounded: differences in the last bit are ties, and ties must stay ties.
-        gains = [round(shared[best][c] - figures[c], 9) for c in both]
+        gains = [round(lines[best][c] - figures[c], 9) for c in shared]
         p = float(stats.wilcoxon(gains).pvalue) if any(gains) else 1.0
-        raw.append((p, name, len(both), sum(g > 0 for g in gains)))
-    raw.sort()
-    found, floor = [], 0.0
-    for index, (p, name, pairs, wins) in enumerate(raw):
-        floor = max(floor, min(1.0, p * (len(raw) - index)))
-        found.append(Comparison(best, name, pairs, wins, floor))
+        found.append(Comparison(metric, best, name, len(shared), sum(g > 0 for g in gains), p))
     return found
-
-
-def sentence(found: Sequence[Comparison], metric: str) -> list[str]:
-    """The comparisons in words."""
-    return [
-        f"{metric}: {c.better} is ahead of {c.other} in {c.wins} of {c.pairs} categories, "
-        f"p = {c.p:.2g} (Wilcoxon signed-rank, Holm)"
-        for c in found
-    ]

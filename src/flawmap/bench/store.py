@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -23,11 +23,14 @@ from flawmap.files import write_text
 VERSION = 1
 """Of the file's form; a newer one is refused."""
 
-STALE_SECONDS = 20.0
+STALE_SECONDS = 40.0
 """A claim without a sign of life for so long is void."""
 
 Status = Literal["running", "done", "failed"]
 Claim = Literal["ours", "done", "failed", "taken"]
+
+_MINE = "key = ? AND owner = ? AND status = 'running'"
+"""A process that slept too long may have lost its claim: it must not touch another's cell."""
 
 _TABLES = """
 CREATE TABLE cells (
@@ -75,7 +78,8 @@ class StoredCell:
 
     Attributes:
         key: See `Cell.key`.
-        label, method, encoder, data, format, setting, categories, seed: As in the cell.
+        label, method, encoder, data, format, fingerprint, setting, categories, seed: As in the
+            cell.
         config: The whole configuration, as plain values.
         status: "running", "done" or "failed".
         error: Why it failed, as plain values.
@@ -90,6 +94,7 @@ class StoredCell:
     encoder: str
     data: str
     format: str
+    fingerprint: str
     setting: str
     categories: tuple[str, ...]
     seed: int
@@ -141,7 +146,14 @@ def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
     Raises:
         BenchError: The file cannot be written.
     """
-    lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in cells)
+    # The end of a log may hold anything, such as paths of this machine.
+    kept = [
+        replace(c, error={k: v for k, v in c.error.items() if k in ("message", "stage")})
+        if c.error
+        else c
+        for c in cells
+    ]
+    lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in kept)
     text = f'{{"version": {VERSION}, "cells": [\n{lines}\n]}}\n'
     write_text(path, text, error=BenchError)
 
@@ -169,7 +181,7 @@ class Store:
         with self._explained():
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=15, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._check(create)
 
@@ -235,27 +247,48 @@ class Store:
             )
         return "ours"
 
-    def alive(self, keys: Sequence[str]) -> None:
-        """A sign of life for claimed cells."""
-        with self._transaction():
-            self._db.executemany(
-                "UPDATE cells SET alive = ? WHERE key = ?", [(time.time(), key) for key in keys]
-            )
+    def alive(self, keys: Sequence[str], owner: str) -> list[str]:
+        """A sign of life for claimed cells.
 
-    def release(self, key: str) -> None:
+        Returns:
+            Those that another process has taken since, because no sign came for too long.
+        """
+        lost = []
+        with self._transaction():
+            for key in keys:
+                done = self._db.execute(
+                    f"UPDATE cells SET alive = ? WHERE {_MINE}", (time.time(), key, owner)
+                )
+                if not done.rowcount:
+                    lost.append(key)
+        return lost
+
+    def release(self, key: str, owner: str) -> None:
         """Give a claimed cell back, as if it had never been begun."""
         with self._transaction():
-            self._db.execute("DELETE FROM cells WHERE key = ? AND status = 'running'", (key,))
+            self._db.execute(f"DELETE FROM cells WHERE {_MINE}", (key, owner))
 
-    def finish(self, key: str, outcome: Outcome) -> None:
-        """Write what a cell measured."""
+    def finish(self, key: str, owner: str, outcome: Outcome) -> bool:
+        """Write what a cell measured.
+
+        Returns:
+            False if the cell has gone to another process: then nothing is written.
+        """
         with self._transaction():
-            self._clear(key)
-            self._db.execute(
+            done = self._db.execute(
                 "UPDATE cells SET status = 'done', error = NULL, owner = NULL, cost = ?, "
-                "environment = ?, finished = ? WHERE key = ?",
-                (json.dumps(outcome.cost), json.dumps(outcome.environment), time.time(), key),
+                f"environment = ?, finished = ? WHERE {_MINE}",
+                (
+                    json.dumps(outcome.cost),
+                    json.dumps(outcome.environment),
+                    time.time(),
+                    key,
+                    owner,
+                ),
             )
+            if not done.rowcount:
+                return False
+            self._clear(key)
             self._db.executemany(
                 "INSERT INTO figures VALUES (?, ?, ?, ?)",
                 [
@@ -268,20 +301,31 @@ class Store:
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
                 [(key, *row) for row in outcome.scores],
             )
+        return True
 
-    def fail(self, key: str, error: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Write why a cell failed."""
+    def fail(
+        self, key: str, owner: str, error: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> bool:
+        """Write why a cell failed; False if it has gone to another process."""
         with self._transaction():
-            self._clear(key)
-            self._db.execute(
+            done = self._db.execute(
                 "UPDATE cells SET status = 'failed', error = ?, owner = NULL, environment = ?, "
-                "finished = ? WHERE key = ?",
-                (json.dumps(error), json.dumps(environment), time.time(), key),
+                f"finished = ? WHERE {_MINE}",
+                (json.dumps(error), json.dumps(environment), time.time(), key, owner),
             )
+            if done.rowcount:
+                self._clear(key)
+            return bool(done.rowcount)
+
+    def forget_failed(self) -> int:
+        """Remove the cells that failed; returns how many."""
+        with self._transaction():
+            return self._db.execute("DELETE FROM cells WHERE status = 'failed'").rowcount
 
     def cells(self, *, status: Status | None = None) -> list[StoredCell]:
         """The cells with their figures, in the order in which they were first begun."""
-        with self._explained():
+        # Both in one transaction: a cell that ends in between would have no figures.
+        with self._transaction(write=False):
             figures: dict[str, dict[str, dict[str, float | None]]] = {}
             for key, category, metric, value in self._db.execute(
                 "SELECT key, category, metric, value FROM figures"
@@ -296,6 +340,7 @@ class Store:
                 encoder=row["encoder"],
                 data=row["data"],
                 format=row["format"],
+                fingerprint=row["fingerprint"],
                 setting=row["setting"],
                 categories=tuple(json.loads(row["categories"])),
                 seed=row["seed"],
@@ -323,15 +368,16 @@ class Store:
         self._db.execute("DELETE FROM scores WHERE key = ?", (key,))
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, write: bool = True) -> Iterator[None]:
         with self._explained(), closing(self._db.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield
+                cursor.execute("COMMIT")
             except BaseException:
-                cursor.execute("ROLLBACK")
+                if self._db.in_transaction:
+                    cursor.execute("ROLLBACK")
                 raise
-            cursor.execute("COMMIT")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -7,21 +7,17 @@ categories says so and is never the best.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from flawmap.bench.grid import UNKEYED
+from flawmap.bench.groups import Group, groups_of
 from flawmap.bench.published import MAIN_TABLES, dataset_of, published
-from flawmap.bench.significance import MIN_PAIRS, compare_with_best, sentence
+from flawmap.bench.significance import MIN_PAIRS, compare_with_best
 from flawmap.bench.store import StoredCell
 from flawmap.errors import BenchError, ConfigError, unknown_name
 from flawmap.metrics.catalog import HEADLINE, MARK, info, names
-
-Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,14 @@ COSTS = {
     column.name: column
     for column in (
         Column("fit_seconds", "fit, s", 1, 1, False, math.fsum),
-        Column("images_per_second", "images/s", 1, 1, True, statistics.fmean),
+        # Of rates: as many images of each category.
+        Column("images_per_second", "images/s", 1, 1, True, statistics.harmonic_mean),
         Column("latency_p50_ms", "latency p50, ms", 1, 1, False, statistics.fmean),
         Column("latency_p95_ms", "latency p95, ms", 1, 1, False, statistics.fmean),
         Column("fit_peak_memory_mib", "peak memory of the fit, MiB", 1, 0, False, max),
         Column("score_peak_memory_mib", "peak memory of scoring, MiB", 1, 0, False, max),
+        Column("fit_peak_gpu_memory_mib", "peak GPU memory of the fit, MiB", 1, 0, False, max),
+        Column("score_peak_gpu_memory_mib", "peak GPU memory of scoring, MiB", 1, 0, False, max),
         Column("parameters", "parameters, M", 1e-6, 2, False, max),
         Column("macs", "MACs, G", 1e-9, 2, False, max),
         Column("bundle_bytes", "bundle, MB", 1e-6, 1, False, math.fsum),
@@ -185,7 +184,7 @@ def make_table(
         BenchError: No cell is finished.
         ConfigError: A column is unknown.
     """
-    done = [c for c in cells if c.status == "done"]
+    done = [c for c in cells if c.status == "done" and c.figures]
     if not done:
         reasons = [f"  {c}: {(c.error or {}).get('message')}" for c in cells if c.error]
         raise BenchError(
@@ -193,7 +192,7 @@ def make_table(
             hint="run the benchmark first: flawmap bench GRID --results FILE",
         )
     wanted = columns_of(columns, sorted({c.format for c in done}))
-    groups = _groups(done)
+    groups, notes = groups_of(done)
     lines = [line for group in groups for line in _lines(group, wanted, by_category)]
     kept = [
         c for c in wanted if any(_defined(line.values.get(c.name)) is not None for line in lines)
@@ -206,7 +205,6 @@ def make_table(
             hint="run the grid again with these names under 'metrics'",
         )
     lines = _with_best(lines, kept)
-    notes: list[str] = []
     if with_published and not by_category:
         lines, more = _with_published(lines, groups, kept)
         notes += more
@@ -225,90 +223,10 @@ def make_table(
     )
 
 
-@dataclass(frozen=True)
-class _Group:
-    """All finished cells of one line, and the categories that it should have."""
-
-    data: str
-    setting: str
-    label: str
-    cells: tuple[StoredCell, ...]
-    categories: tuple[str, ...]
-
-    def by_seed(self) -> dict[int, dict[str, Figures]]:
-        """For each seed, the defined figures by category."""
-        found: dict[int, dict[str, Figures]] = {}
-        for cell in self.cells:
-            for category, figures in cell.figures.items():
-                defined = {k: v for k, v in figures.items() if v is not None}
-                found.setdefault(cell.seed, {})[category] = defined
-        return found
-
-    def complete_seeds(self) -> dict[int, dict[str, Figures]]:
-        """The seeds that have every category; all of them if none has."""
-        seeds = self.by_seed()
-        whole = {s: f for s, f in seeds.items() if set(f) >= set(self.categories)}
-        return whole or seeds
-
-    @property
-    def complete(self) -> bool:
-        """Whether a seed has every category."""
-        return any(set(f) >= set(self.categories) for f in self.by_seed().values())
-
-    def mean_by_category(self, metric: str) -> dict[str, float]:
-        """Mean over seeds for each category in which the metric is defined."""
-        values: dict[str, list[float]] = {}
-        for figures in self.complete_seeds().values():
-            for category, found in figures.items():
-                if metric in found:
-                    values.setdefault(category, []).append(found[metric])
-        return {category: statistics.fmean(v) for category, v in values.items()}
-
-
-def _groups(done: Sequence[StoredCell]) -> list[_Group]:
-    """Cells of one line together: what has the same name but other options is another line."""
-    members: dict[tuple[str, str, str], dict[str, dict[tuple[object, ...], StoredCell]]] = {}
-    categories: dict[str, set[str]] = {}
-    for cell in done:
-        options = {name: text for name, text in _options(cell.config).items() if name != "seed"}
-        same = members.setdefault((cell.data, cell.setting, cell.label), {})
-        # Of the same cell on changed data, or with other metrics, the last one counts.
-        same.setdefault(json.dumps(options), {})[cell.seed, cell.categories] = cell
-        categories.setdefault(cell.data, set()).update(cell.categories)
-    groups = []
-    for (data, setting, label), variants in members.items():
-        trees = [json.loads(text) for text in variants]
-        for tree, cells in zip(trees, variants.values(), strict=True):
-            others = [f"{k}={v}" for k, v in tree.items() if any(t.get(k) != v for t in trees)]
-            name = f"{label} ({', '.join(others)})" if others else label
-            known = tuple(sorted(categories[data]))
-            groups.append(_Group(data, setting, name, tuple(cells.values()), known))
-    return groups
-
-
-def _options(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """A configuration as dotted names with values, without what decides no figure."""
-    found: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found.update(_options(value, f"{above}{name}."))
-        elif f"{above}{name}" not in UNKEYED:
-            found[f"{above}{name}"] = json.dumps(value)
-    return found
-
-
-def _lines(group: _Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
-    seeds = group.complete_seeds()
+def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
+    seeds = group.counted_seeds()
     cells = [c for c in group.cells if c.seed in seeds]
     encoder = ", ".join(sorted({c.encoder for c in cells}))
-    marks = []
-    if not group.complete:
-        most = max(len(f) for f in seeds.values())
-        marks.append(f"incomplete: {most} of {len(group.categories)} categories are finished")
-    if any(c.cost.get("fit_resumed") for c in cells):
-        marks.append("a fit was stopped and resumed: its seconds are those of the last part")
-    if any(c.environment.get("jobs", 1) > 1 for c in cells):
-        marks.append("times were taken while other cells ran on the same machine")
     parts = [(category,) for category in group.categories] if by_category else [group.categories]
     lines = []
     for part in parts:
@@ -337,7 +255,7 @@ def _lines(group: _Group, columns: Sequence[Column], by_category: bool) -> list[
                     name: Value(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None)
                     for name, v in per_seed.items()
                 },
-                marks=tuple(marks),
+                marks=group.marks(),
                 complete=group.complete,
             )
         )
@@ -373,7 +291,7 @@ def _replaced(line: Line, column: str, value: Value) -> Line:
 
 
 def _with_published(
-    lines: Sequence[Line], groups: Sequence[_Group], columns: Sequence[Column]
+    lines: Sequence[Line], groups: Sequence[Group], columns: Sequence[Column]
 ) -> tuple[list[Line], list[str]]:
     """Ours, and below those of each data set what papers print for it."""
     result: list[Line] = []
@@ -383,7 +301,7 @@ def _with_published(
         mine = [line for line in lines if line.data == data]
         result += mine
         of_data = [g for g in groups if g.data == data]
-        known = dataset_of(of_data[0].cells[0].format, of_data[0].categories)
+        known = dataset_of(of_data[0].cells[0].format, of_data[0].test_images())
         if known is None:
             continue
         name, size = known
@@ -417,33 +335,38 @@ def _with_published(
     return result, notes
 
 
-def significance_notes(groups: Sequence[_Group], columns: Sequence[Column]) -> list[str]:
-    """Comparisons within each setting, over the categories of all data sets."""
+def significance_notes(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
+    """Comparisons within each setting, over the categories of all data sets that lines share."""
     notes: list[str] = []
-    short = False
+    several = False
     for setting in dict.fromkeys(g.setting for g in groups):
-        mine = [g for g in groups if g.setting == setting]
-        labels = {g.label for g in mine}
-        if len(labels) < 2:
-            continue
+        mine = [g for g in groups if g.setting == setting and g.complete]
+        labels = list(dict.fromkeys(g.label for g in mine))
+        several = several or len(labels) > 1
+        metrics: dict[str, dict[str, dict[str, float]]] = {}
         for column in columns:
-            if column.higher_is_better is not True:
-                continue
-            lines: dict[str, dict[str, float]] = {label: {} for label in labels}
-            for group in mine:
-                for category, value in group.mean_by_category(column.name).items():
-                    lines[group.label][f"{group.data}/{category}"] = value
-            if max(len(found) for found in lines.values()) < MIN_PAIRS:
-                short = True
-                continue
-            told = sentence(compare_with_best(lines), column.title.rstrip(MARK))
-            notes += [f"{setting}, {text}" for text in told]
-    if short and not notes:
+            if column.higher_is_better:
+                lines = metrics.setdefault(column.title.rstrip(MARK), {n: {} for n in labels})
+                for group in mine:
+                    for category, value in group.mean_by_category(column.name).items():
+                        lines[group.label][_picture(group, category)] = value
+        found = compare_with_best(metrics)
+        notes += [f"{setting}, {comparison}" for comparison in found]
+        if found:
+            notes[-1] += f" (Wilcoxon signed-rank; Holm over these {len(found)} comparisons)"
+    if several and not notes:
         notes.append(
-            f"fewer than {MIN_PAIRS} categories in all: no test over categories can tell a "
-            "difference from chance"
+            f"the lines share fewer than {MIN_PAIRS} categories: no test over categories can tell "
+            "a difference from chance"
         )
     return notes
+
+
+def _picture(group: Group, category: str) -> str:
+    """A name for a category's images: the same data under two names must count once."""
+    cells = [c for c in group.cells if category in c.categories]
+    prints = sorted({c.fingerprint for c in cells}) if group.setting == "separate" else [group.data]
+    return f"{' '.join(prints)}/{category}"
 
 
 def _failures(cells: Sequence[StoredCell]) -> list[str]:

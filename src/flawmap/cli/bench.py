@@ -47,7 +47,8 @@ class _RunByDefault(TyperGroup):
         first = args[0] if args else "--help"
         is_option = first.startswith("-") and first not in ("--help", "-h")
         # A word that is neither is a command that was misspelt.
-        if is_option or (first not in self.commands and Path(first).suffix):
+        is_file = bool(Path(first).suffix) or Path(first).is_file()
+        if is_option or (first not in self.commands and is_file):
             args = ["run", *args]
         return list(super().parse_args(ctx, args))
 
@@ -138,7 +139,7 @@ def run(
     from flawmap.bench.store import Store
 
     flags = _flags(data, method, setting, seed, category, encoder, preset, metric, settings)
-    cells = cells_of(_grid(grid, flags))
+    cells = cells_of(_grid(grid, flags), None if quiet else show.note)
     if dry_run:
         _print_plan(cells, results, json)
         return
@@ -289,6 +290,28 @@ def status(results: Results, json: options.Json = False) -> None:
     ]
     head = ["status", "data", "setting", "categories", "method", "seed", "remark"]
     show.table(head, rows, text_columns=len(head))
+
+
+@app.command("forget")
+def forget(results: Results) -> None:
+    """Remove the cells that failed, and what unfinished ones left behind."""
+    import shutil
+
+    from flawmap.bench.runner import work_folder
+    from flawmap.bench.store import Store
+    from flawmap.errors import BenchError
+
+    with Store(results) as store:
+        if running := [c for c in store.cells() if c.status == "running"]:
+            raise BenchError(
+                f"{len(running)} cells are being run",
+                where=str(results),
+                hint="wait until they are finished, or stop them; after a crash wait a minute and "
+                "start the grid once more",
+            )
+        count = store.forget_failed()
+    shutil.rmtree(work_folder(results), ignore_errors=True)
+    show.note(f"{count} failed cells are forgotten")
 
 
 @app.command("export")

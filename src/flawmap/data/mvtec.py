@@ -8,7 +8,7 @@ image in a folder called like the image; their union counts. MPDD comes in this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,12 +18,29 @@ from flawmap.data.mvtec_3d import MVTec3D
 from flawmap.data.mvtec_ad_2 import MVTecAD2
 from flawmap.data.mvtec_loco import MVTecLOCO
 from flawmap.data.samples import Lister
-from flawmap.data.splits import SplitFolders
+from flawmap.data.splits import MASKS, SplitFolders
 from flawmap.data.visa import VisA
 from flawmap.types import Split
 
 # Their trees fit this layout too, but a reader of their own knows more of them.
 _RELATIVES = (BTAD, MVTec3D, MVTecAD2, MVTecLOCO, VisA)
+
+
+_PUBLIC = (
+    frozenset(
+        {
+            *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
+            *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
+        }
+    ),
+    frozenset(
+        {"bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"}
+    ),
+)
+"""The categories of MVTec AD and of MPDD, which are complete when they are unpacked."""
+
+_SURELY_PUBLIC = 3
+"""So many categories with their names are these data sets, and no parts of one's own."""
 
 
 class MVTec(SplitFolders):
@@ -46,6 +63,12 @@ class MVTec(SplitFolders):
     }
     needed: ClassVar[tuple[str, ...]] = ()
     every_mask: ClassVar[bool] = False
+
+    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], bool]:
+        """Of the public data sets, everything."""
+        if len(categories) >= _SURELY_PUBLIC and any(names >= set(categories) for names in _PUBLIC):
+            return ("train", "test", MASKS), True
+        return super().demands(categories)
 
     def mark(self, folder: Path) -> str | None:
         """There is a train/good."""

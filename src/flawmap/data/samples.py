@@ -174,10 +174,14 @@ class SampleTable:
                     s.defect,
                     _file_size(s.path),
                     [[canonical(self.relative(m)), _file_size(m)] for m in s.masks],
+                    *([s.group] if s.group else []),
                 ]
             )
             for s in self.samples
         )
+        for category, rules in sorted(self.saturation.items()):
+            known = [[value, r.amount, r.relative] for value, r in sorted(rules.items())]
+            rows.append(json.dumps([category, known]))
         digest = hashlib.sha256()
         for row in rows:
             digest.update(row.encode())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -38,6 +38,7 @@ class Found:
     samples: list[Sample] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     unused: int = 0
+    every_mask: bool = True
     gaps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     saturation: dict[str, Mapping[int, Saturation]] = field(default_factory=dict)
@@ -70,6 +71,10 @@ class SplitFolders:
     needed: ClassVar[tuple[str, ...]] = ("train", "test")
     every_mask: ClassVar[bool] = True
 
+    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], bool]:
+        """What must be there, `needed` and `every_mask`, of a data set with these categories."""
+        return self.needed, self.every_mask
+
     def mark(self, folder: Path) -> str | None:
         """What tells a category of this data set from those of others, or None."""
         raise NotImplementedError
@@ -101,12 +106,13 @@ class SplitFolders:
         structure = Lister(problems=lister.problems)
         place = locate(structure, root, self.is_category, inside=self.inside)
         found = Found()
+        needed, found.every_mask = self.demands(place.categories if place is not None else ())
         for category, folder in place.categories.items() if place is not None else ():
             names = structure.folders(folder)
             have = {name.casefold() for name in names}
             found.gaps += [
                 f"category '{shown(category)}' has no folder '{name}'"
-                for name in self.needed
+                for name in needed
                 if name not in have
             ]
             self.read_category(lister, folder, names, category, found)
@@ -174,7 +180,7 @@ class SplitFolders:
                     Sample(p, category, split, 1, kind, attached.get(_key(p, base), ()))
                     for p in paths
                 ]
-                if split == "test" and self.every_mask:
+                if split == "test" and found.every_mask:
                     bare = [p for p in paths if _key(p, base) not in attached]
                     where = "/".join((*self.masks, kind))
                     found.gaps += masks_missing(category, bare, len(paths), where)

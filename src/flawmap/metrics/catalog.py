@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from flawmap.errors import ConfigError, unknown_name
@@ -63,12 +64,15 @@ class MetricInfo:
                 not matter. "" for data of unknown kind.
         """
         if self.official:
-            return True
+            # A data set with official pixel metrics of its own has no others.
+            return not (self.per_pixel and _plain(data_format) in _own_pixel_metrics())
         # One with a second form at original size is the form at 256 x 256, which is no data set's.
         return not self.original_size and _plain(data_format) in map(_plain, self.official_for)
 
     def footnote(self) -> str:
         """What a table says below it of a metric that is not official."""
+        if self.official:
+            return f"not the official metric of this data set: {self.about}"
         text = f"not the official metric: {self.about}"
         if self.official_for:
             size = " at original size" if self.original_size else ""
@@ -306,6 +310,14 @@ def marks(metrics: Iterable[str], data_format: str = "") -> dict[str, str]:
     """
     known = [info(name) for name in metrics]
     return {m.name: m.footnote() for m in known if not m.is_official(data_format)}
+
+
+@lru_cache(maxsize=1)
+def _own_pixel_metrics() -> frozenset[str]:
+    """The data sets that name official pixel metrics of their own."""
+    return frozenset(
+        _plain(name) for m in CATALOG.values() if m.per_pixel for name in m.official_for
+    )
 
 
 def _plain(data_format: str) -> str:

@@ -1,4 +1,7 @@
-"""A polite stop: the first Ctrl-C (or SIGTERM) lets the current step end, the second does not."""
+"""A polite stop: the first signal lets the current step end, the second does not.
+
+The signals are Ctrl-C, SIGTERM and, where there is one, that of a terminal that went away.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from flawmap.errors import FlawmapError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(FlawmapError):
@@ -29,7 +34,7 @@ class PoliteStop:
 
     def __enter__(self) -> PoliteStop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 self._old[number] = signal.signal(number, self._ask)
         return self
 
