@@ -7,9 +7,11 @@ Everything random in a step follows from (seed, step) alone: the order of the im
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,7 @@ def train(
     method.train()
     began, base = time.monotonic(), curve.seconds
     saved_at, first = began, curve.steps
+    ticks = [began]
     plan = deadline is not None and not curve.fixed
     window: list[Tensor] = []
 
@@ -167,9 +170,12 @@ def train(
                 )
             if deadline is not None:
                 now = time.monotonic()
+                if plan and len(ticks) <= _PLAN_AFTER:
+                    ticks.append(now)
                 if plan and curve.steps - first == _PLAN_AFTER:
                     curve.fixed = True
-                    per_step = (now - began) / _PLAN_AFTER
+                    # The first steps are slower than those that follow.
+                    per_step = statistics.median(b - a for a, b in pairwise(ticks[2:]))
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
                     curve.planned = max(curve.steps, min(config.iterations, possible))
                     task.update(curve.steps, total=curve.planned)
