@@ -117,6 +117,9 @@ def fit(
             skip_bad=skip_bad,
             progress=progress,
         )
+        if not detector.fabric.is_global_zero:
+            # One of the processes that torchrun started: the first one has all that is to be kept.
+            return detector
         detector.save(path)
         # Only now: had the disk been full, --resume would not have to learn again.
         shutil.rmtree(run_folder_of(path), ignore_errors=True)

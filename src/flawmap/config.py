@@ -118,6 +118,13 @@ class TrainingConfig(Section):
     """auto: a CUDA device if there is one, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes it natively, else float32."""
+    images_per_category: int | None = Field(default=None, ge=1)
+    """Learn only so many good images of each category, chosen by the seed; None learns all."""
+    augment: Annotated[Literal["off", "views"], BeforeValidator(_off)] = "off"
+    """views: random crops, flips and colours in every step, for fits on a few images. Features are
+    not kept then."""
+    balance: bool = False
+    """Show all categories equally often, however many images each has."""
     cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)

@@ -21,7 +21,6 @@ from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
-from flawmap.training.loop import batch_rows
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -246,18 +245,6 @@ def test_durations(text: str | int, wanted: float) -> None:
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(ConfigError, match="no duration"):
         seconds(text)
-
-
-def test_batches_visit_every_image_once_an_epoch() -> None:
-    rows = [batch_rows(step, 12, 4, seed=3) for step in range(6)]
-    assert sorted(row for batch in rows[:3] for row in batch) == list(range(12))
-    assert sorted(row for batch in rows[3:] for row in batch) == list(range(12))
-    assert rows[:3] != rows[3:]
-
-
-def test_the_incomplete_batch_is_dropped_and_small_data_is_one_batch() -> None:
-    assert {len(batch_rows(step, 10, 4, seed=0)) for step in range(8)} == {4}
-    assert sorted(batch_rows(0, 3, 16, seed=0)) == [0, 1, 2]
 
 
 def test_the_global_random_state_is_left_alone(rings: Path) -> None:

@@ -106,6 +106,8 @@ def run(
         skip_bad=skip_bad,
         progress=show.progress(quiet),
     )
+    if not detector.fabric.is_global_zero:
+        return
     if json:
         show.json_out(summary(detector, output))
     else:

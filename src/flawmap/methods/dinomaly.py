@@ -34,6 +34,7 @@ from flawmap.encoders.encoder import Encoder, ViTEncoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.distributed import gathered
 from flawmap.methods.layers.mixers import (
     HEAD_DIM,
     Block,
@@ -433,8 +434,10 @@ def loose_cosine(target: Tensor, output: Tensor, hard_share: float, easy_gradien
     if hard_share < 1:
         with torch.no_grad():
             distance = 1 - F.cosine_similarity(target, output, dim=-1)  # (B, N)
-            n = max(1, int(distance.numel() * hard_share))
-            limit = distance.flatten().topk(n).values[-1]
+            # Of the whole batch, also where several processes share it.
+            everywhere = gathered(distance).flatten()
+            n = max(1, int(everywhere.numel() * hard_share))
+            limit = everywhere.topk(n).values[-1]
             easy = (distance < limit).unsqueeze(-1)
         eased = easy_gradient * output + (1 - easy_gradient) * output.detach()
         output = torch.where(easy, eased, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import warnings
 from pathlib import Path
@@ -15,8 +16,12 @@ from flawmap.config import TrainingConfig
 from flawmap.errors import ConfigError
 
 
-def make_fabric(config: TrainingConfig) -> Fabric:
-    """Lightning Fabric for one device.
+def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
+    """Lightning Fabric for one device, or for this process's share of several.
+
+    Args:
+        config: Device and precision.
+        together: Join the processes that `torchrun` has started, if it has.
 
     Raises:
         ConfigError: The device asked for is not there.
@@ -43,7 +48,19 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Fabric(accelerator=device, devices=1, precision=precision)
+        n = int(os.environ.get("WORLD_SIZE", "1"))
+        if not together or n == 1:
+            return Fabric(accelerator=device, devices=1, precision=precision)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", n))
+        fabric = Fabric(
+            accelerator=device,
+            devices=here,
+            num_nodes=n // here,
+            strategy="ddp",
+            precision=precision,
+        )
+        fabric.launch()
+        return fabric
 
 
 def precision_of(fabric: Fabric) -> str:

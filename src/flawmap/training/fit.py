@@ -17,6 +17,7 @@ import torch
 
 import flawmap
 from flawmap.config import Config
+from flawmap.data.augment import random_views
 from flawmap.data.loader import load_batches
 from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.transform import Transform
@@ -25,16 +26,17 @@ from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
-from flawmap.errors import DataError
+from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.progress import Progress, Silent
 from flawmap.registry import METHODS
 from flawmap.resources import default_threads
 from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration
+from flawmap.training.batches import Batches, streamed
 from flawmap.training.cache import FeatureCache, choose_place
 from flawmap.training.device import describe_device, make_fabric, precision_of
 from flawmap.training.interrupt import Interrupted, PoliteStop
-from flawmap.training.loop import Curve, batch_rows, epoch_order, streamed, train
+from flawmap.training.loop import Curve, train
 from flawmap.training.plan import Plan, make_plan
 from flawmap.types import Batch, Sample, categories_of
 
@@ -119,13 +121,19 @@ class _Fit:
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
         encoder = build_encoder(config.encoder, levels)
         encoder.grid(config.data.size)
-        self.fabric = make_fabric(config.training)
+        self.fabric = make_fabric(config.training, together=True)
+        if not self.fabric.is_global_zero:
+            # One of several processes speaks for all.
+            self.progress = Silent()
+        self._require_shares()
         encoder.to(self.fabric.device)
         good, problems, content = self._verified()
         self.timing.mark("read images")
         can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
         plan = make_plan(good, config, can_leave_out, note=self.progress.note)
-        self._prepare_folder()
+        if self.fabric.is_global_zero:
+            self._prepare_folder()
+        self.fabric.barrier()
         models: dict[str, Method] = {}
         curves: dict[str, Curve] = {}
         parts = categories_of(plan.learn) if config.separate else (EVERY,)
@@ -141,6 +149,9 @@ class _Fit:
                     curves[name] = curve
             self.timing.mark("learn")
             detector = Detector(config=config, encoder=encoder, models=models, fabric=self.fabric)
+            if not self.fabric.is_global_zero:
+                # The first process calibrates and writes; the others have done their share.
+                return detector
             calibration = self._calibrate(detector, plan)
             self.timing.mark("calibrate")
         detector = detector.with_calibration(calibration)
@@ -184,7 +195,7 @@ class _Fit:
         result.require(skip_bad=self.skip_bad)
         if result.problems:
             self.progress.note(f"{len(result.problems)} unreadable images are left out")
-        good = self._distinct(result.facts)
+        good = self._few(self._distinct(result.facts))
         taught = {s.category for s in good if s.split == "train"}
         if lost := sorted({s.category for s in wanted} - taught):
             raise DataError(
@@ -193,6 +204,18 @@ class _Fit:
                 hint="repair or add images, or name the other products with --category",
             )
         return good, result.problems, result.content_fingerprint
+
+    def _few(self, good: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        """At most so many training images of each category as the options say, by the seed."""
+        most = self.config.training.images_per_category
+        if most is None:
+            return good
+        kept: set[str] = set()
+        for index, category in enumerate(categories_of(good)):
+            paths = sorted(s.path for s in good if s.category == category and s.split == "train")
+            generator = np.random.default_rng([self.config.seed, index])
+            kept.update(paths[int(i)] for i in generator.permutation(len(paths))[:most])
+        return tuple(s for s in good if s.split != "train" or s.path in kept)
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
         """The images without exact copies within a category, and a number for each picture."""
@@ -229,6 +252,16 @@ class _Fit:
             tree["training"].pop(free)
         return {"options": tree, "data": content, "encoder": encoder.fingerprint}
 
+    def _require_shares(self) -> None:
+        n, size = self.fabric.world_size, self.config.training.batch_size
+        if size % n:
+            raise ConfigError(
+                f"a batch must be shared by {n} processes alike",
+                where="training.batch_size",
+                given=size,
+                expected=f"a multiple of {n}",
+            )
+
     def _new_method(self, cls: type[Method], encoder: Encoder, index: int) -> Method:
         generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
         method = cls.build(self.config.method, encoder, self.config.data.size, generator)
@@ -246,6 +279,8 @@ class _Fit:
     ) -> Curve | None:
         label = "Learning" if name == EVERY else f"Learning {name}"
         if isinstance(method, OnePassMethod):
+            if not self.fabric.is_global_zero:
+                return None
             if self.deadline is not None:
                 self.progress.note(
                     f"{self.config.method.name} passes over the images once; the time budget does "
@@ -344,7 +379,9 @@ class _Fit:
             began = time.monotonic()
             probe = self._stored(self._extract(method, first))
             self._extract_seconds = (time.monotonic() - began) / len(first.samples)
-            place = choose_place(probe, n, training, self.run_folder)
+            place = None
+            if training.augment == "off":
+                place = choose_place(probe, n, training, self.run_folder)
             if place is not None:
                 cache = FeatureCache(probe, n, place, self.run_folder)
                 cache.put(0, probe)
@@ -356,18 +393,32 @@ class _Fit:
                         task.update(done)
                         self._stop_if_asked("computing features")
         self.timing.mark("features")
-        seed = self.config.seed
+        shares = Batches(
+            n,
+            size,
+            self.config.seed,
+            groups=[s.category for s in samples] if training.balance else None,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
         if cache is not None:
             kept = cache
-            return lambda step: kept.get(batch_rows(step, n, size, seed))
+            return lambda step: kept.get(shares.rows(step))
 
-        def open_epoch(epoch: int, skipped: int) -> Iterator[Features]:
-            batch = min(size, n)
-            order = epoch_order(seed, epoch, n)[skipped * batch : n // batch * batch]
-            for loaded in self._batches([samples[int(i)] for i in order], batch):
-                yield self._stored(self._extract(method, loaded))
+        def read(rows: Sequence[int], step: int) -> Iterator[Features]:
+            chosen = [samples[row] for row in rows]
+            for offset, batch in enumerate(self._batches(chosen, len(shares.rows(step)))):
+                yield self._stored(self._extract(method, self._seen(batch, step + offset)))
 
-        return streamed(open_epoch, n, size)
+        return streamed(shares, read)
+
+    def _seen(self, batch: Batch, step: int) -> Batch:
+        """The batch as it is learnt in a step."""
+        if self.config.training.augment == "off":
+            return batch
+        number = np.random.SeedSequence([self.config.seed, step, self.fabric.global_rank, 1])
+        generator = torch.Generator().manual_seed(int(number.generate_state(1)[0]))
+        return replace(batch, images=random_views(batch.images, generator))
 
     def _stored(self, features: Features) -> Features:
         """Features as they are kept: bfloat16 when the loop computes in it anyway."""

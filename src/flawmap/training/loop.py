@@ -1,7 +1,7 @@
 """The training loop of iterative methods.
 
-Everything random in a step follows from (seed, step) alone: the order of the images from
-(seed, epoch), dropout from (seed, step). So a run that was killed goes on to the same weights.
+Everything random in a step follows from (seed, step) alone: which images it sees (see `batches`),
+dropout and other noise. So a run that was killed goes on to the same weights.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -111,6 +111,8 @@ def train(
     window: list[Tensor] = []
 
     def save() -> None:
+        if not fabric.is_global_zero:
+            return
         checkpoint.save(
             checkpoint_path,
             method=method.state_dict(),
@@ -132,7 +134,7 @@ def train(
             rate = method.learning_rate(step, curve.planned)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
-            with _seeded(seed, step, fabric.device), fabric.autocast():
+            with _seeded(seed, step, fabric), fabric.autocast():
                 loss = module.loss(features, step)
             fabric.backward(loss)
             window.append(loss.detach().float())
@@ -147,7 +149,9 @@ def train(
             now = time.monotonic()
             due = now - saved_at >= config.checkpoint_seconds
             last = step + 1 == curve.planned
-            check = step % _CHECK_EVERY == 0 or due or last or stop.requested
+            ask = fabric.world_size == 1 or step % _CHECK_EVERY == 0
+            stopping = ask and _anywhere(fabric, stop.requested)
+            check = step % _CHECK_EVERY == 0 or due or last or stopping
             if fabric.device.type == "cpu" or check:
                 _finite(window, step, checkpoint_path)
             wrapped.step()
@@ -155,14 +159,14 @@ def train(
             curve.steps += 1
             curve.seconds = base + time.monotonic() - began
             if curve.steps % _CHECK_EVERY == 0 or curve.steps == curve.planned:
-                mean = float(torch.stack(window).float().mean())
+                mean = float(_mean(fabric, torch.stack(window).float().mean()))
                 curve.losses.append((curve.steps, mean))
                 window.clear()
                 task.update(curve.steps, loss=mean, lr=rate)
-            if due or stop.requested:
+            if due or stopping:
                 save()
                 saved_at = time.monotonic()
-            if stop.requested:
+            if stopping:
                 raise Interrupted(
                     f"stopped at iteration {curve.steps} of {curve.planned}; the state is saved",
                     where=str(checkpoint_path),
@@ -177,14 +181,15 @@ def train(
                     # The first steps are slower than those that follow.
                     per_step = statistics.median(b - a for a, b in pairwise(ticks[2:]))
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
-                    curve.planned = max(curve.steps, min(config.iterations, possible))
+                    planned = max(curve.steps, min(config.iterations, possible))
+                    curve.planned = int(fabric.broadcast(planned))
                     task.update(curve.steps, total=curve.planned)
                     if curve.planned < config.iterations:
                         progress.note(
                             f"the time budget allows {curve.planned} of the "
                             f"{config.iterations} iterations planned"
                         )
-                elif now >= deadline:
+                elif ask and _anywhere(fabric, now >= deadline):
                     progress.note(f"the time budget ended the fit at iteration {curve.steps}")
                     break
         if window:
@@ -195,30 +200,31 @@ def train(
     return curve
 
 
-def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The order in which an epoch visits the images."""
-    return np.random.default_rng([seed, epoch]).permutation(images)
+def _anywhere(fabric: Fabric, here: bool) -> bool:
+    """Whether something is so in any of the processes; all get the same answer."""
+    if fabric.world_size == 1:
+        return here
+    found = fabric.all_reduce(torch.tensor(float(here), device=fabric.device), reduce_op="sum")
+    return bool(torch.as_tensor(found) > 0)
 
 
-def batch_rows(step: int, images: int, batch_size: int, seed: int) -> list[int]:
-    """The images of a step: shuffled each epoch, the incomplete last batch dropped.
-
-    A batch larger than the data is the whole data.
-    """
-    size = min(batch_size, images)
-    per_epoch = images // size
-    epoch, index = divmod(step, per_epoch)
-    order = epoch_order(seed, epoch, images)
-    return [int(row) for row in order[index * size : (index + 1) * size]]
+def _mean(fabric: Fabric, value: Tensor) -> Tensor:
+    """The mean over all processes, whose shares of a batch are equal."""
+    if fabric.world_size == 1:
+        return value
+    return torch.as_tensor(fabric.all_reduce(value, reduce_op="mean"))
 
 
 class _seeded:
-    """torch's random numbers inside the block follow from (seed, step); outside nothing changes."""
+    """torch's random numbers inside the block follow from (seed, step) and the process's number;
+    outside nothing changes."""
 
-    def __init__(self, seed: int, step: int, device: torch.device) -> None:
-        devices = [device] if device.type == "cuda" else []
+    def __init__(self, seed: int, step: int, fabric: Fabric) -> None:
+        devices = [fabric.device] if fabric.device.type == "cuda" else []
         self._fork = torch.random.fork_rng(devices=devices)
-        self._seed = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+        # Each process has other images, so other noise; one process alone is as it always was.
+        rank = [fabric.global_rank] if fabric.global_rank else []
+        self._seed = int(np.random.SeedSequence([seed, step, *rank]).generate_state(1)[0])
 
     def __enter__(self) -> None:
         self._fork.__enter__()
@@ -269,27 +275,3 @@ def _first_difference(key: str, wanted: Any, found: Any) -> tuple[str, Any, Any]
                 name, a, b = _first_difference(child, given, before)
                 return f"{key}.{name}", a, b
     return key, given, before
-
-
-def streamed(
-    open_epoch: Callable[[int, int], Iterator[Features]], images: int, batch_size: int
-) -> Callable[[int], Features]:
-    """A `fetch` for features that are not kept: each epoch is read through the encoder anew.
-
-    Args:
-        open_epoch: (epoch, first step inside it) to an iterator over that epoch's batches.
-        images: Number of images.
-        batch_size: Images a step.
-    """
-    per_epoch = images // min(batch_size, images)
-    current: dict[str, Any] = {"epoch": -1, "next": -1, "batches": iter(())}
-
-    def fetch(step: int) -> Features:
-        epoch, index = divmod(step, per_epoch)
-        if epoch != current["epoch"] or index != current["next"]:
-            current.update(epoch=epoch, next=index, batches=open_epoch(epoch, index))
-        current["next"] = index + 1
-        features: Features = next(current["batches"])
-        return features
-
-    return fetch

@@ -1,0 +1,75 @@
+"""Several processes give what one gives with the same batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import flawmap
+from flawmap.config import make_config
+from flawmap.detector import Detector
+from flawmap.errors import ConfigError
+from flawmap.training.fit import _Fit
+
+OPTIONS = [
+    *("--method", "dinomaly", "--encoder", "lite0", "--set", "data.size=64"),
+    *("--set", "training.iterations=12", "--set", "training.batch_size=4"),
+    *("--set", "training.precision=float32", "--set", "training.device=cpu"),
+    *("--set", "method.width=64", "--set", "method.depth=2", "--set", "method.dropout=0"),
+    *("--set", "method.loosen_iterations=4", "--set", "method.warmup_iterations=2"),
+]
+
+
+def weights(detector: Detector) -> dict[str, torch.Tensor]:
+    return dict(detector.models["*"].state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fit = [
+        "-m",
+        "flawmap.cli.main",
+        "fit",
+        str(rings),
+        *OPTIONS,
+        "--set",
+        f"training.cache={cache}",
+    ]
+    together = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    for name, launcher in (("one", []), ("two", together)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *fit, "--output", str(tmp_path / f"{name}.flawmap")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=variables,
+        )
+        assert done.returncode == 0, done.stderr
+        if launcher:
+            # One of them speaks.
+            assert done.stdout.count("thresholds") == 1
+    one, two = (flawmap.load(tmp_path / f"{name}.flawmap", device="cpu") for name in ("one", "two"))
+    (_, first), (_, second) = (d.fitted.curves["*"]["losses"][0] for d in (one, two))
+    assert second == pytest.approx(first, rel=1e-5)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    fit = object.__new__(_Fit)
+    fit.fabric = SimpleNamespace(world_size=3)  # type: ignore[assignment]
+    fit.config = make_config(method="dinomaly", overrides={"training.batch_size": 4})
+    with pytest.raises(ConfigError, match="shared by 3 processes alike"):
+        fit._require_shares()
