@@ -61,10 +61,13 @@ def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache:
             # One of them speaks.
             assert done.stdout.count("thresholds") == 1
     one, two = (flawmap.load(tmp_path / f"{name}.flawmap", device="cpu") for name in ("one", "two"))
-    (_, first), (_, second) = (d.fitted.curves["*"]["losses"][0] for d in (one, two))
-    assert second == pytest.approx(first, rel=1e-5)
+    first, second = (d.fitted.curves["*"]["losses"] for d in (one, two))
+    assert [step for step, _ in first] == [step for step, _ in second] == [10, 12]
+    for (_, alone), (_, together_) in zip(first, second, strict=True):
+        assert together_ == pytest.approx(alone, rel=1e-5)
+    # Adam divides by gradients, so rounding of the smallest ones shows in the weights.
     for name, value in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
