@@ -205,8 +205,17 @@ def test_published_figures_stand_beside_ours_with_their_source(stored: Make) -> 
     assert any("2 of the 15 categories" in text for text in table.notes)
     assert "| *Dinomaly-B*<sup>1</sup> |" in render(table, "markdown")
     assert not table.lines[0].source
-    without = make_table([stored("a", figures)], columns=COLUMNS, with_published=False)
+    without = make_table([stored("a", figures)], columns=COLUMNS, published_from=())
     assert [line.label for line in without.lines] == ["a"]
+
+
+def test_other_tables_of_the_papers_can_be_named(stored: Make) -> None:
+    figures = {"bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63}}
+    cells = [stored("NB", figures, data="mvtec")]
+    table = make_table(cells, columns=COLUMNS, published_from=("components",))
+    papers = {n.label: n.values["image_auroc"].text for n in table.lines if n.source}
+    assert papers["NB"] == "99.06"
+    assert len(papers) == 10
 
 
 def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> None:

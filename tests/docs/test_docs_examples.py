@@ -321,6 +321,17 @@ def test_the_grid_of_the_page_is_one() -> None:
     assert grid.data["few"].categories == ("bottle", "cable")
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "grids").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_grid_of_the_benchmarks_is_sound(path: Path) -> None:
+    from flawmap.bench.grid import _config, read_grid
+
+    grid = read_grid(path)
+    configs = [_config(grid, entry, entry.label, 0, {}) for entry in grid.methods]
+    assert len({config.model_dump_json() for config in configs}) == len(configs)
+
+
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
     path = ROOT / "benchmarks" / "readme_tables.py"

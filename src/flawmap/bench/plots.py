@@ -50,7 +50,7 @@ def plot(
         )
     matplotlib = _matplotlib()
     table = make_table(
-        cells, columns=(metric, *against), with_published=False, with_significance=False
+        cells, columns=(metric, *against), published_from=(), with_significance=False
     )
     lines = [line for line in table.lines if metric in line.values]
     if not lines:

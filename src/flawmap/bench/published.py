@@ -38,6 +38,10 @@ MAIN_TABLES = ("main", "separate", "seed")
 """Tables that compare methods; the others compare options of one."""
 
 
+TABLES = (*MAIN_TABLES, "components", "mixer", "model_size", "input_size")
+"""Every kind of table in `published`."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A line of a paper's table.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flawmap.bench.groups import Group, groups_of
@@ -166,7 +166,7 @@ def make_table(
     *,
     columns: Sequence[str] = DEFAULT_COLUMNS,
     by_category: bool = False,
-    with_published: bool = True,
+    published_from: Collection[str] = MAIN_TABLES,
     with_significance: bool = True,
     title: str = "Results",
 ) -> Table:
@@ -176,7 +176,8 @@ def make_table(
         cells: What the file holds.
         columns: Names of metrics and costs; those that no line has are left out.
         by_category: A line for each category of each method instead of their mean.
-        with_published: Add what papers print for the same data set.
+        published_from: Add what papers print for the same data set in these tables of theirs; see
+            `published.TABLES`.
         with_significance: Add notes on whether differences are beyond chance.
         title: Heading.
 
@@ -205,8 +206,8 @@ def make_table(
             hint="run the grid again with these names under 'metrics'",
         )
     lines = _with_best(lines, kept)
-    if with_published and not by_category:
-        lines, more = _with_published(lines, groups, kept)
+    if published_from and not by_category:
+        lines, more = _with_published(lines, groups, kept, published_from)
         notes += more
     if with_significance:
         notes += significance_notes(groups, [c for c in kept if c.name not in COSTS])
@@ -291,7 +292,10 @@ def _replaced(line: Line, column: str, value: Value) -> Line:
 
 
 def _with_published(
-    lines: Sequence[Line], groups: Sequence[Group], columns: Sequence[Column]
+    lines: Sequence[Line],
+    groups: Sequence[Group],
+    columns: Sequence[Column],
+    tables: Collection[str],
 ) -> tuple[list[Line], list[str]]:
     """Ours, and below those of each data set what papers print for it."""
     result: list[Line] = []
@@ -307,7 +311,7 @@ def _with_published(
         name, size = known
         settings = {line.setting for line in mine}
         for paper in published():
-            if paper.dataset != name or paper.table not in MAIN_TABLES:
+            if paper.dataset != name or paper.table not in tables:
                 continue
             if paper.setting not in settings or not shown & set(paper.figures):
                 continue

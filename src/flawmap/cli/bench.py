@@ -209,6 +209,14 @@ def table(
             "--published/--no-published", help="What papers print for the same public data set."
         ),
     ] = True,
+    published_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="From these tables of the papers instead: components, mixer, model_size, "
+            "input_size; several times.",
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Heading.")] = "Results",
 ) -> None:
     """Make a table of results.
@@ -216,13 +224,18 @@ def table(
     Mean over categories, then mean and spread over seeds; the best in bold; published figures
     beside ours where they are known; whether differences are beyond chance.
     """
+    from flawmap.bench.published import MAIN_TABLES, TABLES
     from flawmap.bench.render import ENDINGS, render
     from flawmap.bench.table import COSTS, DEFAULT_COLUMNS, make_table
-    from flawmap.errors import BenchError, ConfigError
+    from flawmap.errors import BenchError, ConfigError, unknown_name
     from flawmap.files import write_text
     from flawmap.metrics.catalog import names
 
     cells = _cells(results, data)
+    for name in published_from or ():
+        if name not in TABLES:
+            raise unknown_name("published table", name, TABLES, where="--published-from")
+    papers = tuple(published_from or MAIN_TABLES) if published else ()
     wanted = (*names(), *COSTS) if all_columns else tuple(column or DEFAULT_COLUMNS)
     if output is not None and form is None:
         form = ENDINGS.get(output.suffix.lower())
@@ -235,11 +248,11 @@ def table(
                 hint="or name the form with --format",
             )
     if form is None:
-        _print_table(cells, wanted, by_category=by_category, with_published=published)
+        _print_table(cells, wanted, by_category=by_category, published_from=papers)
         return
     text = render(
         make_table(
-            cells, columns=wanted, by_category=by_category, with_published=published, title=title
+            cells, columns=wanted, by_category=by_category, published_from=papers, title=title
         ),
         form,
     )
@@ -428,8 +441,9 @@ def _print_table(
     columns: Sequence[str] | None = None,
     *,
     by_category: bool = False,
-    with_published: bool = True,
+    published_from: Sequence[str] | None = None,
 ) -> None:
+    from flawmap.bench.published import MAIN_TABLES
     from flawmap.bench.render import aligned
     from flawmap.bench.table import DEFAULT_COLUMNS, make_table
 
@@ -437,7 +451,7 @@ def _print_table(
         cells,
         columns=columns or DEFAULT_COLUMNS,
         by_category=by_category,
-        with_published=with_published,
+        published_from=MAIN_TABLES if published_from is None else published_from,
     )
     head, rows = aligned(made)
     show.table(head, rows, text_columns=4)
