@@ -44,6 +44,7 @@ def fit(
     options: Mapping[str, Any] | Sequence[str] = (),
     config: Config | None = None,
     resume: bool = False,
+    start: Detector | PathLike | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Detector:
@@ -65,6 +66,8 @@ def fit(
         options: Dotted names to values, or "a.b=c" texts; they win over everything else.
         config: A whole configuration; then the options above that shape one must be left out.
         resume: Go on with a fit that was stopped (needs the same `output`).
+        start: Begin with what this detector, or the one of this bundle, has learnt: to add a
+            product to it. `data` should hold the images of the old products too.
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
 
@@ -74,8 +77,11 @@ def fit(
     Example:
         >>> detector = flawmap.fit("photos/good", output="part.flawmap")  # doctest: +SKIP
     """
+    from flawmap.detector import Detector, load
     from flawmap.training.fit import fit_table, run_folder_of
 
+    if start is not None and not isinstance(start, Detector):
+        start = load(start)
     shaping: dict[str, Any] = {
         "method": method,
         "encoder": encoder,
@@ -114,6 +120,7 @@ def fit(
             config,
             run_folder=run_folder_of(path),
             resume=resume,
+            start=start,
             skip_bad=skip_bad,
             progress=progress,
         )
@@ -126,7 +133,12 @@ def fit(
         return detector
     with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:
         return fit_table(
-            data, config, run_folder=Path(folder) / "run", skip_bad=skip_bad, progress=progress
+            data,
+            config,
+            run_folder=Path(folder) / "run",
+            start=start,
+            skip_bad=skip_bad,
+            progress=progress,
         )
 
 

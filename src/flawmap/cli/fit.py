@@ -76,6 +76,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a fit that was stopped.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Begin with what this model has learnt, to add a product to it; DATA should hold "
+            "the old products too.",
+        ),
+    ] = None,
     skip_bad: options.SkipBad = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -103,6 +111,7 @@ def run(
         config_file=config,
         options=settings or (),
         resume=resume,
+        start=start,
         skip_bad=skip_bad,
         progress=show.progress(quiet),
     )

@@ -63,6 +63,7 @@ def fit_table(
     *,
     run_folder: Path,
     resume: bool = False,
+    start: Detector | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Detector:
@@ -73,6 +74,7 @@ def fit_table(
         config: Everything that decides what the fit does.
         run_folder: Where checkpoints lie; the caller removes it once the result is safe.
         resume: Go on from the checkpoint in that folder.
+        start: Begin with what this detector has learnt; see `_Fit._begin_with`.
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
 
@@ -86,7 +88,7 @@ def fit_table(
     # Building networks draws random numbers; the caller's own sequence is not disturbed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _Fit(table, config, run_folder, resume, skip_bad, shown).run()
+        return _Fit(table, config, run_folder, resume, start, skip_bad, shown).run()
 
 
 class _Fit:
@@ -96,6 +98,7 @@ class _Fit:
         config: Config,
         run_folder: Path,
         resume: bool,
+        start: Detector | None,
         skip_bad: bool,
         progress: Progress,
     ) -> None:
@@ -103,6 +106,7 @@ class _Fit:
         self.config = config
         self.run_folder = run_folder
         self.resume = resume
+        self.start = start
         self.skip_bad = skip_bad
         self.progress = progress
         self.timing = _Timing()
@@ -127,6 +131,7 @@ class _Fit:
             self.progress = Silent()
         self._require_shares()
         encoder.to(self.fabric.device)
+        self._require_start(cls, encoder)
         good, problems, content = self._verified()
         self.timing.mark("read images")
         can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
@@ -142,6 +147,7 @@ class _Fit:
             for index, name in enumerate(parts):
                 learn = [s for s in plan.learn if name in (EVERY, s.category)]
                 method = self._new_method(cls, encoder, index)
+                self._begin_with(method, name)
                 share = 1 / (len(parts) - index)
                 curve = self._learn(method, learn, index, share, len(plan.held_out), name, identity)
                 models[name] = method
@@ -250,7 +256,60 @@ class _Fit:
         # What may differ between the parts of one run without changing its weights.
         for free in ("checkpoint_seconds", "time_budget_seconds", "threads"):
             tree["training"].pop(free)
-        return {"options": tree, "data": content, "encoder": encoder.fingerprint}
+        start = None if self.start is None else self.start.fitted.data.get("content_fingerprint")
+        return {
+            "options": tree,
+            "data": content,
+            "encoder": encoder.fingerprint,
+            **({"start": start} if start else {}),
+        }
+
+    def _require_start(self, cls: type[Method], encoder: Encoder) -> None:
+        """A detector to begin with must be of the same kind."""
+        if self.start is None:
+            return
+        if not issubclass(cls, IterativeMethod):
+            raise ConfigError(
+                f"{self.config.method.name} learns in one pass: there is nothing to go on from",
+                where="--start",
+                hint="leave it out, and fit all products again",
+            )
+        pairs = {
+            "method": (self.start.config.method.name, self.config.method.name),
+            "encoder": (self.start.encoder.fingerprint, encoder.fingerprint),
+            "target levels": (self.start.encoder.levels, encoder.levels),
+            "separate": (self.start.config.separate, self.config.separate),
+        }
+        for what, (old, new) in pairs.items():
+            if old != new:
+                raise ConfigError(
+                    f"the detector to begin with has another {what}",
+                    where="--start",
+                    given=str(new),
+                    expected=str(old),
+                    hint="fit with the same options as that detector",
+                )
+
+    def _begin_with(self, method: Method, name: str) -> None:
+        """Weights of the detector to begin with; a product that it did not know begins anew."""
+        if self.start is None or name not in self.start.models:
+            return
+        try:
+            method.restore(self.start.models[name].state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                "the detector to begin with was fitted with other options of the method",
+                where="--start",
+                given=str(error).splitlines()[-1].strip(),
+                hint="give the same --set method... options as for that detector",
+            ) from error
+        known = set(self.start.categories)
+        here = set(self.table.categories)
+        if forgotten := sorted(known - here):
+            self.progress.note(
+                f"not in this data, so they get no threshold and may be forgotten: "
+                f"{', '.join(forgotten)}. Give their images too, to keep them"
+            )
 
     def _require_shares(self) -> None:
         n, size = self.fabric.world_size, self.config.training.batch_size

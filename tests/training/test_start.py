@@ -1,0 +1,68 @@
+"""Going on from a fitted detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import flawmap
+from flawmap.data import read_data
+from flawmap.detector import Detector
+from flawmap.errors import ConfigError
+
+OPTIONS = {
+    "encoder.name": "lite0",
+    "data.size": 64,
+    "training.iterations": 30,
+    "training.batch_size": 4,
+    "training.precision": "float32",
+    "training.device": "cpu",
+    "method.width": 64,
+    "method.depth": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def old(two_products: Path) -> Detector:
+    return flawmap.fit(two_products, method="dinomaly", categories=["bolt"], options=OPTIONS)
+
+
+def loss(detector: Detector, path: Path, category: str) -> float:
+    samples = read_data(path, categories=[category]).select(split="train")
+    return sum(float(raw.mean()) for _, _, raw in detector.raw_maps(samples)) / len(samples)
+
+
+def test_it_begins_with_what_was_learnt(old: Detector, two_products: Path) -> None:
+    short = {**OPTIONS, "training.iterations": 2, "method.learning_rate": 1e-6}
+    new = flawmap.fit(two_products, method="dinomaly", options=short, start=old)
+    for name, value in old.models["*"].state_dict().items():
+        torch.testing.assert_close(new.models["*"].state_dict()[name], value, atol=1e-4, rtol=0)
+    assert new.categories == ("bolt", "nut")
+    assert loss(new, two_products, "bolt") == pytest.approx(
+        loss(old, two_products, "bolt"), rel=0.01
+    )
+
+
+def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products: Path) -> None:
+    new = flawmap.fit(two_products, method="dinomaly", options=OPTIONS, start=old)
+    fresh = flawmap.fit(two_products, method="dinomaly", options=OPTIONS)
+    assert loss(new, two_products, "bolt") < 1.1 * loss(old, two_products, "bolt")
+    assert loss(new, two_products, "nut") < loss(fresh, two_products, "nut")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "patchcore", "encoder": "lite0"}, "nothing to go on from"),
+        ({"options": {**OPTIONS, "method.width": 128}}, "other options of the method"),
+        ({"options": {**OPTIONS, "encoder.name": "lite1"}}, "another encoder"),
+        ({"options": OPTIONS, "separate": True}, "another separate"),
+    ],
+)
+def test_a_detector_of_another_kind_is_refused(
+    old: Detector, two_products: Path, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        flawmap.fit(two_products, start=old, **{"method": "dinomaly", **options})  # type: ignore[arg-type]
