@@ -75,7 +75,7 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
     file = tmp_path / "grid.yaml"
     file.write_text("data: {rings: {path: data, format: mvtec}}\nmethods: patchcore\n")
     grid = read_grid(file)
-    assert grid.data["rings"].path == tmp_path / "data"
+    assert grid.data["rings"].path == [tmp_path / "data"]
     assert len(cells_of(read_grid(file, instead={"seeds": [4, 5]}))) == 2
 
 
@@ -135,6 +135,17 @@ def test_what_a_reader_says_is_passed_on(two_products: Path, tmp_path: Path) -> 
     tree = {"data": {"two": str(root)}, "methods": ["patchcore"], "seeds": [0, 1]}
     cells_of(make_grid(tree), told.append)
     assert len([text for text in told if "papers" in text]) == 1
+
+
+def test_several_places_are_one_data_set(rings: Path, two_products: Path) -> None:
+    tree = {"data": {"all": [str(rings), str(two_products)]}, "methods": ["patchcore"]}
+    (cell,) = cells_of(make_grid(tree))
+    assert cell.categories == ("bolt", "nut", "rings")
+    assert cell.path == (str(rings), str(two_products))
+    assert cell.images == 20 + 16 + 16
+    twice = {"data": {"all": [str(rings), str(rings)]}, "methods": ["patchcore"]}
+    with pytest.raises(DataError, match="two data sets have a category 'rings'"):
+        cells_of(make_grid(twice))
 
 
 @pytest.mark.parametrize("text", ["- a", "data: [", "\xff"])

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from flawmap.api import configure
 from flawmap.config import Config, Section, explain
-from flawmap.data.detect import read_data
+from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.metrics.catalog import info
@@ -53,7 +53,11 @@ def _one_or_more(value: Any) -> Any:
 
 
 def _place(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str | Path) else value
+    return {"path": value} if isinstance(value, str | Path | list) else value
+
+
+def _paths(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
 
 
 def _entry(value: Any) -> Any:
@@ -63,8 +67,9 @@ def _entry(value: Any) -> Any:
 class DataEntry(Section):
     """One data set of a grid."""
 
-    path: Path
-    """A folder or a table file; a relative one starts at the grid file's folder."""
+    path: Annotated[list[Path], BeforeValidator(_paths)] = Field(min_length=1)
+    """A folder or a table file; a relative one starts at the grid file's folder. Several together
+    are one data set."""
     format: str | None = None
     """The layout; recognised by default."""
     categories: tuple[str, ...] | None = None
@@ -125,8 +130,8 @@ class Cell:
 
     Attributes:
         data: The data set's name in the grid.
-        path: Where it lies.
-        format: Its layout.
+        path: Where its parts lie.
+        format: Its layout, as the tables know it.
         fingerprint: Of the images that the cell sees.
         categories: The products that the model learns.
         setting: "unified" or "separate".
@@ -134,10 +139,11 @@ class Cell:
         config: The whole configuration of the fit.
         metrics: Metrics beyond the seven.
         images: How many images the cell sees; for estimates only.
+        reader: The layout that the grid names; None recognises it.
     """
 
     data: str
-    path: str
+    path: tuple[str, ...]
     format: str
     fingerprint: str
     categories: tuple[str, ...]
@@ -146,6 +152,7 @@ class Cell:
     config: Config
     metrics: tuple[str, ...] = ()
     images: int = 0
+    reader: str | None = None
 
     @property
     def seed(self) -> int:
@@ -214,7 +221,7 @@ def make_grid(tree: Mapping[str, Any], *, base: Path = Path(), where: str = "the
         found.where = f"{where}: {found.where}"
         raise found from error
     places = {
-        name: entry.model_copy(update={"path": base / entry.path.expanduser()})
+        name: entry.model_copy(update={"path": [base / p.expanduser() for p in entry.path]})
         for name, entry in grid.data.items()
     }
     return grid.model_copy(update={"data": places})
@@ -258,7 +265,7 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                 continue
             cell = Cell(
                 data=part.data,
-                path=str(grid.data[part.data].path.resolve()),
+                path=tuple(str(path.resolve()) for path in grid.data[part.data].path),
                 format=part.format,
                 fingerprint=part.fingerprint,
                 categories=part.categories,
@@ -267,6 +274,7 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                 config=config,
                 metrics=tuple(grid.metrics),
                 images=part.images,
+                reader=grid.data[part.data].format,
             )
             other = cells.setdefault(cell.key, cell)
             if other.label != label:
@@ -298,7 +306,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
     for name, place in grid.data.items():
         told: set[str] = set()
         for seed in grid.seeds:
-            table = read_data(
+            table = read_joined(
                 place.path, format=place.format, categories=place.categories, seed=seed
             )
             for text in table.notes:

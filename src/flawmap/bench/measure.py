@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawmap.bench.environment import environment, peak_memory_mib
 from flawmap.config import validate
-from flawmap.data.detect import read_data
+from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError, FlawmapError
 from flawmap.files import write_text
@@ -189,13 +189,13 @@ def throughput(detector: Detector, samples: Sequence[Sample]) -> float:
 
 
 def _table(job: Mapping[str, Any]) -> SampleTable:
-    table = read_data(
+    table = read_joined(
         job["path"], format=job["format"], categories=job["categories"], seed=job["config"]["seed"]
     )
     if table.fingerprint() != job["fingerprint"]:
         raise DataError(
             "the data changed since the grid was listed",
-            where=job["path"],
+            where=table.root,
             hint="start the benchmark again; finished cells of the old data stay",
         )
     return table

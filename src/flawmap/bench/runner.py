@@ -265,8 +265,8 @@ class _Run:
         if self.jobs > 1:
             tree["training"]["threads"] = max(1, usable_cores() // self.jobs)
         job = {
-            "path": cell.path,
-            "format": cell.format,
+            "path": list(cell.path),
+            "format": cell.reader,
             "fingerprint": cell.fingerprint,
             "categories": list(cell.categories),
             "config": tree,

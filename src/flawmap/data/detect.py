@@ -47,6 +47,56 @@ def read_data(
     return table
 
 
+def read_joined(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    format: str | None = None,
+    categories: Sequence[str] | None = None,
+    seed: int = 0,
+) -> SampleTable:
+    """Several data sets as one, each in its own layout.
+
+    Args:
+        paths: At least one.
+        format: As for `read_data`, of all of them.
+        categories: The categories to keep, of all together; None keeps all.
+        seed: For layouts without a split of their own.
+
+    Raises:
+        ConfigError: The format or a category is unknown.
+        DataError: As `read_data`; or two of them have a category of one name.
+    """
+    tables = [read_data(path, format=format, seed=seed) for path in paths]
+    if len(tables) == 1:
+        return tables[0] if categories is None else tables[0].only(categories)
+    owners: dict[str, str] = {}
+    for table in tables:
+        for category in table.categories:
+            if category in owners:
+                raise DataError(
+                    f"two data sets have a category '{category}'",
+                    where=f"{shown(owners[category])} and {shown(table.root)}",
+                    hint="rename a folder, or name the categories in a table (.csv, .jsonl)",
+                )
+            owners[category] = table.root
+    joined = SampleTable(
+        root=os.path.commonpath([os.path.abspath(t.root) for t in tables]),  # noqa: PTH100
+        format="+".join(t.format for t in tables),
+        samples=tuple(
+            sorted(
+                (s for t in tables for s in t.samples),
+                key=lambda s: (s.category, s.split, s.defect, s.path),
+            )
+        ),
+        problems=tuple(p for t in tables for p in t.problems),
+        orphan_masks=tuple(m for t in tables for m in t.orphan_masks),
+        notes=tuple(n for t in tables for n in t.notes),
+        saturation={k: v for t in tables for k, v in t.saturation.items()},
+        unsorted_training=any(t.unsorted_training for t in tables),
+    )
+    return joined if categories is None else joined.only(categories)
+
+
 def recognise(root: Path) -> Reader:
     """The reader whose layout lies at a path.
 
