@@ -22,6 +22,9 @@ from flawmap.encoders import weights as weight_files
 from flawmap.encoders.table import EncoderSpec, find_spec
 from flawmap.errors import ConfigError, WeightsError, nearest, unknown_name
 
+_VITS = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit")
+"""timm's classes of networks whose blocks all work on one grid of tokens."""
+
 
 class Encoder(nn.Module):
     """Base of frozen encoders: images in [0, 1] to feature levels.
@@ -124,6 +127,43 @@ class ViTEncoder(Encoder):
         ]
 
 
+class TimmViTEncoder(ViTEncoder):
+    """Vision transformers of other makes (EVA and with it DINOv3, BEiT, distilled DeiT), read
+    through timm's own interface for intermediate layers."""
+
+    def __init__(self, spec: EncoderSpec, network: Any, levels: Sequence[str]) -> None:
+        super().__init__(spec, network, levels)
+        # Relative positions are made for one size; others are interpolated to any.
+        dynamic = getattr(network, "dynamic_img_size", False)
+        self._fixed = None if dynamic else tuple(network.patch_embed.img_size)
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        if self._fixed is not None and tuple(size) != self._fixed:
+            height, width = self._fixed
+            raise ConfigError(
+                f"the encoder '{self.spec.name}' takes images of one size only",
+                where="data.size",
+                given=size,
+                expected=f"({height}, {width})",
+                hint=f"--set 'data.size=[{height},{width}]'",
+            )
+        return super().grid(size)
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        found = self.network.forward_intermediates(
+            (images - self.mean) / self.std,
+            indices=sorted(set(self._taps)),
+            return_prefix_tokens=True,
+            norm=False,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        parts = [f if isinstance(f, tuple) else (f, f[:, :0]) for f in found]
+        whole = [torch.cat([prefix, patches], dim=1) for patches, prefix in parts]
+        return [whole[sorted(set(self._taps)).index(tap)] for tap in self._taps]
+
+
 class EfficientNetEncoder(Encoder):
     """A timm EfficientNet, cut after the last stage that is asked for."""
 
@@ -202,7 +242,7 @@ def resolve(name: str) -> EncoderSpec:
     with torch.device("meta"):
         network = timm.create_model(name)
     kind = type(network).__name__
-    family = {"VisionTransformer": "vit", "EfficientNet": "efficientnet"}.get(kind, "other")
+    family = "vit" if kind in _VITS else "efficientnet" if kind == "EfficientNet" else "other"
     return EncoderSpec(
         name=name,
         timm_name=name,
@@ -287,7 +327,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> Any:
     options: dict[str, Any] = {"pretrained": fetch}
     if spec.family == "vit":
-        options["dynamic_img_size"] = True
+        with torch.device("meta"):
+            kind = type(timm.create_model(spec.timm_name)).__name__
+        if kind != "Beit":
+            options["dynamic_img_size"] = True
         if spec.reader == "onnx-dinov2" or "dinov2" in spec.timm_name:
             options["img_size"] = 518
     elif spec.family == "other":
@@ -308,7 +351,8 @@ def _feature_names(spec: EncoderSpec) -> list[str]:
 
 def _wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:
     if spec.family == "vit":
-        return ViTEncoder(spec, network, levels)
+        plain = type(network).__name__ == "VisionTransformer"
+        return (ViTEncoder if plain else TimmViTEncoder)(spec, network, levels)
     if spec.family == "efficientnet":
         return EfficientNetEncoder(spec, network, levels)
     return FeaturesEncoder(spec, network, levels, _feature_names(spec))
