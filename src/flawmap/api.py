@@ -55,7 +55,7 @@ def fit(
         output: Where the bundle is written.
         method: A name that `flawmap methods` lists; PatchCore by default.
         encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
-        preset: "cpu" or "gpu".
+        preset: "cpu", "gpu", or another that the method names.
         format: The layout of `data`; recognised by default.
         categories: Fit only these products.
         separate: One model per product instead of one for all.
@@ -71,6 +71,10 @@ def fit(
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
 
+    Returns:
+        The fitted detector. Of several processes that `torchrun` started, the first one's is
+        calibrated and written; the others' are not.
+
     Raises:
         ConfigError, DataError, WeightsError, FitError, BundleError: See `flawmap.errors`.
 
@@ -81,7 +85,7 @@ def fit(
     from flawmap.training.fit import fit_table, run_folder_of
 
     if start is not None and not isinstance(start, Detector):
-        start = load(start)
+        start = load(start, device="cpu")
     shaping: dict[str, Any] = {
         "method": method,
         "encoder": encoder,

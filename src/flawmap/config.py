@@ -108,7 +108,8 @@ class DataConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The loop. One-pass methods use only the batch size, the device, precision and threads."""
+    """The loop. One-pass methods use the batch size, the number of images, the device, precision
+    and threads."""
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of an iterative method."""

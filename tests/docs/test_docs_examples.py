@@ -330,6 +330,10 @@ def test_every_grid_of_the_benchmarks_is_sound(path: Path) -> None:
     grid = read_grid(path)
     configs = [_config(grid, entry, entry.label, 0, {}) for entry in grid.methods]
     assert len({config.model_dump_json() for config in configs}) == len(configs)
+    if path.stem.startswith("dinomaly_"):
+        # The published protocol: all training images, the published crop.
+        assert {config.calibration.strategy for config in configs} == {"off"}
+        assert {config.data.resize for config in configs} == {"crop"}
 
 
 @pytest.fixture(scope="module")

@@ -237,10 +237,10 @@ def test_every_constraint_against_a_plain_computation(vit: Encoder, constraint: 
         features = method.extract(image)
         found = method.loss(features, 0)
         x = method.bottleneck(sum(levels) / 4)
-        outputs = []
-        for block in method.decoder:
+        outputs = {}
+        for index, block in enumerate(method.decoder):
             x = block(x)
-            outputs.insert(0, x)
+            outputs[3 - index] = x
         losses = []
         for targets, blocks in _pairs(constraint, 4, 4):
             output = sum(outputs[i] for i in blocks) / len(blocks)
@@ -251,6 +251,32 @@ def test_every_constraint_against_a_plain_computation(vit: Encoder, constraint: 
             a, b = target[:, 1:].flatten(1).double(), output[:, 1:].flatten(1).double()
             losses.append((1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).mean())
     assert float(found) == pytest.approx(float(sum(losses)) / len(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "constraint", ["two-groups", "one-group", "layers", "every-2", "every-4", "concat"]
+)
+@pytest.mark.parametrize("bottleneck", ["two-layer", "three-layer"])
+def test_all_that_is_built_learns_from_frozen_features(
+    vit: Encoder, constraint: str, bottleneck: str
+) -> None:
+    """Without dropout the features themselves enter a layer that learns."""
+    options = {"constraint": constraint, "bottleneck": bottleneck, "dropout": 0.0}
+    method = make(vit, depth=4, **options).train()
+    with torch.no_grad():
+        features = method.extract(torch.rand(2, 3, 56, 56))
+    method.loss(features, 0).backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+    # Every fourth output is the first block's alone.
+    assert len(method.decoder) == {"every-2": 3, "every-4": 1}.get(constraint, 4)
+
+
+def test_too_few_levels_for_a_constraint(conv: Encoder) -> None:
+    levels = [f"blocks.{i}" for i in range(2)]
+    with pytest.raises(ConfigError, match="needs more target levels"):
+        make(build(EncoderConfig(name="vit-s14"), levels), constraint="every-4")
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,11 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
     ("options", "words"),
     [
         ({"method": "patchcore", "encoder": "lite0"}, "nothing to go on from"),
-        ({"options": {**OPTIONS, "method.width": 128}}, "other options of the method"),
+        ({"options": {**OPTIONS, "method.width": 128}}, "another method.width"),
+        ({"options": {**OPTIONS, "method.mixer": "softmax"}}, "another method.mixer"),
+        ({"options": {**OPTIONS, "data.size": 96}}, "another data.size"),
         ({"options": {**OPTIONS, "encoder.name": "lite1"}}, "another encoder"),
-        ({"options": OPTIONS, "separate": True}, "another separate"),
+        ({"options": OPTIONS, "separate": True}, "one model for all products"),
     ],
 )
 def test_a_detector_of_another_kind_is_refused(

@@ -16,6 +16,7 @@ import flawmap
 from flawmap.config import make_config
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
+from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.fit import _Fit
 
 OPTIONS = [
@@ -75,4 +76,4 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     fit.fabric = SimpleNamespace(world_size=3)  # type: ignore[assignment]
     fit.config = make_config(method="dinomaly", overrides={"training.batch_size": 4})
     with pytest.raises(ConfigError, match="shared by 3 processes alike"):
-        fit._require_shares()
+        fit._require_fitting_options(Dinomaly)

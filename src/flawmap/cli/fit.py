@@ -41,7 +41,11 @@ def run(
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(metavar="cpu|gpu", help="Options for a laptop, or for a graphics card.")
+        str,
+        typer.Option(
+            metavar="cpu|gpu|NAME",
+            help="Options for a laptop, for a graphics card, or others that the method names.",
+        ),
     ] = "cpu",
     format: options.Format = None,
     category: options.Categories = None,

@@ -66,9 +66,9 @@ def read_joined(
         ConfigError: The format or a category is unknown.
         DataError: As `read_data`; or two of them have a category of one name.
     """
-    tables = [read_data(path, format=format, seed=seed) for path in paths]
-    if len(tables) == 1:
-        return tables[0] if categories is None else tables[0].only(categories)
+    if len(paths) == 1:
+        return read_data(paths[0], format=format, categories=categories, seed=seed)
+    tables = [read_data(path, format=format, seed=seed, check=False) for path in paths]
     owners: dict[str, str] = {}
     for table in tables:
         for category in table.categories:
@@ -94,7 +94,10 @@ def read_joined(
         saturation={k: v for t in tables for k, v in t.saturation.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
     )
-    return joined if categories is None else joined.only(categories)
+    if categories is not None:
+        joined = joined.only(categories)
+    require_sound(joined)
+    return joined
 
 
 def recognise(root: Path) -> Reader:

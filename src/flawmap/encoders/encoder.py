@@ -35,12 +35,14 @@ class Encoder(nn.Module):
         channels: Channels of each level.
         strides: Input px per feature px, of each level.
         prefix: Tokens before the patches (cls and registers); 0 for convolutional networks.
+        has_cls: Whether the first of them is a cls token.
         fingerprint: SHA-256 over the weights in use, by name.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     prefix: int = 0
+    has_cls: bool = False
     mean: Tensor
     std: Tensor
 
@@ -91,6 +93,7 @@ class ViTEncoder(Encoder):
                 setattr(network, name, nn.Identity())
         self.network = network
         self.prefix = int(network.num_prefix_tokens)
+        self.has_cls = getattr(network, "cls_token", None) is not None
         self.channels = (int(network.embed_dim),) * len(self._taps)
         self.patch = int(network.patch_embed.patch_size[0])
         self.strides = (self.patch,) * len(self._taps)
@@ -153,7 +156,7 @@ class TimmViTEncoder(ViTEncoder):
         found = self.network.forward_intermediates(
             (images - self.mean) / self.std,
             indices=sorted(set(self._taps)),
-            return_prefix_tokens=True,
+            return_prefix_tokens=bool(self.prefix),
             norm=False,
             stop_early=True,
             output_fmt="NLC",

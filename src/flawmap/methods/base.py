@@ -37,6 +37,8 @@ class Method(nn.Module, abc.ABC):
         defaults: Options of the whole run (dotted names) that this method needs by default.
         defaults_by_encoder: Further ones for encoders whose name fits a pattern such as "vit-*".
         presets: Further options per preset; every method has "cpu" and "gpu".
+        free_on_start: Options that may change when a fit goes on from a fitted detector: they say
+            how something is learnt, not what.
 
     Args:
         config: An instance of `Config`.
@@ -52,6 +54,7 @@ class Method(nn.Module, abc.ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    free_on_start: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -126,7 +126,13 @@ class Dinomaly(IterativeMethod):
             "method.warmup_iterations": 20,
         },
         "gpu": {},
-        "paper": {"data.size": [392, 392], "data.resize": "crop", "data.crop_from": [448, 448]},
+        "paper": {
+            "data.size": [392, 392],
+            "data.resize": "crop",
+            "data.crop_from": [448, 448],
+            # Published models learn every training image.
+            "calibration.strategy": "off",
+        },
         "dinomaly2": {
             "method.bottleneck": "three-layer",
             "method.dropout": 0.4,
@@ -138,6 +144,13 @@ class Dinomaly(IterativeMethod):
         },
     }
     clip_norm = 0.1
+    free_on_start = frozenset(
+        {
+            *("dropout", "jitter", "loose_loss", "hard_share", "easy_gradient", "amsgrad"),
+            *("loosen_iterations", "learning_rate", "final_learning_rate", "schedule"),
+            *("warmup_iterations", "weight_decay"),
+        }
+    )
 
     def __init__(self, config: DinomalyConfig, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__(encoder)
@@ -145,7 +158,6 @@ class Dinomaly(IterativeMethod):
         self.vit = isinstance(encoder, ViTEncoder)
         self._require(config, encoder)
         n_levels = len(encoder.channels)
-        self.middle = n_levels // 2
         self.pairs = _pairs(config.constraint, n_levels, config.depth)
         if self.vit:
             self.grid = encoder.grid(size)[0]
@@ -165,7 +177,9 @@ class Dinomaly(IterativeMethod):
             self.project_out = nn.ModuleList(nn.Linear(self.width, n) for n in groups)
             self.register_buffer("positions", _sine_cosine(self.grid, self.width), False)
         self.bottleneck = _bottleneck(self.width, config)
-        self.decoder = nn.ModuleList(Block(self.width, self._mixer) for _ in range(config.depth))
+        # Blocks after the last one that is compared would compute for nothing.
+        n_blocks = config.depth - min(i for _, group in self.pairs for i in group)
+        self.decoder = nn.ModuleList(Block(self.width, self._mixer) for _ in range(n_blocks))
 
     def _mixer(self) -> nn.Module:
         config = self.config
@@ -209,7 +223,14 @@ class Dinomaly(IterativeMethod):
                     given=config.depth,
                     expected=f"{n_levels}, the number of target levels",
                 )
-        if config.recentre and not (self.vit and encoder.prefix):
+        if not _pairs(config.constraint, n_levels, config.depth):
+            raise ConfigError(
+                f"the constraint '{config.constraint}' needs more target levels",
+                where="method.levels",
+                given=encoder.levels,
+                expected="at least 4",
+            )
+        if config.recentre and not encoder.has_cls:
             raise ConfigError(
                 "recentring subtracts the cls token, which this encoder does not have",
                 where="method.recentre",
@@ -312,12 +333,11 @@ class Dinomaly(IterativeMethod):
             noise = torch.randn_like(x) * x.norm(dim=-1, keepdim=True)
             x = x + self.config.jitter / x.shape[-1] * noise
         x = self.bottleneck(x)
-        outputs = []
-        for block in self.decoder:
-            x = block(x)
-            outputs.append(x)
         # Mirrored: shallow targets are compared with the last outputs, deep ones with the first.
-        outputs.reverse()
+        outputs: dict[int, Tensor] = {}
+        for index, block in enumerate(self.decoder):
+            x = block(x)
+            outputs[self.config.depth - 1 - index] = x
         fused = [torch.stack([outputs[i] for i in group]).mean(dim=0) for _, group in self.pairs]
         if self.vit and self.config.constraint != "concat":
             return tuple(fused)

@@ -48,8 +48,10 @@ def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        n = int(os.environ.get("WORLD_SIZE", "1"))
-        if not together or n == 1:
+        # Clusters set such variables too: only torchrun's own count.
+        launched = together and torch.distributed.is_torchelastic_launched()
+        n = int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
+        if n == 1:
             return Fabric(accelerator=device, devices=1, precision=precision)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", n))
         fabric = Fabric(

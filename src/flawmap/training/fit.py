@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -37,7 +38,8 @@ from flawmap.training.cache import FeatureCache, choose_place
 from flawmap.training.device import describe_device, make_fabric, precision_of
 from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.loop import Curve, train
-from flawmap.training.plan import Plan, make_plan
+from flawmap.training.plan import Plan, few, make_plan
+from flawmap.training.start import require_start, weights_of
 from flawmap.types import Batch, Sample, categories_of
 
 _SCORE_COST = 3
@@ -74,7 +76,7 @@ def fit_table(
         config: Everything that decides what the fit does.
         run_folder: Where checkpoints lie; the caller removes it once the result is safe.
         resume: Go on from the checkpoint in that folder.
-        start: Begin with what this detector has learnt; see `_Fit._begin_with`.
+        start: Begin with what this detector has learnt; see `start`.
         skip_bad: Leave unreadable images out instead of refusing.
         progress: Where progress is shown; nowhere by default.
 
@@ -129,9 +131,11 @@ class _Fit:
         if not self.fabric.is_global_zero:
             # One of several processes speaks for all.
             self.progress = Silent()
-        self._require_shares()
+        self._require_fitting_options(cls)
         encoder.to(self.fabric.device)
-        self._require_start(cls, encoder)
+        if self.start is not None:
+            require_start(self.start, cls, config, encoder)
+            self._say_what_is_forgotten()
         good, problems, content = self._verified()
         self.timing.mark("read images")
         can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
@@ -147,7 +151,8 @@ class _Fit:
             for index, name in enumerate(parts):
                 learn = [s for s in plan.learn if name in (EVERY, s.category)]
                 method = self._new_method(cls, encoder, index)
-                self._begin_with(method, name)
+                if self.start is not None:
+                    method.restore(self.start.models[name].state_dict())
                 share = 1 / (len(parts) - index)
                 curve = self._learn(method, learn, index, share, len(plan.held_out), name, identity)
                 models[name] = method
@@ -201,7 +206,9 @@ class _Fit:
         result.require(skip_bad=self.skip_bad)
         if result.problems:
             self.progress.note(f"{len(result.problems)} unreadable images are left out")
-        good = self._few(self._distinct(result.facts))
+        good = few(
+            self._distinct(result.facts), self.config.training.images_per_category, self.config.seed
+        )
         taught = {s.category for s in good if s.split == "train"}
         if lost := sorted({s.category for s in wanted} - taught):
             raise DataError(
@@ -210,18 +217,6 @@ class _Fit:
                 hint="repair or add images, or name the other products with --category",
             )
         return good, result.problems, result.content_fingerprint
-
-    def _few(self, good: tuple[Sample, ...]) -> tuple[Sample, ...]:
-        """At most so many training images of each category as the options say, by the seed."""
-        most = self.config.training.images_per_category
-        if most is None:
-            return good
-        kept: set[str] = set()
-        for index, category in enumerate(categories_of(good)):
-            paths = sorted(s.path for s in good if s.category == category and s.split == "train")
-            generator = np.random.default_rng([self.config.seed, index])
-            kept.update(paths[int(i)] for i in generator.permutation(len(paths))[:most])
-        return tuple(s for s in good if s.split != "train" or s.path in kept)
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
         """The images without exact copies within a category, and a number for each picture."""
@@ -256,64 +251,41 @@ class _Fit:
         # What may differ between the parts of one run without changing its weights.
         for free in ("checkpoint_seconds", "time_budget_seconds", "threads"):
             tree["training"].pop(free)
-        start = None if self.start is None else self.start.fitted.data.get("content_fingerprint")
-        return {
+        identity: dict[str, Any] = {
             "options": tree,
             "data": content,
             "encoder": encoder.fingerprint,
-            **({"start": start} if start else {}),
         }
+        if self.start is not None:
+            identity["start"] = weights_of(self.start)
+        if self.fabric.world_size > 1:
+            identity["processes"] = self.fabric.world_size
+        return identity
 
-    def _require_start(self, cls: type[Method], encoder: Encoder) -> None:
-        """A detector to begin with must be of the same kind."""
-        if self.start is None:
-            return
-        if not issubclass(cls, IterativeMethod):
-            raise ConfigError(
-                f"{self.config.method.name} learns in one pass: there is nothing to go on from",
-                where="--start",
-                hint="leave it out, and fit all products again",
-            )
-        pairs = {
-            "method": (self.start.config.method.name, self.config.method.name),
-            "encoder": (self.start.encoder.fingerprint, encoder.fingerprint),
-            "target levels": (self.start.encoder.levels, encoder.levels),
-            "separate": (self.start.config.separate, self.config.separate),
-        }
-        for what, (old, new) in pairs.items():
-            if old != new:
-                raise ConfigError(
-                    f"the detector to begin with has another {what}",
-                    where="--start",
-                    given=str(new),
-                    expected=str(old),
-                    hint="fit with the same options as that detector",
-                )
-
-    def _begin_with(self, method: Method, name: str) -> None:
-        """Weights of the detector to begin with; a product that it did not know begins anew."""
-        if self.start is None or name not in self.start.models:
-            return
-        try:
-            method.restore(self.start.models[name].state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                "the detector to begin with was fitted with other options of the method",
-                where="--start",
-                given=str(error).splitlines()[-1].strip(),
-                hint="give the same --set method... options as for that detector",
-            ) from error
-        known = set(self.start.categories)
+    def _say_what_is_forgotten(self) -> None:
+        assert self.start is not None
         here = set(self.table.categories)
-        if forgotten := sorted(known - here):
+        if forgotten := [name for name in self.start.categories if name not in here]:
             self.progress.note(
-                f"not in this data, so they get no threshold and may be forgotten: "
+                "not in this data, so they get no threshold and may be forgotten: "
                 f"{', '.join(forgotten)}. Give their images too, to keep them"
             )
 
-    def _require_shares(self) -> None:
-        n, size = self.fabric.world_size, self.config.training.batch_size
-        if size % n:
+    def _require_fitting_options(self, cls: type[Method]) -> None:
+        """Options that would do nothing, or that cannot be met."""
+        training = self.config.training
+        n, size = self.fabric.world_size, training.batch_size
+        if issubclass(cls, OnePassMethod):
+            for name, idle in (("augment", "off"), ("balance", False)):
+                if getattr(training, name) != idle:
+                    raise ConfigError(
+                        f"{self.config.method.name} sees every image once: this option would do "
+                        "nothing",
+                        where=f"training.{name}",
+                        given=getattr(training, name),
+                        hint="leave it out, or use an iterative method",
+                    )
+        elif size % n:
             raise ConfigError(
                 f"a batch must be shared by {n} processes alike",
                 where="training.batch_size",
@@ -384,7 +356,8 @@ class _Fit:
         )
 
     def _extract(self, method: Method, batch: Batch) -> Features:
-        with torch.inference_mode(), self.fabric.autocast():
+        # Not inference mode: what it gives could not be learnt from.
+        with torch.no_grad(), self.fabric.autocast():
             return method.extract(batch.images.to(self.fabric.device))
 
     def _observe(self, method: OnePassMethod, samples: Sequence[Sample], label: str) -> None:
@@ -440,7 +413,15 @@ class _Fit:
             self._extract_seconds = (time.monotonic() - began) / len(first.samples)
             place = None
             if training.augment == "off":
-                place = choose_place(probe, n, training, self.run_folder)
+                # Every process of a machine keeps the features of all images.
+                here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+                shared = training.model_copy(
+                    update={
+                        "cache_memory_mib": training.cache_memory_mib // here,
+                        "cache_disk_mib": training.cache_disk_mib // here,
+                    }
+                )
+                place = choose_place(probe, n, shared, self.run_folder)
             if place is not None:
                 cache = FeatureCache(probe, n, place, self.run_folder)
                 cache.put(0, probe)

@@ -100,6 +100,12 @@ def train(
             fixed=info["fixed"],
             losses=[(int(i), float(v)) for i, v in info["losses"]],
         )
+        if int(fabric.broadcast(curve.steps)) != curve.steps:
+            raise FitError(
+                "the processes do not see the same checkpoint",
+                where=str(checkpoint_path),
+                hint="put the output into a folder that all machines share",
+            )
         progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
     module, wrapped = fabric.setup(method, optimizer)
     module.mark_forward_method("loss")
@@ -167,6 +173,8 @@ def train(
                 save()
                 saved_at = time.monotonic()
             if stopping:
+                # Nobody leaves before the state is written.
+                fabric.barrier()
                 raise Interrupted(
                     f"stopped at iteration {curve.steps} of {curve.planned}; the state is saved",
                     where=str(checkpoint_path),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,13 +90,33 @@ def make_plan(
             learn += train_part
             continue
         n = min(max(_LEAST_HELD_OUT, n), len(train_part) - _LEAST_HELD_OUT)
-        order = _category_rng(config.seed, category).permutation(len(train_part))
+        order = category_rng(config.seed, category).permutation(len(train_part))
         chosen = {int(i) for i in order[:n]}
         held_out += [s for i, s in enumerate(train_part) if i in chosen]
         learn += [s for i, s in enumerate(train_part) if i not in chosen]
     return Plan(tuple(learn), tuple(held_out), tuple(leave_out))
 
 
-def _category_rng(seed: int, category: str) -> np.random.Generator:
+def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
+    """Leave at most so many training images of each category; the others set its threshold.
+
+    Args:
+        good: Good images of the train and validation splits.
+        most: How many; None leaves all.
+        seed: Decides which.
+    """
+    if most is None:
+        return tuple(good)
+    kept: set[str] = set()
+    for category in categories_of(good):
+        paths = sorted(s.path for s in good if s.category == category and s.split == "train")
+        order = category_rng(seed, category).permutation(len(paths))
+        kept.update(paths[int(i)] for i in order[:most])
+    return tuple(
+        s if s.split != "train" or s.path in kept else replace(s, split="validation") for s in good
+    )
+
+
+def category_rng(seed: int, category: str) -> np.random.Generator:
     digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))

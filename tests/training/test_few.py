@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import flawmap
+from flawmap.errors import ConfigError
+from flawmap.training.plan import few
+from flawmap.types import Sample
+
+OPTIONS = {
+    "encoder.name": "lite0",
+    "data.size": 64,
+    "training.iterations": 2,
+    "training.precision": "float32",
+    "training.device": "cpu",
+    "method.width": 64,
+    "method.depth": 2,
+}
+
+
+def samples(category: str, n: int) -> list[Sample]:
+    return [Sample(f"{category}/{i}.png", category, "train", 0, "good") for i in range(n)]
+
+
+def chosen(found: tuple[Sample, ...], category: str) -> list[str]:
+    return [s.path for s in found if s.category == category and s.split == "train"]
+
+
+def test_so_many_teach_and_the_others_set_the_threshold() -> None:
+    good = [*samples("bolt", 10), *samples("nut", 2)]
+    found = few(good, 3, seed=0)
+    assert len(chosen(found, "bolt")) == 3
+    assert len(chosen(found, "nut")) == 2
+    assert sum(s.split == "validation" for s in found) == 7
+    assert few(good, None, seed=0) == tuple(good)
+
+
+def test_another_product_changes_no_choice() -> None:
+    alone = few(samples("nut", 10), 3, seed=0)
+    beside = few([*samples("bolt", 10), *samples("nut", 10)], 3, seed=0)
+    assert chosen(alone, "nut") == chosen(beside, "nut")
+    assert chosen(few(samples("nut", 10), 3, seed=1), "nut") != chosen(alone, "nut")
+
+
+@pytest.mark.parametrize("augment", ["off", "views"])
+def test_a_fit_learns_so_many_images(rings: Path, augment: str) -> None:
+    options = {**OPTIONS, "training.images_per_category": 1, "training.augment": augment}
+    # One image, a batch larger than the data, and no dropout between features and weights.
+    options["method.dropout"] = 0.0
+    detector = flawmap.fit(rings, method="dinomaly", options=options)
+    assert detector.fitted.data["learnt_images"] == 1
+    assert detector.fitted.data["held_out_images"] == 11
+
+
+def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
+    for option in ("training.augment=views", "training.balance=true"):
+        with pytest.raises(ConfigError, match="sees every image once"):
+            flawmap.fit(rings, method="patchcore", options=[option])
