@@ -19,6 +19,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     called: dict[str, Any] = {}
     scores = np.arange(1.0, 100.0)
     detector = SimpleNamespace(
+        fabric=SimpleNamespace(is_global_zero=True),
         config=SimpleNamespace(
             method=SimpleNamespace(name="patchcore"),
             encoder=SimpleNamespace(name="lite0"),
@@ -55,7 +56,7 @@ def test_every_option_reaches_the_fit(fitted: dict[str, Any], tmp_path: Path) ->
     options = (
         "--method dinomaly --encoder vit-s14 --preset gpu --format mvtec --category cable "
         "--category screw --separate --seed 3 --time-budget 5m --false-reject-rate 0.02 "
-        "--set a.b=c --set d.e=f --config c.yaml --resume --skip-bad"
+        "--set a.b=c --set d.e=f --config c.yaml --resume --start old.flawmap --skip-bad"
     )
     assert run(["fit", "photos", "--output", str(output), *options.split()]) == 0
     fitted.pop("progress")
@@ -74,6 +75,7 @@ def test_every_option_reaches_the_fit(fitted: dict[str, Any], tmp_path: Path) ->
         "config_file": Path("c.yaml"),
         "options": ["a.b=c", "d.e=f"],
         "resume": True,
+        "start": Path("old.flawmap"),
         "skip_bad": True,
     }
 

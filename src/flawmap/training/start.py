@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 from flawmap.config import Config
-from flawmap.detector import Detector
 from flawmap.encoders.encoder import Encoder, fingerprint
 from flawmap.errors import ConfigError
 from flawmap.methods.base import IterativeMethod, Method
 from flawmap.scoring.calibration import EVERY
 
 
-def require_start(start: Detector, cls: type[Method], config: Config, encoder: Encoder) -> None:
+class Learnt(Protocol):
+    """What a detector to begin with must have."""
+
+    config: Config
+    encoder: Encoder
+
+    @property
+    def models(self) -> Mapping[str, Method]:
+        """Fitted methods by category; the key "*" stands for all."""
+
+
+def require_start(start: Learnt, cls: type[Method], config: Config, encoder: Encoder) -> None:
     """A detector to begin with must compute the same thing.
 
     Raises:
@@ -51,6 +64,6 @@ def require_start(start: Detector, cls: type[Method], config: Config, encoder: E
             )
 
 
-def weights_of(start: Detector) -> str:
+def weights_of(start: Learnt) -> str:
     """A digest of what was learnt."""
     return fingerprint(start.models[EVERY].state_dict())
