@@ -33,13 +33,6 @@ def meta(**more: Any) -> dict[str, Any]:
     return {**environment(), **more}
 
 
-def commit() -> str | None:
-    """The commit whose code runs, "-dirty" if it was changed since; None outside a repository."""
-    from flawmap.bench.environment import source_commit
-
-    return source_commit()
-
-
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
     """A small JSON file: {"meta": ..., "rows": [...]}; an old one stays whole until then."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,6 @@ import torch
 
 from common import (
     PEER_SCRIPT,
-    commit,
     full_mask,
     judged,
     meta,
@@ -41,6 +40,7 @@ from common import (
     set_up_peer,
     write_results,
 )
+from flawmap.bench.environment import source_commit
 from flawmap.data import read_data
 from flawmap.errors import FlawmapError
 from flawmap.metrics import resize_mask_nearest
@@ -464,7 +464,7 @@ class Runner:
             coreset_ratio=cell.ratio,
             train_images=len(train),
             test_images=len(test),
-            commit=commit(),
+            commit=source_commit(),
         )
         if "reason" in found:
             row["reason"] = found["reason"]

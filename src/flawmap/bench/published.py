@@ -8,28 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
+from flawmap.data.mvtec import MVTEC_AD_TEST_IMAGES
 from flawmap.metrics.catalog import HEADLINE
 
 _SETTINGS = {"muad": "unified", "sep": "separate"}
-
-_MVTEC_AD = {
-    "bottle": 83,
-    "cable": 150,
-    "capsule": 132,
-    "carpet": 117,
-    "grid": 78,
-    "hazelnut": 110,
-    "leather": 124,
-    "metal_nut": 115,
-    "pill": 167,
-    "screw": 160,
-    "tile": 117,
-    "toothbrush": 42,
-    "transistor": 100,
-    "wood": 79,
-    "zipper": 151,
-}
-"""Its categories and their test images: parts of one's own may well have the same names."""
 
 _VISA_SIZE = 12
 _REAL_IAD_SIZE = 30
@@ -97,7 +79,7 @@ def dataset_of(data_format: str, test_images: Mapping[str, int]) -> tuple[str, i
         return "real_iad", _REAL_IAD_SIZE
     if data_format == "visa":
         return "visa", _VISA_SIZE
-    whole = all(_MVTEC_AD.get(name) == n for name, n in test_images.items())
+    whole = all(MVTEC_AD_TEST_IMAGES.get(name) == n for name, n in test_images.items())
     if data_format == "mvtec" and test_images and whole:
-        return "mvtec_ad", len(_MVTEC_AD)
+        return "mvtec_ad", len(MVTEC_AD_TEST_IMAGES)
     return None

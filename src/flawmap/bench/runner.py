@@ -129,7 +129,10 @@ class _Child:
     def last_words(self) -> str:
         """The end of what the cell's processes said, for a failure without a message."""
         try:
-            return self.log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:].strip()
+            with self.log.open("rb") as log:
+                # Only its end: this is asked several times a second.
+                log.seek(max(0, self.log.stat().st_size - _LOG_TAIL))
+                return log.read().decode("utf-8", "replace").strip()
         except OSError:
             return ""
 
@@ -152,6 +155,7 @@ class _Run:
     ) -> None:
         self.store = store
         self.jobs = jobs
+        self.threads = max(1, usable_cores() // jobs) if jobs > 1 else None
         self.retry = retry
         self.keep_models = keep_models
         self.device = device
@@ -262,8 +266,8 @@ class _Run:
     def _start(self, cell: Cell, folder: Path, lock: FolderLock) -> _Child:
         tree = cell.config.model_dump(mode="json")
         tree["training"]["device"] = self.device
-        if self.jobs > 1:
-            tree["training"]["threads"] = max(1, usable_cores() // self.jobs)
+        if self.threads is not None:
+            tree["training"]["threads"] = self.threads
         job = {
             "path": list(cell.path),
             "format": cell.reader,
@@ -289,8 +293,8 @@ class _Run:
         child.stage = child.stages.popleft()
         (child.folder / f"{child.stage}.error.json").unlink(missing_ok=True)
         variables = dict(os.environ)
-        if self.jobs > 1:
-            share = str(max(1, usable_cores() // self.jobs))
+        if self.threads is not None:
+            share = str(self.threads)
             variables.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), share))
         with child.log.open("ab") as log:
             log.write(f"{child.stage}\n".encode())

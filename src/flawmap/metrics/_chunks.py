@@ -8,12 +8,15 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedRandom
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawmap.metrics._counts import count_ge_gt
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BLOCK_ITEMS = 1 << 20
 """Scores handled at once: enough for numpy to run at speed, few enough for the CPU's cache."""
@@ -234,3 +237,31 @@ def _block_ends(
     starts = np.arange(0, scores.size, BLOCK_ITEMS)
     ends = np.minimum(starts + BLOCK_ITEMS, scores.size) - 1
     return scores[starts], scores[ends]
+
+
+class ScoreCollector:
+    """Base of what collects the scores of many maps: bounded memory, a file beyond it.
+
+    Args:
+        max_bytes: As for `MemoryBudget`.
+        spill_dir: Where the temporary file goes; None is the system's place for such files.
+    """
+
+    def __init__(self, max_bytes: int, spill_dir: str | os.PathLike[str] | None) -> None:
+        self._budget = MemoryBudget(max_bytes, spill_dir)
+        self._normals = SortedChunks(self._budget, with_regions=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes of scores that lie in the temporary file."""
+        return self._budget.spilled_bytes
+
+    def close(self) -> None:
+        """Removes the temporary file, if there is one; scores in it can no longer be used."""
+        self._budget.close()

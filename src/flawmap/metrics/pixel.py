@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.metrics._chunks import MemoryBudget, SortedChunks
+from flawmap.metrics._chunks import ScoreCollector, SortedChunks
 from flawmap.metrics._counts import (
     DefectCounts,
     best_f1,
@@ -95,7 +95,7 @@ class PixelMetrics:
     variants: tuple[float, ...] = ()
 
 
-class PixelScores:
+class PixelScores(ScoreCollector):
     """Collects the anomaly maps of one category and computes exact pixel metrics.
 
     Scores are stored as float32, from the first float64 map on as float64; nothing is rounded. Past
@@ -125,27 +125,11 @@ class PixelScores:
         max_bytes: int = DEFAULT_MAX_BYTES,
         spill_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._budget = MemoryBudget(max_bytes, spill_dir)
-        self._normals = SortedChunks(self._budget, with_regions=False)
+        super().__init__(max_bytes, spill_dir)
         self._defects = SortedChunks(self._budget, with_regions=True)
         self._region_sizes: list[NDArray[np.int64]] = []
         self._n_regions = 0
         self._n_images = 0
-
-    def __enter__(self) -> PixelScores:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    @property
-    def spilled_bytes(self) -> int:
-        """Bytes of scores that lie in the temporary file."""
-        return self._budget.spilled_bytes
-
-    def close(self) -> None:
-        """Removes the temporary file, if there is one; scores in it can no longer be used."""
-        self._budget.close()
 
     def add(self, anomaly_map: AnomalyMap, mask: Mask | None) -> None:
         """Adds one image; images may differ in size.

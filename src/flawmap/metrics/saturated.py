@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.metrics._chunks import MemoryBudget, SortedChunks
+from flawmap.metrics._chunks import ScoreCollector, SortedChunks
 from flawmap.metrics._counts import pro_area_lost
 from flawmap.metrics.pixel import (
     DEFAULT_MAX_BYTES,
@@ -39,7 +39,7 @@ SaturatedRegion = tuple[Mask, float]
 DEFAULT_FPR_LIMIT = 0.05
 
 
-class SaturatedScores:
+class SaturatedScores(ScoreCollector):
     """Collects the anomaly maps and regions of one category and computes the exact sPRO.
 
     Args:
@@ -63,27 +63,11 @@ class SaturatedScores:
         max_bytes: int = DEFAULT_MAX_BYTES,
         spill_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._budget = MemoryBudget(max_bytes, spill_dir)
-        self._normals = SortedChunks(self._budget, with_regions=False)
+        super().__init__(max_bytes, spill_dir)
         # Each score's "region" is its row in the table of lifts.
         self._found = SortedChunks(self._budget, with_regions=True)
         self._lifts: list[float] = []
         self._n_regions = 0
-
-    def __enter__(self) -> SaturatedScores:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    @property
-    def spilled_bytes(self) -> int:
-        """Bytes of scores that lie in the temporary file."""
-        return self._budget.spilled_bytes
-
-    def close(self) -> None:
-        """Removes the temporary file, if there is one; scores in it can no longer be used."""
-        self._budget.close()
 
     def add(self, anomaly_map: AnomalyMap, regions: Sequence[SaturatedRegion]) -> None:
         """Adds one image; images may differ in size.
