@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import platform
@@ -62,7 +64,19 @@ def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
             precision=precision,
         )
         fabric.launch()
+        atexit.register(_leave_the_others)
         return fabric
+
+
+def _leave_the_others() -> None:
+    """Ends this process's part in the group while Python still runs.
+
+    Gloo's threads must not outlive the interpreter: one that wakes up after its end aborts the
+    process, and torchrun then ends the others, whatever they were doing.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def precision_of(fabric: Fabric) -> str:
