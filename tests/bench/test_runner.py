@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -11,13 +12,14 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
 from flawmap.bench.runner import run_cells, work_folder
-from flawmap.bench.store import Store
+from flawmap.bench.store import Outcome, Store
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock
 from flawmap.training.interrupt import Interrupted
@@ -112,6 +114,50 @@ def test_every_cell_is_stored_and_none_is_run_twice(
         assert run_cells(cells, store).before == 3
         assert stage.calls() == []
     assert not work_folder(path).exists()
+
+
+def test_an_option_added_since_does_not_make_another_cell(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    def as_before(cell: Cell, option: str, value: object) -> Cell:
+        """The cell of a version that had another option, or another default."""
+        tree = cell.config.model_dump(mode="json")
+        if value is None:
+            del tree["scoring"][option]
+        else:
+            tree["scoring"][option] = value
+        old = copy.copy(cell)
+        config = SimpleNamespace(
+            model_dump=lambda mode: copy.deepcopy(tree),
+            model_dump_json=lambda: json.dumps(tree),
+            method=cell.config.method,
+            encoder=cell.config.encoder,
+            seed=cell.config.seed,
+        )
+        object.__setattr__(old, "config", config)
+        return old
+
+    with Store(path, create=True) as store:
+        before = [
+            as_before(cells[0], "min_area", None),  # The option was not there yet,
+            as_before(cells[1], "min_area", 7),  # had another value,
+            as_before(cells[2], "zeal", 1),  # or there was one that is gone.
+        ]
+        for old in before:
+            store.claim(old, "it")
+            outcome = Outcome(
+                {"rings": {"image_auroc": 0.9}}, [("rings", "a", 1, "d", 0.5)], {}, {}
+            )
+            assert store.finish(old.key, "it", outcome)
+        summary = run_cells(cells, store)
+        assert (summary.before, summary.done) == (1, 2)
+        assert stage.calls() == ["fit-1", "score-1", "fit-2", "score-2"]
+        assert store.scores(cells[0].key) == [("rings", "a", 1, "d", 0.5)]
+        (kept,) = (c for c in store.cells() if c.key == cells[0].key)
+        assert kept.figures["rings"]["image_auroc"] == 0.9
+        # It is known by its new name from now on.
+        assert run_cells(cells, store).before == 3
+        assert len(store.cells()) == 5
 
 
 @pytest.mark.parametrize(

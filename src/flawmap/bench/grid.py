@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -162,9 +163,13 @@ class Cell:
     @property
     def key(self) -> str:
         """What decides the figures, as 32 hexadecimal digits."""
-        tree = self.config.model_dump(mode="json")
+        return self.key_with(self.config.model_dump(mode="json"))
+
+    def key_with(self, options: Mapping[str, Any]) -> str:
+        """The key of this cell with another configuration, given as plain values."""
+        tree = deepcopy(dict(options))
         for name in UNKEYED:
-            tree["training"].pop(name.removeprefix("training."))
+            tree.get("training", {}).pop(name.removeprefix("training."), None)
         content = [tree, self.data, self.fingerprint, list(self.categories), self.setting]
         text = json.dumps([*content, sorted(self.metrics)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]

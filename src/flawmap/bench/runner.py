@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 from flawmap.bench.environment import environment
 from flawmap.bench.grid import Cell
 from flawmap.bench.measure import STAGES
-from flawmap.bench.store import Claim, Outcome, Store
+from flawmap.bench.store import Claim, Outcome, Store, StoredCell
+from flawmap.config import validate
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock
 from flawmap.progress import Progress, Silent, Task
@@ -195,6 +196,10 @@ class _Run:
     def _skip_known(self) -> None:
         """Leave out what the file holds already, so that progress speaks of the rest."""
         known = {cell.key: cell for cell in self.store.cells()}
+        for cell in self.waiting:
+            if cell.key not in known and (older := _before_newer_options(cell, known.values())):
+                self.store.adopt(cell, older)
+                known[cell.key] = known.pop(older.key)
         todo: deque[Cell] = deque()
         for cell in self.waiting:
             status = known[cell.key].status if cell.key in known else None
@@ -405,6 +410,25 @@ class _Run:
             whole = cell.images * sum(known) / len(known)
             total += max(0.0, whole - spent.get(cell.key, 0.0))
         return total / self.jobs
+
+
+def _before_newer_options(cell: Cell, known: Iterable[StoredCell]) -> StoredCell | None:
+    """The finished cell that an earlier version measured, if options have only been added since.
+
+    An option that is new has a default with which everything is as it was.
+    """
+    for stored in known:
+        if stored.status != "done" or stored.method != cell.config.method.name:
+            continue
+        if (stored.fingerprint, stored.seed) != (cell.fingerprint, cell.seed):
+            continue
+        # Its key, from its own options, tells that all else is the same, the metrics too.
+        if cell.key_with(stored.config) != stored.key:
+            continue
+        with contextlib.suppress(ConfigError):
+            if cell.key_with(validate(stored.config).model_dump(mode="json")) == cell.key:
+                return stored
+    return None
 
 
 def _apart(lock: FolderLock) -> dict[str, Any]:

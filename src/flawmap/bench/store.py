@@ -317,6 +317,18 @@ class Store:
                 self._clear(key)
             return bool(done.rowcount)
 
+    def adopt(self, cell: Cell, stored: StoredCell) -> None:
+        """Let a finished cell count as `cell`: the same one, before there were newer options."""
+        with self._transaction():
+            for table in ("cells", "figures", "scores"):
+                self._db.execute(
+                    f"UPDATE {table} SET key = ? WHERE key = ?", (cell.key, stored.key)
+                )
+            self._db.execute(
+                "UPDATE cells SET config = ? WHERE key = ?",
+                (cell.config.model_dump_json(), cell.key),
+            )
+
     def forget_failed(self) -> int:
         """Remove the cells that failed; returns how many."""
         with self._transaction():
