@@ -33,18 +33,25 @@ SATURATION = {255: Saturation(0.5, relative=True), 254: Saturation(10, relative=
 class MapDetector:
     """Its raw map of an image is the image itself, in grey."""
 
-    def __init__(self, pixel_threshold: float | None = 100.0) -> None:
+    def __init__(self, pixel_threshold: float | None = 100.0, crop: bool = False) -> None:
         good = np.array([pixel_threshold or 0.0])
         parts = {} if pixel_threshold is None else {"box": CategoryCalibration(good, good, True)}
         config = ScoringConfig(sigma=0, pooling="max")
         self.scorer = Scorer(config, Calibration(0.5, parts))
         self.calibration = self.scorer.calibration
         self.fabric = SimpleNamespace(device=torch.device("cpu"))
+        self.crop = crop
+        self.config = SimpleNamespace(data=SimpleNamespace(resize="crop" if crop else "stretch"))
 
     def raw_maps(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Geometry, Any]]:
         for sample in samples:
             raw = np.asarray(Image.open(sample.path)).astype(np.float32)
-            yield sample, Geometry(raw.shape, raw.shape, (0, 0), raw.shape), raw
+            if self.crop:
+                high, wide = raw.shape
+                seen = (high - 8, wide - 12)
+                yield sample, Geometry(raw.shape, raw.shape, (4, 6), seen), raw[4:-4, 6:-6]
+            else:
+                yield sample, Geometry(raw.shape, raw.shape, (0, 0), raw.shape), raw
 
 
 def save(path: Path, values: np.ndarray) -> str:
@@ -83,8 +90,36 @@ def arrays(table: SampleTable) -> tuple[list[np.ndarray], list[list[np.ndarray]]
     return maps, [[np.asarray(Image.open(m)) for m in s.masks] for s in table.samples]
 
 
+def test_metrics_of_the_crop_judge_what_the_network_sees(table: SampleTable) -> None:
+    asked = ["aupro_crop", "pixel_ap_crop", "aupro_0.05_crop"]
+    found = evaluate(table, *asked, crop=True).categories["box"].metrics
+    assert [name for name in found if name.endswith("_crop")] == asked
+    maps, masks = arrays(table)
+    seen = [m[4:-4, 6:-6] for m in maps]
+    unions = [np.any([m[4:-4, 6:-6] > 0 for m in each], axis=0) if each else None for each in masks]
+    shape = seen[0].shape
+    alone = Geometry(shape, shape, (0, 0), shape)
+    standard = [MapDetector().scorer.map(m, alone, (256, 256)) for m in seen]
+    shrunk = [None if u is None else resize_mask_nearest(u, (256, 256)) for u in unions]
+    assert found["aupro_crop"] == aupro(standard, shrunk)
+    assert found["aupro_0.05_crop"] == aupro(standard, shrunk, 0.05)
+    assert found["aupro_crop"] != found["aupro"]
+    # The usual ones are over the whole image all the same.
+    usual = evaluate(table, crop=True).categories["box"].metrics
+    assert {name: found[name] for name in usual} == usual
+
+
+def test_a_metric_of_the_crop_is_undefined_without_a_crop(table: SampleTable) -> None:
+    result = evaluate(table, "aupro_crop")
+    assert math.isnan(result.mean["aupro_crop"])
+    assert any(
+        "aupro_crop is undefined: the network sees the whole image" in n for n in result.notes
+    )
+    assert "over the centre crop alone" in result.not_official["aupro_crop"]
+
+
 def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> None:
-    optional = [name for name in names() if name not in ALWAYS]
+    optional = [name for name in names() if name not in ALWAYS and not name.endswith("_crop")]
     result = evaluate(table, *optional)
     found = result.categories["box"].metrics
     assert tuple(found) == (*evaluate(table).categories["box"].metrics, *optional)

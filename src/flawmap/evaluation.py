@@ -29,15 +29,16 @@ from flawmap.metrics import (
     auroc,
     average_precision,
     confusion,
+    crop_mask_nearest,
     f1_max,
     resize_mask_nearest,
     sample_auroc,
 )
-from flawmap.metrics.catalog import ALWAYS, CATALOG, HEADLINE, ORIGINAL, marks, resolve
+from flawmap.metrics.catalog import ALWAYS, CATALOG, CROP, HEADLINE, ORIGINAL, marks, resolve
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
-from flawmap.types import BoolArray, FloatArray, Sample, Saturation, categories_of
+from flawmap.types import BoolArray, FloatArray, Geometry, Sample, Saturation, categories_of
 
 STANDARD_SIZE = (256, 256)
 """(height, width) at which published pixel metrics are taken."""
@@ -176,6 +177,7 @@ def evaluate_table(
         )
     results: dict[str, CategoryResult] = {}
     notes: list[str] = []
+    cropped = detector.config.data.resize == "crop"
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:
         done = 0
@@ -186,7 +188,8 @@ def evaluate_table(
             began = time.perf_counter()
             metrics_time = 0.0
             images: list[ImageResult] = []
-            with _Pixels(wanted, table.saturation.get(category), pixel) as pixels:
+            saturation = table.saturation.get(category)
+            with _Pixels(wanted, saturation, pixel, cropped=cropped) as pixels:
                 for sample, geometry, raw in detector.raw_maps(samples):
                     score, _ = detector.scorer.score(raw, geometry)
                     full = detector.scorer.map(raw, geometry)
@@ -197,6 +200,9 @@ def evaluate_table(
                     if sample.label == 0 or sample.masks:
                         standard = detector.scorer.map(raw, geometry, STANDARD_SIZE)
                         pixels.add(sample, standard, full)
+                        if pixels.wants_crop:
+                            seen = detector.scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
+                            pixels.add_crop(sample, seen, geometry)
                     done += 1
                     task.update(done)
                     metrics_time += time.perf_counter() - pause
@@ -208,7 +214,9 @@ def evaluate_table(
                     f"'{category}': {unmasked} defects have no mask and are left out of the pixel "
                     "metrics"
                 )
-            notes += _why_undefined(wanted, category, samples, table.saturation, pixel)
+            notes += _why_undefined(
+                wanted, category, samples, table.saturation, pixel, cropped=cropped
+            )
     names = list(next(iter(results.values())).metrics)
     return Evaluation(
         categories=results,
@@ -233,6 +241,7 @@ class _Pixels:
         wanted: Names of optional metrics.
         saturation: By the value of a mask's pixels, where the data set defines it.
         threshold: The calibrated pixel threshold, or None.
+        cropped: Whether the network sees a crop of the images.
     """
 
     def __init__(
@@ -240,10 +249,15 @@ class _Pixels:
         wanted: Sequence[str],
         saturation: Mapping[int, Saturation] | None,
         threshold: Threshold | None,
+        *,
+        cropped: bool,
     ) -> None:
         self._wanted = wanted
         self._saturation = saturation or {}
-        self._sizes = {"": PixelScores(), ORIGINAL: PixelScores()}
+        self.wants_crop = cropped and any(name.endswith(CROP) for name in wanted)
+        """Whether `add_crop` is to be called beside `add`."""
+        endings = ("", ORIGINAL, CROP) if self.wants_crop else ("", ORIGINAL)
+        self._sizes = {ending: PixelScores() for ending in endings}
         self._saturated = SaturatedScores() if "spro_0.05" in wanted and self._saturation else None
         self._decided = (
             DecidedPixels(threshold.value) if "segf1" in wanted and threshold is not None else None
@@ -281,17 +295,45 @@ class _Pixels:
         if self._saturated is not None:
             self._saturated.add(full, _regions(sample, full, self._saturation))
 
+    def add_crop(self, sample: Sample, seen: FloatArray, geometry: Geometry) -> None:
+        """Add the same image once more, as far as the network sees it.
+
+        Args:
+            sample: The image.
+            seen: (256, 256) float32, its map over the network's input.
+            geometry: How the image became the input.
+
+        Raises:
+            DataError: A mask cannot be read.
+        """
+        mask: BoolArray | None = None
+        if sample.label:
+            mask = crop_mask_nearest(
+                read_mask(sample.masks, geometry.source),
+                STANDARD_SIZE,
+                geometry.resized,
+                geometry.offset,
+                geometry.input,
+            )
+        self._sizes[CROP].add(seen, mask)
+
     def compute(self) -> dict[str, float]:
         """All pixel metrics, the optional ones last."""
         metrics: dict[str, float] = {}
-        optional: dict[str, float] = {}
+        # Those of a crop are undefined where there is none.
+        optional = {name: math.nan for name in self._wanted if name.endswith(CROP)}
         for suffix, pixels in self._sizes.items():
             variants = [name for name in PRO_VARIANTS if name + suffix in self._wanted]
             found = pixels.compute(variants=[PRO_VARIANTS[name] for name in variants])
             masked = found.n_defect_pixels > 0
             for name in HEADLINE:
-                if CATALOG[name].per_pixel:
-                    metrics[name + suffix] = getattr(found, name) if masked else math.nan
+                if not CATALOG[name].per_pixel:
+                    continue
+                value = getattr(found, name) if masked else math.nan
+                if suffix != CROP:
+                    metrics[name + suffix] = value
+                elif name + suffix in self._wanted:
+                    optional[name + suffix] = value
             for name, value in zip(variants, found.variants, strict=True):
                 optional[name + suffix] = value
         if "spro_0.05" in self._wanted:
@@ -335,6 +377,8 @@ def _why_undefined(
     samples: Sequence[Sample],
     saturation: Mapping[str, Mapping[int, Saturation]],
     threshold: Threshold | None,
+    *,
+    cropped: bool,
 ) -> list[str]:
     """Notes for the optional metrics that this category cannot have."""
     reasons = {
@@ -343,6 +387,11 @@ def _why_undefined(
         if any(s.group for s in samples)
         else "the data set does not say which images show one part",
         "segf1": "no threshold is set" if threshold is None else "",
+        **{
+            name: "" if cropped else "the network sees the whole image"
+            for name in wanted
+            if name.endswith(CROP)
+        },
     }
     return [
         f"'{category}': {name} is undefined: {reason}"

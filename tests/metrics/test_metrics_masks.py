@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap.metrics import label_regions, resize_mask_nearest
+from flawmap.metrics import crop_mask_nearest, label_regions, resize_mask_nearest
 
 
 def flood_fill_sizes(mask):
@@ -82,3 +82,17 @@ def test_regions_touching_at_a_corner_are_one():
 def test_no_defect_has_no_region(shape):
     regions, sizes = label_regions(np.zeros(shape, dtype=bool))
     assert (regions.size, sizes.size) == (0, 0)
+
+
+@pytest.mark.parametrize("source", [(300, 280), (448, 448), (37, 91)])
+def test_a_crop_reads_the_source_pixel_under_each_centre(source):
+    mask = np.random.default_rng(1).random(source) > 0.5
+    found = crop_mask_nearest(mask, (256, 256), (448, 448), (28, 28), (392, 392))
+    rows, columns = (
+        np.floor((28 + (np.arange(256) + 0.5) * 392 / 256) * n / 448 + 1e-9).astype(int)
+        for n in source
+    )
+    np.testing.assert_array_equal(found, mask[rows][:, columns])
+    if source == (448, 448):
+        window = mask[28:-28, 28:-28]
+        np.testing.assert_array_equal(found, resize_mask_nearest(window, (256, 256)))

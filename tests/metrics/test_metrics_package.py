@@ -14,7 +14,7 @@ import flawmap.metrics
     ("name", "n_examples"),
     [
         ("ranking", 7),
-        ("masks", 3),
+        ("masks", 5),
         ("pixel", 7),
         ("catalog", 1),
         ("saturated", 7),
@@ -38,6 +38,7 @@ def test_public_names():
         "auroc",
         "average_precision",
         "confusion",
+        "crop_mask_nearest",
         "f1_max",
         "label_regions",
         "pixel_ap",

@@ -26,7 +26,8 @@ Metrics for --metric:
   spro_0.05      saturated PRO of MVTec LOCO, original size only
   sample_auroc   AUROC over parts with several views
   segf1          pixel F1 at the calibrated pixel threshold, original size only
-With _original behind their names, the first two are taken at original size.
+With _original behind their names, the first two are taken at original size. _crop behind a name,
+such as aupro_crop, means the centre crop alone that the network sees, as some papers print.
 
 \b
 Examples:

@@ -1,7 +1,7 @@
 """Exact metrics on numpy arrays: per image, per pixel and per region."""
 
 from flawmap.metrics.decided import DecidedPixels
-from flawmap.metrics.masks import label_regions, resize_mask_nearest
+from flawmap.metrics.masks import crop_mask_nearest, label_regions, resize_mask_nearest
 from flawmap.metrics.pixel import (
     PixelMetrics,
     PixelScores,
@@ -32,6 +32,7 @@ __all__ = [
     "auroc",
     "average_precision",
     "confusion",
+    "crop_mask_nearest",
     "f1_max",
     "label_regions",
     "pixel_ap",

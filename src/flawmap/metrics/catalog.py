@@ -16,6 +16,9 @@ from flawmap.errors import ConfigError, unknown_name
 ORIGINAL = "_original"
 """Ends the name of a pixel metric that is taken at the size of the source image."""
 
+CROP = "_crop"
+"""Ends the name of a pixel metric over the centre crop alone that the network sees."""
+
 HEADLINE = (
     "image_auroc",
     "image_ap",
@@ -42,7 +45,8 @@ class MetricInfo:
         official: Whether a table may show it unmarked: the definition that published tables mean
             by the title, or a plain rate that has one definition only.
         per_pixel: Whether it judges pixels or regions; those need masks.
-        original_size: Whether it is taken at 256 x 256 and the name with `_original` exists too.
+        original_size: Whether it is taken at 256 x 256 and the names with `_original` and `_crop`
+            exist too.
         about: What it is, in one line.
         official_for: Data sets whose official metric it is, always at original size.
     """
@@ -240,17 +244,17 @@ ALWAYS = (
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `info` knows, those at original size included."""
+    """Every name that `info` knows, with all endings."""
     found = []
     for metric in CATALOG.values():
         found.append(metric.name)
         if metric.original_size:
-            found.append(metric.name + ORIGINAL)
+            found += [metric.name + ORIGINAL, metric.name + CROP]
     return tuple(found)
 
 
 def info(name: str) -> MetricInfo:
-    """What is said of a metric; understands the ending `_original`.
+    """What is said of a metric; understands the endings `_original` and `_crop`.
 
     Args:
         name: Such as "aupro" or "aupro_original".
@@ -264,17 +268,29 @@ def info(name: str) -> MetricInfo:
     """
     if name in CATALOG:
         return CATALOG[name]
-    base = CATALOG.get(name.removesuffix(ORIGINAL))
+    ending = CROP if name.endswith(CROP) else ORIGINAL
+    base = CATALOG.get(name.removesuffix(ending))
     if base is None:
         raise unknown_name("metric", name, names(), where="--metric")
     if not base.original_size:
         raise ConfigError(
-            f"the metric '{base.name}' has no form with {ORIGINAL}",
+            f"the metric '{base.name}' has no form with {ending}",
             where="--metric",
             given=name,
             expected=f"'{base.name}', which "
             + ("is taken at original size anyway" if base.per_pixel else "judges no pixels"),
             hint=f"did you mean '{base.name}'?",
+        )
+    if ending == CROP:
+        return replace(
+            base,
+            name=name,
+            title=f"{base.title}, crop",
+            short=f"{base.short} crop",
+            official=False,
+            original_size=False,
+            about=f"{base.about}, over the centre crop alone that the network sees",
+            official_for=(),
         )
     return replace(
         base,

@@ -45,12 +45,43 @@ def resize_mask_nearest(
         raise ValueError(f"mask: got dtype {mask.dtype}, expected bool or integers")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size: got {size}, expected (height, width), both at least 1 px")
+    height, width = mask.shape
+    return crop_mask_nearest(mask, size, (height, width), (0, 0), (height, width))
+
+
+def crop_mask_nearest(
+    mask: NDArray[np.bool_] | NDArray[np.integer],
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    offset: tuple[int, int],
+    window: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Resizes a mask, cuts out a window and resizes that, in one step of nearest sampling.
+
+    Args:
+        mask: As for `resize_mask_nearest`.
+        size: (height, width) of the result in px, both >= 1.
+        resized: (height, width) in px to which the whole image is resized first.
+        offset: (top, left) of the window there, both >= 0.
+        window: (height, width) of the window, which lies inside.
+
+    Returns:
+        (height, width) bool, True = defect.
+
+    Example:
+        >>> mask = np.array([[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+        >>> crop_mask_nearest(mask, (2, 2), (4, 4), (1, 1), (2, 2))
+        array([[False,  True],
+               [False,  True]])
+    """
     rows, columns = (
-        (2 * np.arange(target, dtype=np.int64) + 1) * source // (2 * target)
-        for source, target in zip(mask.shape, size, strict=True)
+        ((2 * np.arange(n, dtype=np.int64) + 1) * seen + 2 * n * start) * source // (2 * n * whole)
+        for n, seen, start, source, whole in zip(
+            size, window, offset, mask.shape, resized, strict=True
+        )
     )
-    resized: NDArray[np.bool_] = mask[np.ix_(rows, columns)] > 0
-    return resized
+    found: NDArray[np.bool_] = mask[np.ix_(rows, columns)] > 0
+    return found
 
 
 def label_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
