@@ -29,9 +29,10 @@ FILES = {
     "accuracy": "Accuracy",
     "vs_anomalib": "Against anomalib",
     "patchcore_fit": "PatchCore: time of a fit",
+    "dinomaly_speed": "Dinomaly: speed of training and scoring",
+    "forgetting": "Dinomaly: what is forgotten when a product is added",
     "throughput": "Throughput of scoring",
     "metrics_speed": "Exact metrics",
-    "aupro_speed": "Exact AUPRO",
     "startup": "Start-up",
 }
 ACCURACY = ("image_auroc", "image_ap", "aupro", "pixel_auroc", "fit_seconds", "images_per_second")
