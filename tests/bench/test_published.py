@@ -1,18 +1,40 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
 from flawmap.bench.published import dataset_of, published
 from flawmap.metrics.catalog import HEADLINE
+
+GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 
 
 def test_every_line_names_its_source_and_holds_percents() -> None:
     lines = published()
-    assert len(lines) == 73
+    assert len(lines) == 84
     for line in lines:
         assert "arXiv" in line.source
         assert line.setting in ("unified", "separate")
         assert set(line.figures) <= set(HEADLINE)
         assert line.figures
         assert all(0 < float(value) <= 100 for value in line.figures.values())
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("dinomaly_*.yaml")), ids=lambda p: p.stem)
+def test_a_grid_of_a_published_table_has_its_lines(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r"--published-from (\w+)", text)
+    if found is None:
+        assert path.stem == "dinomaly_constraint", "say which published table it repeats"
+        return
+    printed = [p.method for p in published() if p.table == found[1]]
+    for method in yaml.safe_load(text)["methods"]:
+        if method["name"].startswith("jitter"):
+            continue
+        assert any(p.startswith(method["name"]) for p in printed), method["name"]
 
 
 def test_a_line_is_as_printed() -> None:

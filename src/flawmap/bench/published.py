@@ -20,7 +20,10 @@ MAIN_TABLES = ("main", "separate", "seed")
 """Tables that compare methods; the others compare options of one."""
 
 
-TABLES = (*MAIN_TABLES, "components", "mixer", "model_size", "input_size")
+TABLES = (
+    *MAIN_TABLES,
+    *("components", "mixer", "dropout", "model_size", "input_size", "encoder"),
+)
 """Every kind of table in `published`."""
 
 
