@@ -12,6 +12,7 @@ from flawmap.scoring.calibration import (
     CategoryCalibration,
     conformal,
     needed,
+    standing_out,
 )
 
 
@@ -80,3 +81,16 @@ def test_an_unknown_product_gets_the_threshold_of_all_together() -> None:
     assert found.n == 100
     assert not found.exact
     assert Calibration(0.05, {}).threshold("a") is None
+
+
+def test_an_image_that_sets_the_threshold_by_itself_stands_out() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(10, 1, 40)
+    assert standing_out(scores, conformal(scores, 0.01).value) == []
+    scores[[7, 3]] = 25, 18
+    found = conformal(scores, 0.01)
+    assert standing_out(scores, found.value) == [7]
+    # At a higher rate neither of them sets the threshold, but both lie above it.
+    assert standing_out(scores, conformal(scores, 0.2).value) == [7, 3]
+    assert standing_out(scores[:9], 0.0) == []
+    assert standing_out(np.full(40, 2.0), 2.0) == []

@@ -19,6 +19,12 @@ import numpy.typing as npt
 
 from flawmap.errors import ConfigError
 
+_STANDS_OUT = 6.0
+"""Robust standard deviations above the median."""
+
+_ENOUGH_TO_STAND_OUT = 10
+"""Among fewer images nothing can be said to stand out."""
+
 EVERY = "*"
 """The key of the calibration over all categories together."""
 
@@ -98,6 +104,29 @@ def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Thre
     return Threshold(
         value=float(ordered[k - 1]), asked=rate, bound=1 - k / (n + 1), n=n, exact=exact
     )
+
+
+def standing_out(scores: npt.ArrayLike, threshold: float) -> list[int]:
+    """Good images whose scores are far above all others and set the threshold.
+
+    One flaw that was overlooked among the good images raises the threshold so far that others
+    escape. A score stands out when it lies more than 6 robust standard deviations (1.4826 times the
+    median absolute deviation) above the median.
+
+    Args:
+        scores: (n,) scores of good images.
+        threshold: Only scores as high as this matter.
+
+    Returns:
+        Their positions, the highest first; none where there are fewer than 10 images.
+    """
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    if values.size < _ENOUGH_TO_STAND_OUT:
+        return []
+    centre = np.median(values)
+    deviation = 1.4826 * np.median(np.abs(values - centre))
+    high = (values > centre + _STANDS_OUT * deviation) & (values >= threshold) & (values > centre)
+    return [int(i) for i in np.argsort(-values, kind="stable") if high[i]]
 
 
 @dataclass(frozen=True, slots=True)
