@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flawmap import bundle as bundles
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable, raise_unreadable, shown
@@ -17,7 +15,8 @@ from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
-from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration, Threshold
+from flawmap.scoring.calibration import EVERY, Calibration, Threshold
+from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
 
 PathLike = str | os.PathLike[str]
@@ -138,8 +137,10 @@ def calibrate(
         samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
         skipped += unreadable
         measured = _measure(path, samples, device, encoder_weights, progress or Silent())
-        new = Calibration(rate=rate, categories={**old.categories, **measured})
-        kept = sorted(set(old.categories) - set(measured))
+        categories = measured.categories()
+        new = Calibration(rate=rate, categories={**old.categories, **categories})
+        notes += measured.notes(new)
+        kept = sorted(set(old.categories) - set(categories))
         if kept:
             notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
     target = path if output is None else Path(output)
@@ -230,22 +231,16 @@ def _measure(
     device: str,
     encoder_weights: PathLike | None,
     progress: Progress,
-) -> dict[str, CategoryCalibration]:
+) -> GoodScores:
     from flawmap.detector import load
 
     detector = load(path, device=device, encoder_weights=encoder_weights)
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    found = GoodScores()
     with progress.task("Scoring good images", len(samples)) as task:
         for done, (sample, geometry, raw) in enumerate(detector.raw_maps(samples), start=1):
-            score, peak = detector.scorer.score(raw, geometry)
-            scores, peaks = found.setdefault(sample.category, ([], []))
-            scores.append(score)
-            peaks.append(peak)
+            found.add(sample, *detector.scorer.score(raw, geometry), exact=True)
             task.update(done)
-    return {
-        name: CategoryCalibration(np.array(scores), np.array(peaks), exact=True)
-        for name, (scores, peaks) in sorted(found.items())
-    }
+    return found
 
 
 def _thresholds(calibration: Calibration) -> dict[str, Threshold]:

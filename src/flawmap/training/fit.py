@@ -32,7 +32,8 @@ from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMetho
 from flawmap.progress import Progress, Silent
 from flawmap.registry import METHODS
 from flawmap.resources import default_threads
-from flawmap.scoring.calibration import EVERY, Calibration, CategoryCalibration
+from flawmap.scoring.calibration import EVERY, Calibration
+from flawmap.scoring.good_scores import GoodScores
 from flawmap.training.batches import Batches, streamed
 from flawmap.training.cache import FeatureCache, choose_place
 from flawmap.training.device import describe_device, make_fabric, precision_of
@@ -467,7 +468,7 @@ class _Fit:
         return tuple(t.float() for t in features)
 
     def _calibrate(self, detector: Detector, plan: Plan) -> Calibration:
-        found: dict[str, tuple[list[float], list[float], bool]] = {}
+        found = GoodScores()
         jobs: list[tuple[Sequence[Sample], bool]] = [(plan.held_out, True)]
         for name in detector.models:
             mine = [s for s in plan.learn if name in (EVERY, s.category)]
@@ -481,18 +482,12 @@ class _Fit:
                 for done, (sample, geometry, raw) in enumerate(
                     detector.raw_maps(wanted, numbers=numbers), start=1
                 ):
-                    score, peak = detector.scorer.score(raw, geometry)
-                    scores, peaks, _ = found.setdefault(sample.category, ([], [], exact))
-                    scores.append(score)
-                    peaks.append(peak)
+                    found.add(sample, *detector.scorer.score(raw, geometry), exact=exact)
                     task.update(done)
                     self._stop_if_asked("calibrating")
         calibration = Calibration(
             rate=self.config.calibration.false_reject_rate,
-            categories={
-                name: CategoryCalibration(np.array(scores), np.array(peaks), exact)
-                for name, (scores, peaks, exact) in sorted(found.items())
-            },
+            categories=found.categories(),
         )
         for name in calibration.categories:
             threshold = calibration.threshold(name)
@@ -500,6 +495,8 @@ class _Fit:
             self.progress.note(
                 f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
             )
+        for text in found.notes(calibration):
+            self.progress.note(text)
         return calibration
 
 

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+
+from flawmap.scoring.calibration import Calibration
+from flawmap.scoring.good_scores import GoodScores
+from flawmap.types import Sample
+
+
+def gathered(scores: dict[str, list[float]], *, exact: bool = True) -> GoodScores:
+    found = GoodScores()
+    for category, values in scores.items():
+        for number, value in enumerate(values):
+            sample = Sample(f"/photos/{category}/{number:03}.png", category, "train", 0)
+            found.add(sample, value, 2 * value, exact=exact)
+    return found
+
+
+def test_scores_become_a_calibration_by_category() -> None:
+    found = gathered({"nut": [3.0, 1.0], "bolt": [5.0]}).categories()
+    assert list(found) == ["bolt", "nut"]
+    np.testing.assert_array_equal(found["nut"].scores, [3.0, 1.0])
+    np.testing.assert_array_equal(found["nut"].peaks, [6.0, 2.0])
+    assert found["nut"].exact
+    assert not gathered({"nut": [1.0]}, exact=False).categories()["nut"].exact
+
+
+def test_the_images_that_set_a_threshold_by_themselves_are_named() -> None:
+    usual = list(np.random.default_rng(0).normal(10, 1, 40))
+    found = gathered({"nut": [*usual, 30.0, 60.0], "bolt": usual})
+    (note,) = found.notes(Calibration(0.01, found.categories()))
+    assert "threshold of 'nut'" in note
+    assert "041.png (60)" in note
+    assert "040.png" not in note
+    (both,) = found.notes(Calibration(0.2, found.categories()))
+    assert both.index("041.png (60)") < both.index("040.png (30)")
