@@ -381,3 +381,72 @@ def test_what_a_convolutional_encoder_cannot_do(conv: Encoder) -> None:
     (target,) = method.extract(torch.rand(1, 3, 64, 64))
     assert target.shape == (1, 16, sum(conv.channels))
     assert method.reconstruct((target,))[0].shape == target.shape
+
+
+def test_a_hook_on_the_gradient_is_the_same() -> None:
+    """The published form: the loss is that of the whole maps, and a hook weakens its gradient."""
+    target, inputs = rand(2, 10, 6).double(), rand(2, 10, 4, seed=1).double()
+    gradients = []
+    for hooked in (True, False):
+        layer = torch.nn.Linear(4, 6).double()
+        with torch.no_grad():
+            layer.weight.copy_(rand(6, 4, seed=2))
+            layer.bias.copy_(rand(6, seed=3))
+        output = layer(inputs)
+        if hooked:
+            distance = 1 - torch.nn.functional.cosine_similarity(target, output.detach(), dim=-1)
+            limit = distance.flatten().sort(descending=True).values[int(20 * 0.25) - 1]
+            factor = torch.ones_like(distance).masked_fill(distance < limit, 0.1).unsqueeze(-1)
+            output.register_hook(lambda gradient, factor=factor: gradient * factor)
+            loss = loose_cosine(target, output, 1.0, 0.1)
+        else:
+            loss = loose_cosine(target, output, 0.25, 0.1)
+        loss.backward()
+        gradients.append((float(loss.detach()), layer.weight.grad, layer.bias.grad))
+    (one, *hook), (two, *closed) = gradients
+    assert one == pytest.approx(two, rel=1e-12)
+    torch.testing.assert_close(hook, closed, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("share", "hard"), [(0.5, 4), (0.3, 2), (0.25, 2), (0.01, 1), (1.0, 8)])
+def test_which_points_are_hard_on_distances_by_hand(share: float, hard: int) -> None:
+    distances = torch.tensor([0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.5, 0.6], dtype=torch.float64)
+    cosine = 1 - distances
+    output = torch.stack([cosine, (1 - cosine.square()).sqrt()], dim=-1).view(2, 4, 2)
+    target = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(2, 4, 2)
+    gradients = []
+    for kept in (1.0, share):
+        leaf = output.clone().requires_grad_()
+        loose_cosine(target, leaf, kept, 0.0).backward()
+        gradients.append(leaf.grad.flatten(0, 1))
+    passed = gradients[1].abs().sum(dim=-1) > 0
+    assert set(distances[passed].tolist()) == set(
+        distances.sort(descending=True).values[:hard].tolist()
+    )
+    torch.testing.assert_close(gradients[1][passed], gradients[0][passed])
+
+
+def test_golden_values_of_a_small_model(vit: Encoder) -> None:
+    """What this version computes, so that no change of it goes unseen."""
+    method = make(vit, depth=2, dropout=0, loosen_iterations=2, warmup_iterations=1)
+    images = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = method.extract(images)
+    optimizer = method.optimizer()
+    losses = []
+    for step in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = method.learning_rate(step, 4)
+        loss = method.loss(features, step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 0.1)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    with torch.no_grad():
+        found = method.anomaly_map(features)
+    # The rate of the first step is 0.
+    assert losses == pytest.approx([1.016764, 1.016764, 0.701231, 0.569709], rel=1e-4)
+    assert float(found.mean()) == pytest.approx(0.517404, rel=1e-4)
+    assert float(found.std()) == pytest.approx(0.0261545, rel=1e-3)
+    assert float(found[1, 0, 2, 3]) == pytest.approx(0.547097, rel=1e-4)
