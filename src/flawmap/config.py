@@ -145,8 +145,9 @@ class ScoringConfig(Section):
 
     sigma: float = Field(default=4.0, ge=0)
     """Standard deviation of the Gaussian that smooths maps, in px of the network input."""
-    pooling: Literal["max", "top"] = "max"
-    """Image score: the map's maximum, or the mean of its highest `top_fraction`."""
+    pooling: Literal["max", "top", "method"] = "max"
+    """Image score: the map's maximum, the mean of its highest `top_fraction`, or the score that the
+    method itself gives, where it gives one."""
     top_fraction: float = Field(default=0.01, gt=0, le=1)
     """With pooling=top: the share of the map's px that is averaged."""
     min_area: int = Field(default=1, ge=1)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from flawmap.config import ScoringConfig
 from flawmap.scoring import Scorer, pool, resample, smooth_on_input
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
-from flawmap.types import Geometry, Sample
+from flawmap.types import Geometry, RawMap, Sample
 
 
 def raw(h: int = 8, w: int = 6, seed: int = 0) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_padding_has_no_part_in_the_score() -> None:
     grid = np.zeros((8, 8), np.float32)
     grid[0] = 9.0  # input rows 0..8, all padding
     grid[4, 4] = 1.0
-    score, peak = Scorer(ScoringConfig(sigma=0)).score(grid, geometry)
+    score, peak = Scorer(ScoringConfig(sigma=0)).score(RawMap(grid), geometry)
     # Interpolation between grid px leaves (15 / 16)^2 of a lone peak.
     assert score == peak == pytest.approx((15 / 16) ** 2)
 
@@ -69,7 +69,7 @@ def test_padding_does_not_leak_into_the_image() -> None:
     geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
     grid = np.ones((8, 8), np.float32)
     grid[0] = 1000.0  # input rows 0..8; interpolation carries it to row 11, smoothing further
-    score, _ = Scorer(ScoringConfig(sigma=6)).score(grid, geometry)
+    score, _ = Scorer(ScoringConfig(sigma=6)).score(RawMap(grid), geometry)
     assert score == pytest.approx(1.0, rel=1e-5)
     np.testing.assert_allclose(resample(grid, geometry, sigma=6), 1.0, rtol=1e-5)
 
@@ -100,13 +100,28 @@ def test_pooling() -> None:
     assert pool(values, pooling="top", top_fraction=1.0) == pytest.approx(499.5)
 
 
+def test_the_score_may_be_the_method_s_own() -> None:
+    geometry = plain((32, 64), (16, 16))
+    grid = np.zeros((16, 16), np.float32)
+    grid[4, 4] = 3.0
+    own = RawMap(grid, image_score=0.25)
+    for pooling, wanted in (("method", 0.25), ("max", 3.0), ("top", 1.5)):
+        config = ScoringConfig(sigma=0, pooling=pooling, top_fraction=2 / 256)
+        score, peak = Scorer(config).score(own, geometry)
+        assert (score, peak) == (wanted, 3.0)
+    good = CategoryCalibration(np.array([0.2, 0.1]), np.array([9.0, 9.0]), True)
+    scorer = Scorer(ScoringConfig(sigma=0, pooling="method"), Calibration(0.5, {"nut": good}))
+    prediction = scorer.predict(own, geometry, Sample("a.png", "nut", "test", None))
+    assert (prediction.score, prediction.verdict) == (0.25, "defect")
+
+
 def test_a_prediction_holds_what_was_decided() -> None:
     grid = np.zeros((16, 16), np.float32)
     grid[2:4, 8:10] = 5.0
     good = CategoryCalibration(np.linspace(0, 1, 200), np.linspace(0, 1, 200), True)
     scorer = Scorer(ScoringConfig(sigma=0), Calibration(0.01, {"nut": good}))
     geometry = plain((32, 64), (16, 16))
-    prediction = scorer.predict(grid, geometry, Sample("a.png", "nut", "test", None))
+    prediction = scorer.predict(RawMap(grid), geometry, Sample("a.png", "nut", "test", None))
     assert prediction.verdict == "defect"
     assert prediction.score == 5.0
     assert prediction.threshold == pytest.approx(good.scores[198 - 0], rel=0.01)
@@ -115,6 +130,6 @@ def test_a_prediction_holds_what_was_decided() -> None:
     assert left <= 32 < 40 <= left + width
     assert top <= 4 < 8 <= top + height
     assert prediction.regions[0].peak == pytest.approx(5.0)
-    calm = scorer.predict(grid * 0, geometry, Sample("b.png", "nut", "test", None))
+    calm = scorer.predict(RawMap(grid * 0), geometry, Sample("b.png", "nut", "test", None))
     assert (calm.verdict, calm.regions) == ("good", ())
     assert calm.to_dict()["regions"] == []

@@ -275,6 +275,13 @@ class _Fit:
         """Options that would do nothing, or that cannot be met."""
         training = self.config.training
         n, size = self.fabric.world_size, training.batch_size
+        if self.config.scoring.pooling == "method" and not cls.scores_images:
+            raise ConfigError(
+                f"{self.config.method.name} gives maps only: an image's score is taken from them",
+                where="scoring.pooling",
+                given="method",
+                expected="max or top",
+            )
         if issubclass(cls, OnePassMethod):
             for name, idle in (("augment", "off"), ("balance", False)):
                 if getattr(training, name) != idle:
