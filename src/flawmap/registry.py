@@ -75,6 +75,7 @@ METHODS = Registry(
     "method",
     {
         "dinomaly": "flawmap.methods.dinomaly:Dinomaly",
+        "mkd": "flawmap.methods.mkd:MKD",
         "patchcore": "flawmap.methods.patchcore:PatchCore",
     },
     group="flawmap.methods",

@@ -28,6 +28,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "method.width": 64,
         "method.depth": 2,
     },
+    "mkd": {
+        "data.size": 64,
+        "training.iterations": 60,
+        "training.batch_size": 4,
+        "method.levels": ["blocks.1", "blocks.2"],
+    },
     "patchcore": {
         "data.size": 64,
         "method.levels": ["blocks.1", "blocks.2"],
