@@ -406,6 +406,7 @@ class Cloner(nn.Module):
             if stage.pool:
                 layers.append(nn.MaxPool2d(2, ceil_mode=round_up))
             self.stages.append(nn.Sequential(*layers))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, *, guided: bool = False) -> list[Tensor]:
         """Copies of the levels, (B, C, h, w) each.
@@ -417,6 +418,7 @@ class Cloner(nn.Module):
         for module in self.modules():
             if isinstance(module, ReLU):
                 module.guided = guided
+        x = x.contiguous(memory_format=torch.channels_last)
         found = []
         for stage, critical in zip(self.stages, self.critical, strict=True):
             x = stage(x)
@@ -435,7 +437,7 @@ class ReLU(nn.Module):
     guided = False
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(x)
+        y = F.relu(x, inplace=True)
         if self.guided and y.requires_grad:
             y.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
         return y
