@@ -122,6 +122,7 @@ class _Fit:
 
     def run(self) -> Detector:
         config = self.config
+        self.table.require_apart(config.separate)
         cls = METHODS.load(config.method.name)
         spec = resolve_encoder(config.encoder.name)
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
