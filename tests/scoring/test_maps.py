@@ -11,6 +11,7 @@ from scipy import ndimage
 from flawmap.config import ScoringConfig
 from flawmap.scoring import Scorer, pool, resample, smooth_on_input
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
+from flawmap.scoring.maps import disc, opened
 from flawmap.types import Geometry, RawMap, Sample
 
 
@@ -34,6 +35,43 @@ def test_smoothing_is_a_gaussian() -> None:
     weight = ndimage.gaussian_filter(np.ones_like(up, dtype=np.float64), 3.0, mode="constant")
     found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=3.0)
     np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("diameter", [3, 5, 9])
+def test_opening_opens_every_thresholded_map(diameter: int) -> None:
+    values = raw(40, 31)
+    found = opened(values, diameter)
+    radius = diameter // 2
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    structure = np.hypot(y, x) <= radius
+    for threshold in np.quantile(values, [0.1, 0.5, 0.9]):
+        # Beyond the border nothing is eroded and nothing grows.
+        kept = ndimage.binary_erosion(values > threshold, structure, border_value=1)
+        wanted = ndimage.binary_dilation(kept, structure)
+        np.testing.assert_array_equal(found > threshold, wanted)
+    assert (found <= values).all()
+
+
+def test_the_smallest_opening_is_a_cross() -> None:
+    cross = [[False, True, False], [True, True, True], [False, True, False]]
+    np.testing.assert_array_equal(disc(3), cross)
+    wanted = ndimage.grey_opening(raw(20, 20), footprint=cross)
+    np.testing.assert_array_equal(opened(raw(20, 20), 3), wanted)
+
+
+def test_opening_comes_after_smoothing_on_the_input_and_leaves_padding_out() -> None:
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = raw(64, 64)
+    grid[:16] = 100.0
+    found = smooth_on_input(grid, geometry, sigma=1.5, opening=3)
+    wanted = opened(smooth_on_input(grid, geometry, sigma=1.5)[16:48], 3)
+    np.testing.assert_array_equal(found[16:48], wanted)
+    score, peak = Scorer(ScoringConfig(sigma=1.5, opening=3)).score(RawMap(grid), geometry)
+    assert score == peak == wanted.max()
+    # Each axis is enlarged by 40 / 32.
+    on_source = resample(grid, geometry, sigma=1.5, opening=3)
+    up = F.interpolate(torch.from_numpy(wanted)[None, None], (40, 80), mode="bilinear")
+    np.testing.assert_allclose(on_source, up[0, 0].numpy(), atol=1e-5)
 
 
 def test_a_constant_map_stays_constant_everywhere() -> None:

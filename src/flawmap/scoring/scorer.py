@@ -27,7 +27,9 @@ class Scorer:
             raw: As the method gave it.
             geometry: How the source became the input.
         """
-        smoothed = smooth_on_input(raw.values, geometry, sigma=self.config.sigma)
+        smoothed = smooth_on_input(
+            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening
+        )
         seen = smoothed[inside(geometry)]
         peak = float(seen.max())
         if self.config.pooling == "max":
@@ -42,7 +44,9 @@ class Scorer:
         self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        return resample(raw.values, geometry, sigma=self.config.sigma, size=size)
+        return resample(
+            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening, size=size
+        )
 
     def predict(self, raw: RawMap, geometry: Geometry, sample: Sample) -> Prediction:
         """Everything that is said of one image.
