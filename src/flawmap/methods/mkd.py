@@ -150,7 +150,7 @@ class MKD(IterativeMethod):
         if spec.family == "vit":
             return ("blocks.2", "blocks.5", "blocks.8", "blocks.11")
         if spec.family == "efficientnet":
-            return ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
+            return ("blocks.2", "blocks.4", "blocks.5", "blocks.6")
         names = feature_names(spec)
         # timm names the last pool of a VGG as a level of its own.
         return tuple(names[-5:-1] if spec.timm_name.startswith("vgg") else names[-4:])
