@@ -125,7 +125,7 @@ def difference(detector: Detector, samples: list[Sample]) -> float:
         fitted=detector.fitted,
     )
     pairs = zip(detector.raw_maps(samples), exact.raw_maps(samples), strict=True)
-    return round(max(float(np.abs(a - b).max()) for (_, _, a), (_, _, b) in pairs), 5)
+    return round(max(float(np.abs(a.values - b.values).max()) for (_, _, a), (_, _, b) in pairs), 5)
 
 
 def float32(detector: Detector) -> Any:

@@ -24,7 +24,7 @@ from flawmap.metrics import aupro, resize_mask_nearest, sample_auroc, spro
 from flawmap.metrics.catalog import ALWAYS, names
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.scorer import Scorer
-from flawmap.types import Geometry, Sample, Saturation
+from flawmap.types import Geometry, RawMap, Sample, Saturation
 
 SIZE = (40, 48)
 SATURATION = {255: Saturation(0.5, relative=True), 254: Saturation(10, relative=False)}
@@ -43,15 +43,15 @@ class MapDetector:
         self.crop = crop
         self.config = SimpleNamespace(data=SimpleNamespace(resize="crop" if crop else "stretch"))
 
-    def raw_maps(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Geometry, Any]]:
+    def raw_maps(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Geometry, RawMap]]:
         for sample in samples:
             raw = np.asarray(Image.open(sample.path)).astype(np.float32)
             if self.crop:
                 high, wide = raw.shape
                 seen = (high - 8, wide - 12)
-                yield sample, Geometry(raw.shape, raw.shape, (4, 6), seen), raw[4:-4, 6:-6]
+                yield sample, Geometry(raw.shape, raw.shape, (4, 6), seen), RawMap(raw[4:-4, 6:-6])
             else:
-                yield sample, Geometry(raw.shape, raw.shape, (0, 0), raw.shape), raw
+                yield sample, Geometry(raw.shape, raw.shape, (0, 0), raw.shape), RawMap(raw)
 
 
 def save(path: Path, values: np.ndarray) -> str:
@@ -129,7 +129,7 @@ def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> No
     shrunk = [None if u is None else resize_mask_nearest(u, (256, 256)) for u in unions]
     scorer = MapDetector().scorer
     whole = Geometry(SIZE, SIZE, (0, 0), SIZE)
-    standard = [scorer.map(m, whole, (256, 256)) for m in maps]
+    standard = [scorer.map(RawMap(m), whole, (256, 256)) for m in maps]
     assert found["aupro_0.05"] == aupro(standard, shrunk, 0.05)
     # Each image with a defect has one region here: regions and images count alike.
     assert found["pro_per_image_original"] == pytest.approx(found["aupro_original"], abs=1e-12)

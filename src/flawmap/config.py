@@ -145,12 +145,23 @@ class ScoringConfig(Section):
 
     sigma: float = Field(default=4.0, ge=0)
     """Standard deviation of the Gaussian that smooths maps, in px of the network input."""
-    pooling: Literal["max", "top"] = "max"
-    """Image score: the map's maximum, or the mean of its highest `top_fraction`."""
+    opening: int = Field(default=0, ge=0, le=31)
+    """Remove bright spots narrower than so many px of the network input from smoothed maps, by a
+    grey opening with a disc (odd); 0 = none."""
+    pooling: Literal["max", "top", "method"] = "max"
+    """Image score: the map's maximum, the mean of its highest `top_fraction`, or the score that the
+    method itself gives, where it gives one."""
     top_fraction: float = Field(default=0.01, gt=0, le=1)
     """With pooling=top: the share of the map's px that is averaged."""
     min_area: int = Field(default=1, ge=1)
     """Regions with fewer px of the source image are not reported."""
+
+    @field_validator("opening")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value and value % 2 == 0:
+            raise ValueError(f"it must be 0 or odd, got {value}")
+        return value
 
 
 class CalibrationConfig(Section):

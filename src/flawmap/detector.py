@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.device import make_fabric, precision_of
-from flawmap.types import Batch, FloatArray, Geometry, Prediction, Sample
+from flawmap.types import Batch, Geometry, Prediction, RawMap, Sample
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
@@ -178,7 +179,7 @@ class Detector:
     ) -> Iterator[Prediction]:
         """Score the images of a table, in its order, a batch in memory at a time."""
 
-        def finish(item: tuple[Sample, Geometry, FloatArray]) -> Prediction:
+        def finish(item: tuple[Sample, Geometry, RawMap]) -> Prediction:
             sample, geometry, raw = item
             return self.scorer.predict(raw, geometry, sample)
 
@@ -193,8 +194,8 @@ class Detector:
         *,
         batch_size: int | None = None,
         numbers: Mapping[str, int] | None = None,
-    ) -> Generator[tuple[Sample, Geometry, FloatArray], None, None]:
-        """Raw maps (h, w) of images, in their order.
+    ) -> Generator[tuple[Sample, Geometry, RawMap], None, None]:
+        """Raw maps of images, in their order.
 
         Args:
             samples: The images.
@@ -215,30 +216,33 @@ class Detector:
 
     def _raw(
         self, batch: Batch, numbers: Mapping[str, int] | None
-    ) -> Iterator[tuple[Sample, Geometry, FloatArray]]:
-        raws: list[FloatArray | None] = [None] * len(batch.samples)
+    ) -> Iterator[tuple[Sample, Geometry, RawMap]]:
+        raws: list[RawMap | None] = [None] * len(batch.samples)
         for name, rows in self._rows_by_model(batch.samples).items():
             method = self.models[name]
             whole = len(rows) == len(batch.samples)
             images = batch.images if whole else batch.images[rows]
             with torch.inference_mode(), self.fabric.autocast():
-                features = method.extract(images.to(self.fabric.device))
+                images = images.to(self.fabric.device)
+                own: Tensor | None = None
                 if numbers is None:
-                    maps = method.anomaly_map(features)
+                    maps, own = method.scored_maps(images)
                 else:
                     assert isinstance(method, OnePassMethod)
+                    assert not method.scores_images
                     maps = method.anomaly_map_without(
-                        features, [numbers[batch.samples[row].path] for row in rows]
+                        method.extract(images), [numbers[batch.samples[row].path] for row in rows]
                     )
-            for row, raw in zip(rows, maps[:, 0].float().cpu().numpy(), strict=True):
-                if not np.isfinite(raw).all():
+            scores = [None] * len(rows) if own is None else own.float().tolist()
+            for row, raw, score in zip(rows, maps[:, 0].float().cpu().numpy(), scores, strict=True):
+                if not np.isfinite(raw).all() or not math.isfinite(score or 0.0):
                     # A score that is no number is above no threshold: it would pass as good.
                     raise FitError(
-                        "the map holds values that are not finite",
+                        "the map or the score is not finite",
                         where=batch.samples[row].path or "an image from memory",
                         hint="fit again with --set training.precision=float32",
                     )
-                raws[row] = raw
+                raws[row] = RawMap(raw, score)
         for sample, geometry, found in zip(batch.samples, batch.geometries, raws, strict=True):
             assert found is not None
             yield sample, geometry, found

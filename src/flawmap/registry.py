@@ -75,6 +75,7 @@ METHODS = Registry(
     "method",
     {
         "dinomaly": "flawmap.methods.dinomaly:Dinomaly",
+        "mkd": "flawmap.methods.mkd:MKD",
         "patchcore": "flawmap.methods.patchcore:PatchCore",
     },
     group="flawmap.methods",
@@ -96,6 +97,10 @@ FORMATS = Registry(
         "real-iad-noisy": "flawmap.data.real_iad:RealIADNoisy",
         "magnetic-tile": "flawmap.data.magnetic_tile:MagneticTile",
         "elpv": "flawmap.data.elpv:Elpv",
+        "mnist": "flawmap.data.idx:Mnist",
+        "fashion-mnist": "flawmap.data.idx:FashionMnist",
+        "idx": "flawmap.data.idx:Idx",
+        "cifar-10": "flawmap.data.cifar10:Cifar10",
         "table": "flawmap.data.table:Table",
     },
     group="flawmap.formats",

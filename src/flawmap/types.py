@@ -93,6 +93,19 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
+class RawMap:
+    """What a method says of one image, before scoring.
+
+    Attributes:
+        values: (h, w) float32, higher = more anomalous, at any resolution.
+        image_score: The method's own score of the image, where it has one.
+    """
+
+    values: FloatArray
+    image_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Decoded images, ready for a method.
 

@@ -14,7 +14,7 @@ GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 
 def test_every_line_names_its_source_and_holds_percents() -> None:
     lines = published()
-    assert len(lines) == 84
+    assert len(lines) == 93
     for line in lines:
         assert "arXiv" in line.source
         assert line.setting in ("unified", "separate")
@@ -51,6 +51,9 @@ def test_data_sets_are_known_by_their_categories_and_test_images() -> None:
     assert dataset_of("mvtec", {"bottle": 83, "zipper": 151}) == ("mvtec_ad", 15)
     assert dataset_of("visa", {"pcb1": 200}) == ("visa", 12)
     assert dataset_of("real-iad", {"usb": 9}) == ("real_iad", 30)
+    assert dataset_of("mnist", {"0": 10_000, "7": 10_000}) == ("mnist", 10)
+    assert dataset_of("fashion-mnist", {"bag": 10_000}) == ("fashion_mnist", 10)
+    assert dataset_of("cifar-10", {"cat": 10_000}) == ("cifar_10", 10)
 
 
 def test_data_of_ones_own_is_not_taken_for_a_public_set() -> None:
@@ -59,3 +62,15 @@ def test_data_of_ones_own_is_not_taken_for_a_public_set() -> None:
     assert dataset_of("mvtec", {"bottle": 83, "my part": 5}) is None
     assert dataset_of("real-iad-noisy", {"usb": 9}) is None
     assert dataset_of("folder", {}) is None
+    assert dataset_of("cifar-10", {"cat": 60}) is None
+    assert dataset_of("idx", {"0": 10_000}) is None
+
+
+def test_means_over_one_class_tasks_are_as_printed() -> None:
+    found = {p.dataset: p.figures for p in published() if (p.method, p.table) == ("MKD", "seed")}
+    assert found == {
+        "mvtec_ad": {"image_auroc": "87.74", "pixel_auroc": "90.71"},
+        "mnist": {"image_auroc": "98.71"},
+        "fashion_mnist": {"image_auroc": "94.49"},
+        "cifar_10": {"image_auroc": "87.18"},
+    }

@@ -28,6 +28,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "method.width": 64,
         "method.depth": 2,
     },
+    "mkd": {
+        "data.size": 64,
+        "training.iterations": 60,
+        "training.batch_size": 4,
+        "method.levels": ["blocks.1", "blocks.2"],
+    },
     "patchcore": {
         "data.size": 64,
         "method.levels": ["blocks.1", "blocks.2"],
@@ -67,6 +73,8 @@ def test_it_states_what_it_is(name: str) -> None:
     assert {"cpu", "gpu"} <= set(cls.presets)
     assert len(cls.summary) > 10
     assert "arXiv" in cls.source
+    # An image left out is scored from its map alone.
+    assert not (cls.scores_images and getattr(cls, "can_leave_out", False))
 
 
 def test_the_flaw_is_where_the_map_is_highest(detector: Detector, rings: Path) -> None:
@@ -118,6 +126,19 @@ def test_odd_sizes_and_channels(detector: Detector, shape: tuple[int, ...]) -> N
     assert prediction.anomaly_map.shape == shape[:2]
     assert np.isfinite(prediction.anomaly_map).all()
     assert np.isfinite(prediction.score)
+
+
+def test_own_scores_are_given_or_refused(name: str, detector: Detector, rings: Path) -> None:
+    method = next(iter(detector.models.values()))
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps, scores = method.scored_maps(images)
+    assert maps.shape[:2] == (3, 1)
+    assert (scores is not None) == method.scores_images
+    if scores is not None:
+        assert scores.shape == (3,)
+        return
+    with pytest.raises(ConfigError, match="maps only"):
+        flawmap.fit(rings, method=name, options=options(name, **{"scoring.pooling": "method"}))
 
 
 def test_path_array_and_pil_agree(detector: Detector, rings: Path) -> None:

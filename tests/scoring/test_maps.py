@@ -11,7 +11,8 @@ from scipy import ndimage
 from flawmap.config import ScoringConfig
 from flawmap.scoring import Scorer, pool, resample, smooth_on_input
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
-from flawmap.types import Geometry, Sample
+from flawmap.scoring.maps import disc, opened
+from flawmap.types import Geometry, RawMap, Sample
 
 
 def raw(h: int = 8, w: int = 6, seed: int = 0) -> np.ndarray:
@@ -34,6 +35,43 @@ def test_smoothing_is_a_gaussian() -> None:
     weight = ndimage.gaussian_filter(np.ones_like(up, dtype=np.float64), 3.0, mode="constant")
     found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=3.0)
     np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("diameter", [3, 5, 9])
+def test_opening_opens_every_thresholded_map(diameter: int) -> None:
+    values = raw(40, 31)
+    found = opened(values, diameter)
+    radius = diameter // 2
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    structure = np.hypot(y, x) <= radius
+    for threshold in np.quantile(values, [0.1, 0.5, 0.9]):
+        # Beyond the border nothing is eroded and nothing grows.
+        kept = ndimage.binary_erosion(values > threshold, structure, border_value=1)
+        wanted = ndimage.binary_dilation(kept, structure)
+        np.testing.assert_array_equal(found > threshold, wanted)
+    assert (found <= values).all()
+
+
+def test_the_smallest_opening_is_a_cross() -> None:
+    cross = [[False, True, False], [True, True, True], [False, True, False]]
+    np.testing.assert_array_equal(disc(3), cross)
+    wanted = ndimage.grey_opening(raw(20, 20), footprint=cross)
+    np.testing.assert_array_equal(opened(raw(20, 20), 3), wanted)
+
+
+def test_opening_comes_after_smoothing_on_the_input_and_leaves_padding_out() -> None:
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = raw(64, 64)
+    grid[:16] = 100.0
+    found = smooth_on_input(grid, geometry, sigma=1.5, opening=3)
+    wanted = opened(smooth_on_input(grid, geometry, sigma=1.5)[16:48], 3)
+    np.testing.assert_array_equal(found[16:48], wanted)
+    score, peak = Scorer(ScoringConfig(sigma=1.5, opening=3)).score(RawMap(grid), geometry)
+    assert score == peak == wanted.max()
+    # Each axis is enlarged by 40 / 32.
+    on_source = resample(grid, geometry, sigma=1.5, opening=3)
+    up = F.interpolate(torch.from_numpy(wanted)[None, None], (40, 80), mode="bilinear")
+    np.testing.assert_allclose(on_source, up[0, 0].numpy(), atol=1e-5)
 
 
 def test_a_constant_map_stays_constant_everywhere() -> None:
@@ -59,7 +97,7 @@ def test_padding_has_no_part_in_the_score() -> None:
     grid = np.zeros((8, 8), np.float32)
     grid[0] = 9.0  # input rows 0..8, all padding
     grid[4, 4] = 1.0
-    score, peak = Scorer(ScoringConfig(sigma=0)).score(grid, geometry)
+    score, peak = Scorer(ScoringConfig(sigma=0)).score(RawMap(grid), geometry)
     # Interpolation between grid px leaves (15 / 16)^2 of a lone peak.
     assert score == peak == pytest.approx((15 / 16) ** 2)
 
@@ -69,7 +107,7 @@ def test_padding_does_not_leak_into_the_image() -> None:
     geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
     grid = np.ones((8, 8), np.float32)
     grid[0] = 1000.0  # input rows 0..8; interpolation carries it to row 11, smoothing further
-    score, _ = Scorer(ScoringConfig(sigma=6)).score(grid, geometry)
+    score, _ = Scorer(ScoringConfig(sigma=6)).score(RawMap(grid), geometry)
     assert score == pytest.approx(1.0, rel=1e-5)
     np.testing.assert_allclose(resample(grid, geometry, sigma=6), 1.0, rtol=1e-5)
 
@@ -100,13 +138,28 @@ def test_pooling() -> None:
     assert pool(values, pooling="top", top_fraction=1.0) == pytest.approx(499.5)
 
 
+def test_the_score_may_be_the_method_s_own() -> None:
+    geometry = plain((32, 64), (16, 16))
+    grid = np.zeros((16, 16), np.float32)
+    grid[4, 4] = 3.0
+    own = RawMap(grid, image_score=0.25)
+    for pooling, wanted in (("method", 0.25), ("max", 3.0), ("top", 1.5)):
+        config = ScoringConfig(sigma=0, pooling=pooling, top_fraction=2 / 256)
+        score, peak = Scorer(config).score(own, geometry)
+        assert (score, peak) == (wanted, 3.0)
+    good = CategoryCalibration(np.array([0.2, 0.1]), np.array([9.0, 9.0]), True)
+    scorer = Scorer(ScoringConfig(sigma=0, pooling="method"), Calibration(0.5, {"nut": good}))
+    prediction = scorer.predict(own, geometry, Sample("a.png", "nut", "test", None))
+    assert (prediction.score, prediction.verdict) == (0.25, "defect")
+
+
 def test_a_prediction_holds_what_was_decided() -> None:
     grid = np.zeros((16, 16), np.float32)
     grid[2:4, 8:10] = 5.0
     good = CategoryCalibration(np.linspace(0, 1, 200), np.linspace(0, 1, 200), True)
     scorer = Scorer(ScoringConfig(sigma=0), Calibration(0.01, {"nut": good}))
     geometry = plain((32, 64), (16, 16))
-    prediction = scorer.predict(grid, geometry, Sample("a.png", "nut", "test", None))
+    prediction = scorer.predict(RawMap(grid), geometry, Sample("a.png", "nut", "test", None))
     assert prediction.verdict == "defect"
     assert prediction.score == 5.0
     assert prediction.threshold == pytest.approx(good.scores[198 - 0], rel=0.01)
@@ -115,6 +168,6 @@ def test_a_prediction_holds_what_was_decided() -> None:
     assert left <= 32 < 40 <= left + width
     assert top <= 4 < 8 <= top + height
     assert prediction.regions[0].peak == pytest.approx(5.0)
-    calm = scorer.predict(grid * 0, geometry, Sample("b.png", "nut", "test", None))
+    calm = scorer.predict(RawMap(grid * 0), geometry, Sample("b.png", "nut", "test", None))
     assert (calm.verdict, calm.regions) == ("good", ())
     assert calm.to_dict()["regions"] == []

@@ -31,7 +31,7 @@ def old(two_products: Path) -> Detector:
 
 def loss(detector: Detector, path: Path, category: str) -> float:
     samples = read_data(path, categories=[category]).select(split="train")
-    return sum(float(raw.mean()) for _, _, raw in detector.raw_maps(samples)) / len(samples)
+    return sum(float(raw.values.mean()) for _, _, raw in detector.raw_maps(samples)) / len(samples)
 
 
 def test_it_begins_with_what_was_learnt(old: Detector, two_products: Path) -> None:

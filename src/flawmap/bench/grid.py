@@ -320,6 +320,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
                     told.add(text)
             for setting, categories in _together(table.categories, grid.settings):
                 part = table.only(categories)
+                part.require_apart(setting == "separate")
                 _require_test(part, name)
                 parts.append(
                     _Part(

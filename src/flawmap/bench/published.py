@@ -16,13 +16,18 @@ _SETTINGS = {"muad": "unified", "sep": "separate"}
 _VISA_SIZE = 12
 _REAL_IAD_SIZE = 30
 
+_ONE_VS_REST = {"mnist": "mnist", "fashion-mnist": "fashion_mnist", "cifar-10": "cifar_10"}
+_ONE_VS_REST_SIZE = 10
+_ONE_VS_REST_TEST_IMAGES = 10_000
+"""In the test split of each, and so of each category: a part of it is not what papers measure."""
+
 MAIN_TABLES = ("main", "separate", "seed")
 """Tables that compare methods; the others compare options of one."""
 
 
 TABLES = (
     *MAIN_TABLES,
-    *("components", "mixer", "dropout", "model_size", "input_size", "encoder"),
+    *("components", "mixer", "dropout", "model_size", "input_size", "encoder", "attribution"),
 )
 """Every kind of table in `published`."""
 
@@ -33,7 +38,7 @@ class Published:
 
     Attributes:
         table: Which kind of comparison it is from.
-        dataset: "mvtec_ad", "visa" or "real_iad".
+        dataset: "mvtec_ad", "visa", "real_iad", "mnist", "fashion_mnist" or "cifar_10".
         method: As the paper calls it.
         setting: "unified" or "separate".
         figures: Metric to its text in percent, as printed; metrics that are not printed lack.
@@ -82,6 +87,8 @@ def dataset_of(data_format: str, test_images: Mapping[str, int]) -> tuple[str, i
         return "real_iad", _REAL_IAD_SIZE
     if data_format == "visa":
         return "visa", _VISA_SIZE
+    if data_format in _ONE_VS_REST and set(test_images.values()) == {_ONE_VS_REST_TEST_IMAGES}:
+        return _ONE_VS_REST[data_format], _ONE_VS_REST_SIZE
     whole = all(MVTEC_AD_TEST_IMAGES.get(name) == n for name, n in test_images.items())
     if data_format == "mvtec" and test_images and whole:
         return "mvtec_ad", len(MVTEC_AD_TEST_IMAGES)

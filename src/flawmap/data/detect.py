@@ -93,6 +93,7 @@ def read_joined(
         notes=tuple(n for t in tables for n in t.notes),
         saturation={k: v for t in tables for k, v in t.saturation.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
+        one_vs_rest=any(t.one_vs_rest for t in tables),
     )
     if categories is not None:
         joined = joined.only(categories)

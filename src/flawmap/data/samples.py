@@ -20,7 +20,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from flawmap.errors import DataError, unknown_name
+from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.types import Sample, Saturation, Split, categories_of
 
 EXTENSIONS = frozenset(
@@ -85,6 +85,8 @@ class SampleTable:
             by the value of its mask's pixels. There each mask file is one region.
         unsorted_training: The training split is known to hold defects that nobody sorted out: its
             images may do without a label, and a fit learns from all of them.
+        one_vs_rest: The good images of a category are defects in all others, so one model over
+            several would have learnt every defect.
     """
 
     root: str
@@ -95,6 +97,7 @@ class SampleTable:
     notes: tuple[str, ...] = ()
     saturation: Mapping[str, Mapping[int, Saturation]] = field(default_factory=dict)
     unsorted_training: bool = False
+    one_vs_rest: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -187,6 +190,23 @@ class SampleTable:
             digest.update(row.encode())
             digest.update(b"\n")
         return digest.hexdigest()
+
+    def require_apart(self, separate: bool) -> None:
+        """Refuse one model over categories that are defects to each other.
+
+        Args:
+            separate: Whether each category gets a model of its own.
+
+        Raises:
+            ConfigError: It does not, and there are several such categories.
+        """
+        if self.one_vs_rest and not separate and len(self.categories) > 1:
+            raise ConfigError(
+                "each class is a task of its own: one model over all would learn every defect",
+                where=shown(self.root),
+                given=f"{len(self.categories)} categories for one model",
+                hint="fit with --separate (in a grid: settings: separate), or name one --category",
+            )
 
     def _require_known(self, category: str) -> None:
         if category not in self.categories:

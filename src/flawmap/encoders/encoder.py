@@ -293,7 +293,7 @@ def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
         return ("blocks.2", "blocks.4")
     if spec.family == "vit":
         return tuple(f"blocks.{i}" for i in range(2, 10))
-    names = _feature_names(spec)
+    names = feature_names(spec)
     return tuple(names[-3:-1])
 
 
@@ -337,7 +337,7 @@ def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) ->
         if spec.reader == "onnx-dinov2" or "dinov2" in spec.timm_name:
             options["img_size"] = 518
     elif spec.family == "other":
-        names = _feature_names(spec)
+        names = feature_names(spec)
         unknown = [level for level in levels if level not in names]
         if unknown:
             raise unknown_name("level", unknown[0], names, where=f"encoder {spec.name}")
@@ -346,7 +346,8 @@ def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) ->
     return timm.create_model(spec.timm_name, **options).eval()
 
 
-def _feature_names(spec: EncoderSpec) -> list[str]:
+def feature_names(spec: EncoderSpec) -> list[str]:
+    """The levels of a network of the family "other", finest first."""
     with torch.device("meta"):
         network: Any = timm.create_model(spec.timm_name, features_only=True)
     return [str(name) for name in network.feature_info.module_name()]
@@ -358,7 +359,7 @@ def _wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:
         return (ViTEncoder if plain else TimmViTEncoder)(spec, network, levels)
     if spec.family == "efficientnet":
         return EfficientNetEncoder(spec, network, levels)
-    return FeaturesEncoder(spec, network, levels, _feature_names(spec))
+    return FeaturesEncoder(spec, network, levels, feature_names(spec))
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

@@ -37,6 +37,7 @@ class Method(nn.Module, abc.ABC):
         defaults: Options of the whole run (dotted names) that this method needs by default.
         defaults_by_encoder: Further ones for encoders whose name fits a pattern such as "vit-*".
         presets: Further options per preset; every method has "cpu" and "gpu".
+        scores_images: Whether `scored_maps` gives image scores of the method's own.
         free_on_start: Options that may change when a fit goes on from a fitted detector: they say
             how something is learnt, not what.
 
@@ -54,6 +55,7 @@ class Method(nn.Module, abc.ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    scores_images: ClassVar[bool] = False
     free_on_start: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:
@@ -94,9 +96,23 @@ class Method(nn.Module, abc.ABC):
     def anomaly_map(self, features: Features) -> Tensor:
         """Raw maps, (B, 1, h, w) float32, higher = more anomalous."""
 
+    def scored_maps(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw maps of images, and the method's own image scores where it has them.
+
+        A method overrides this when its image score is no maximum or mean of its map, or when its
+        map needs the images themselves; `scoring.pooling=method` then takes its scores.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+
+        Returns:
+            Maps, (B, 1, h, w) float32, and scores, (B,) float32, or None: pooled from the maps.
+        """
+        return self.anomaly_map(self.extract(images)), None
+
     def forward(self, images: Tensor) -> Tensor:
-        """Raw maps of images: `anomaly_map(extract(images))`."""
-        return self.anomaly_map(self.extract(images))
+        """Raw maps of images."""
+        return self.scored_maps(images)[0]
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state_dict` gave, also when learnt tensors change size with the data."""

@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
-from flawmap.types import FloatArray, Geometry
+from flawmap.types import BoolArray, FloatArray, Geometry
 
 _TRUNCATE = 4.0
 
@@ -70,27 +71,61 @@ def _to_output(
     return (back @ smooth_up).astype(np.float32)
 
 
-def smooth_on_input(raw: FloatArray, geometry: Geometry, *, sigma: float) -> FloatArray:
-    """Raw maps, upsampled to the network input and smoothed there.
+def smooth_on_input(
+    raw: FloatArray, geometry: Geometry, *, sigma: float, opening: int = 0
+) -> FloatArray:
+    """A raw map, upsampled to the network input and smoothed there.
 
-    Smoothing carries nothing from a padding into the image.
+    Nothing is carried from a padding into the image.
 
     Args:
-        raw: (..., h, w) float32.
+        raw: (h, w) float32.
         geometry: How the source became the input.
         sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
+        opening: Diameter in px of the disc of a grey opening after it, odd; 0 = none.
 
     Returns:
-        (..., H, W) float32 over the whole input.
+        (H, W) float32 over the whole input.
     """
     (top, bottom), (left, right) = _window(geometry)
     rows = _to_input(geometry.input[0], raw.shape[-2], sigma, top, bottom)
     columns = _to_input(geometry.input[1], raw.shape[-1], sigma, left, right)
-    return np.asarray(rows @ raw @ columns.T, dtype=np.float32)
+    smoothed = np.asarray(rows @ raw @ columns.T, dtype=np.float32)
+    if opening:
+        seen = inside(geometry)
+        smoothed[seen] = opened(smoothed[seen], opening)
+    return smoothed
+
+
+def opened(values: FloatArray, diameter: int) -> FloatArray:
+    """The grey opening of a map with a disc: every set of px above a threshold, opened.
+
+    At the border only the px that exist count.
+
+    Args:
+        values: (H, W) float32.
+        diameter: Of the disc in px, odd; 3 is a cross of five px.
+    """
+    shape = disc(diameter)
+    eroded = ndimage.grey_erosion(values, footprint=shape, mode="constant", cval=np.inf)
+    found = ndimage.grey_dilation(eroded, footprint=shape, mode="constant", cval=-np.inf)
+    return np.asarray(found, dtype=np.float32)
+
+
+def disc(diameter: int) -> BoolArray:
+    """(diameter, diameter) bool: the px within half the diameter of the middle one."""
+    radius = diameter // 2
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(y**2 + x**2 <= radius**2)
 
 
 def resample(
-    raw: FloatArray, geometry: Geometry, *, sigma: float, size: tuple[int, int] | None = None
+    raw: FloatArray,
+    geometry: Geometry,
+    *,
+    sigma: float,
+    opening: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> FloatArray:
     """A raw map, smoothed on the network input and brought to the whole source image.
 
@@ -100,12 +135,17 @@ def resample(
         raw: (h, w) float32.
         geometry: How the source became the input.
         sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
+        opening: As for `smooth_on_input`.
         size: (H, W) of the result; the source image's own size by default.
 
     Returns:
         (H, W) float32.
     """
     height, width = size or geometry.source
+    if opening:
+        # It is not linear: what comes before and after it cannot be one matrix.
+        raw = smooth_on_input(raw, geometry, sigma=sigma, opening=opening)
+        sigma = 0.0
     rows = _to_output(
         height, geometry.resized[0], geometry.offset[0], geometry.input[0], raw.shape[0], sigma
     )

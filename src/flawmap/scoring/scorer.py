@@ -8,7 +8,7 @@ from flawmap.config import ScoringConfig
 from flawmap.scoring.calibration import Calibration
 from flawmap.scoring.maps import inside, pool, resample, smooth_on_input
 from flawmap.scoring.regions import find_regions
-from flawmap.types import FloatArray, Geometry, Prediction, Sample, Verdict
+from flawmap.types import FloatArray, Geometry, Prediction, RawMap, Sample, Verdict
 
 
 @dataclass(frozen=True)
@@ -18,34 +18,41 @@ class Scorer:
     config: ScoringConfig
     calibration: Calibration = field(default_factory=lambda: Calibration(0.01, {}))
 
-    def score(self, raw: FloatArray, geometry: Geometry) -> tuple[float, float]:
+    def score(self, raw: RawMap, geometry: Geometry) -> tuple[float, float]:
         """The image score and the highest map value of a raw map.
 
         Both are taken on the network input, so that they do not depend on the size of the source.
 
         Args:
-            raw: (h, w) float32.
+            raw: As the method gave it.
             geometry: How the source became the input.
         """
-        smoothed = smooth_on_input(raw, geometry, sigma=self.config.sigma)
+        smoothed = smooth_on_input(
+            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening
+        )
         seen = smoothed[inside(geometry)]
         peak = float(seen.max())
         if self.config.pooling == "max":
             return peak, peak
+        if self.config.pooling == "method":
+            assert raw.image_score is not None, "a fit refuses this pooling without such scores"
+            return raw.image_score, peak
         score = pool(seen, pooling=self.config.pooling, top_fraction=self.config.top_fraction)
         return score, peak
 
     def map(
-        self, raw: FloatArray, geometry: Geometry, size: tuple[int, int] | None = None
+        self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        return resample(raw, geometry, sigma=self.config.sigma, size=size)
+        return resample(
+            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening, size=size
+        )
 
-    def predict(self, raw: FloatArray, geometry: Geometry, sample: Sample) -> Prediction:
+    def predict(self, raw: RawMap, geometry: Geometry, sample: Sample) -> Prediction:
         """Everything that is said of one image.
 
         Args:
-            raw: (h, w) float32, as the method gave it.
+            raw: As the method gave it.
             geometry: How the source became the input.
             sample: Where the image comes from.
         """

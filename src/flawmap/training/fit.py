@@ -123,6 +123,7 @@ class _Fit:
 
     def run(self) -> Detector:
         config = self.config
+        self.table.require_apart(config.separate)
         cls = METHODS.load(config.method.name)
         spec = resolve_encoder(config.encoder.name)
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
@@ -276,6 +277,13 @@ class _Fit:
         """Options that would do nothing, or that cannot be met."""
         training = self.config.training
         n, size = self.fabric.world_size, training.batch_size
+        if self.config.scoring.pooling == "method" and not cls.scores_images:
+            raise ConfigError(
+                f"{self.config.method.name} gives maps only: an image's score is taken from them",
+                where="scoring.pooling",
+                given="method",
+                expected="max or top",
+            )
         if issubclass(cls, OnePassMethod):
             for name, idle in (("augment", "off"), ("balance", False)):
                 if getattr(training, name) != idle:

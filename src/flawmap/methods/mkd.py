@@ -1,0 +1,443 @@
+"""MKD: a small network copies a pretrained one on good images only; what it copies badly is flawed.
+
+Source: Salehi et al., Multiresolution Knowledge Distillation for Anomaly Detection, CVPR 2021,
+arXiv 2011.11108. Reference code: rohban-lab/Knowledge_Distillation_AD, MIT.
+
+With a VGG16 encoder and the preset "paper" this is the published form: the cloner copies the last
+four max-pools, the image score is the loss of the image, the map is the gradient of that score with
+respect to the pixels, through both networks. What differs by default: any encoder is the source;
+the networks see normalised images; the weight of the two terms is the paper's own rule instead of
+the released constant; maps are compared between images, so they are not scaled one by one.
+
+A cloner for another encoder has the widths and strides of the levels that it copies. A level that
+takes negative values is copied by a convolution without ReLU. A source whose px per feature px are
+no power of two (a ViT) is copied from a resized image whose grid is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from flawmap.config import MethodConfig
+from flawmap.encoders.encoder import Encoder, feature_names
+from flawmap.encoders.table import EncoderSpec
+from flawmap.errors import ConfigError
+from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.distributed import gathered
+
+
+class MKDConfig(MethodConfig):
+    """Options of MKD."""
+
+    name: Literal["mkd"] = "mkd"
+    levels: tuple[str, ...] | None = None
+    """Encoder levels that the cloner copies, finest first; of a VGG, the pools after them."""
+    critical_layers: int | None = Field(default=None, ge=1)
+    """Compare only the last so many of the levels; None compares all."""
+    scored_layers: int = Field(default=3, ge=1)
+    """The last so many of those that are compared make the image score and the map."""
+    cloner: Literal["smaller", "equal"] = "smaller"
+    """equal: inner layers as wide as the level that they lead to, as in the source."""
+    width: int = Field(default=16, ge=1)
+    """Channels of the inner layers of the smaller cloner."""
+    terms: Literal["both", "value", "direction"] = "both"
+    """What is compared: differences of activations, the angle between them, or both."""
+    value_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Weight of the differences beside the angle; auto: both count alike before any learning."""
+    attribution: Literal["gradients", "smoothgrad", "guided"] = "gradients"
+    """smoothgrad: mean gradient of noisy copies; guided: the cloner passes no negative gradient."""
+    noisy_copies: int = Field(default=50, ge=1)
+    """Of smoothgrad."""
+    noise: float = Field(default=0.15, gt=0)
+    """Of smoothgrad: standard deviation, as a share of the image's range."""
+    map_scale: Literal["raw", "image"] = "raw"
+    """image: each map between its own minimum and 99th percentile, as published."""
+    normalise_input: bool = True
+    """Give the networks images with the encoder's mean and deviation taken off; else in 0..1."""
+    images_at_once: int = Field(default=32, ge=1)
+    """Images that are localised together; more need more memory."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class MKD(IterativeMethod):
+    """Where the cloner differs from its source is anomalous."""
+
+    Config = MKDConfig
+    summary = "a small network copies the encoder on good images; its loss is the score"
+    source = "Salehi et al., CVPR 2021, arXiv 2011.11108 (reference code MIT)"
+    scores_images = True
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "encoder.name": "lite0",
+        "data.size": [256, 256],
+        "scoring.sigma": 4.0,
+        "scoring.pooling": "method",
+        "training.iterations": 5000,
+        "training.batch_size": 16,
+        "training.precision": "float32",
+    }
+    defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vit-*": {"data.size": [252, 252]},
+        "dinov2-*": {"data.size": [252, 252]},
+    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"training.iterations": 400},
+        "gpu": {"training.batch_size": 64},
+        "paper": {
+            "encoder.name": "vgg16",
+            "data.size": [128, 128],
+            "training.batch_size": 64,
+            "training.iterations": 2400,
+            "method.value_weight": 0.5,
+            "method.normalise_input": False,
+            "method.map_scale": "image",
+            # Published models learn every training image.
+            "calibration.strategy": "off",
+        },
+    }
+    free_on_start = frozenset(
+        {
+            *("learning_rate", "attribution", "noisy_copies", "noise", "map_scale"),
+            *("images_at_once", "scored_layers"),
+        }
+    )
+
+    value_weight: Tensor
+
+    def __init__(self, config: MKDConfig, encoder: Encoder, size: tuple[int, int]) -> None:
+        super().__init__(encoder)
+        self.config = config
+        # The paper's critical layers are the pools; timm's levels of a VGG lie before them, except
+        # the last one, which is a pool.
+        self.vgg = encoder.spec.timm_name.startswith("vgg")
+        self.pools = tuple(
+            self.vgg and level != feature_names(encoder.spec)[-1] for level in encoder.levels
+        )
+        n_levels = len(encoder.channels)
+        critical = config.critical_layers or n_levels
+        if critical > n_levels:
+            raise ConfigError(
+                "more layers are to be compared than there are encoder levels",
+                where="method.critical_layers",
+                given=critical,
+                expected=f"at most {n_levels}",
+            )
+        self.compared = range(n_levels - critical, n_levels)
+        self.scored = self.compared[-config.scored_layers :]
+        strides = [s * (1 + pool) for s, pool in zip(encoder.strides, self.pools, strict=True)]
+        self.scale, stages = plan_cloner(encoder.channels, strides, config)
+        if min(size) * self.scale < 2 ** sum(stage.pool for stage in stages):
+            raise ConfigError(
+                "the images are smaller than a px of the deepest level",
+                where="data.size",
+                given=size,
+                expected=f"at least {strides[-1]} px",
+            )
+        self.cloner = Cloner(stages, self._rectified(), round_up=not self.vgg)
+        weight = 0.0 if config.value_weight == "auto" else config.value_weight
+        self.register_buffer("value_weight", torch.tensor(weight))
+
+    @classmethod
+    def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
+        """Four levels; of a VGG those before the last four pools."""
+        if spec.family == "vit":
+            return ("blocks.2", "blocks.5", "blocks.8", "blocks.11")
+        if spec.family == "efficientnet":
+            return ("blocks.2", "blocks.4", "blocks.5", "blocks.6")
+        names = feature_names(spec)
+        # timm names the last pool of a VGG as a level of its own.
+        return tuple(names[-5:-1] if spec.timm_name.startswith("vgg") else names[-4:])
+
+    @classmethod
+    def build(
+        cls,
+        config: MKDConfig,
+        encoder: Encoder,
+        input_size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> MKD:
+        method = cls(config, encoder, input_size)
+        for module in method.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+        return method
+
+    def _rectified(self) -> tuple[bool, ...]:
+        """For each level, whether it comes from a ReLU."""
+        if self.encoder.spec.family != "other":
+            return (False,) * len(self.encoder.channels)
+        if self.vgg:
+            return (True,) * len(self.encoder.channels)
+        probe = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return tuple(bool((level >= 0).all()) for level in self._source(probe))
+
+    def _source(self, images: Tensor) -> list[Tensor]:
+        """The levels that are copied, (B, C, h, w) each, of images in [0, 1]."""
+        encoder = self.encoder
+        if not self.config.normalise_input:
+            images = images * encoder.std + encoder.mean
+        levels = zip(encoder(images), self.pools, strict=True)
+        return [F.max_pool2d(level, 2) if pool else level for level, pool in levels]
+
+    def _clone(self, images: Tensor, *, guided: bool = False) -> list[Tensor]:
+        """The cloner's version of them, with their shapes."""
+        if self.config.normalise_input:
+            images = (images - self.encoder.mean) / self.encoder.std
+        if self.scale != 1:
+            size = [round(n * self.scale) for n in images.shape[-2:]]
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        found: list[Tensor] = self.cloner(images, guided=guided)
+        return found
+
+    def extract(self, images: Tensor) -> Features:
+        """The images, which the cloner learns from, and the levels that are compared."""
+        levels = self._source(images)
+        return (images, *(levels[i] for i in self.compared))
+
+    def loss(self, features: Features, step: int) -> Tensor:
+        images, targets = features[0].float(), features[1:]
+        clones = self._clone(images)
+        direction, value = distances(targets, [clones[i] for i in self.compared])
+        if step == 0 and self.config.value_weight == "auto" and not bool(self.value_weight):
+            means = gathered(torch.stack([direction, value], dim=1).detach()).mean(dim=0)
+            self.value_weight.copy_(means[0] / means[1].clamp(min=1e-12))
+        return self._joined(direction, value).mean()
+
+    def _joined(self, direction: Tensor, value: Tensor) -> Tensor:
+        if self.config.terms == "direction":
+            return direction
+        if self.config.terms == "value":
+            return value
+        return direction + self.value_weight * value
+
+    def image_scores(self, images: Tensor, *, guided: bool = False) -> Tensor:
+        """The loss of each image over the layers that are scored, (B,).
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+            guided: Pass no negative gradient back through the cloner's ReLUs.
+        """
+        source, clones = self._source(images), self._clone(images, guided=guided)
+        direction, value = distances(
+            [source[i] for i in self.scored], [clones[i] for i in self.scored]
+        )
+        return self._joined(direction, value)
+
+    def scored_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, 1, H, W) and scores (B,): one forward and one backward pass for many images."""
+        found = [self._localised(part) for part in torch.split(images, self.config.images_at_once)]
+        maps, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return maps, scores
+
+    def anomaly_map(self, features: Features) -> Tensor:
+        """Sensitivity of the score to each px, (B, 1, H, W)."""
+        return self.scored_maps(features[0].float())[0]
+
+    def _localised(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # Callers score in inference mode, whose tensors have no gradients: a copy has.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            # Differences of activations that are nearly equal: bfloat16 would drown them.
+            torch.autocast(images.device.type, enabled=False),
+        ):
+            images = images.detach().clone()
+            if self.config.attribution == "smoothgrad":
+                with torch.no_grad():
+                    scores = self.image_scores(images)
+                copies = self._noisy(images)
+                gradient = torch.stack([self._gradient(c)[1] for c in copies]).mean(dim=0)
+            else:
+                scores, gradient = self._gradient(images)
+        maps = gradient.abs().sum(dim=1, keepdim=True)
+        return self._scaled(maps) if self.config.map_scale == "image" else maps, scores
+
+    def _gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,) and their gradients with respect to the px, (B, 3, H, W)."""
+        images.requires_grad_()
+        scores = self.image_scores(images, guided=self.config.attribution == "guided")
+        # An image's score depends on its own px alone, so the sum's gradient is each one's.
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+        return scores.detach(), gradient
+
+    def _noisy(self, images: Tensor) -> Iterator[Tensor]:
+        """Copies with noise that is the same for every image and in every call."""
+        spread = self.config.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.config.noisy_copies):
+            noise = torch.randn(images.shape[1:], generator=generator).to(images.device)
+            yield images + spread.view(-1, 1, 1, 1) * noise
+
+    @staticmethod
+    def _scaled(maps: Tensor) -> Tensor:
+        """Each map from its minimum to its 99th percentile, in [0, 1]."""
+        ordered = maps.flatten(1).sort(dim=1).values
+        low, at = ordered[:, 0], 0.99 * (ordered.shape[1] - 1)
+        below, above = ordered[:, math.floor(at)], ordered[:, math.ceil(at)]
+        span = torch.lerp(below, above, at - math.floor(at)) - low
+        shape = (-1, 1, 1, 1)
+        # A map without any difference stays zero.
+        return ((maps - low.view(shape)) / span.clamp(min=1e-12).view(shape)).clamp(max=1)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
+
+    def learning_rate(self, step: int, total: int) -> float:
+        return self.config.learning_rate
+
+
+def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """How far two networks' layers are apart, for each image and summed over the layers.
+
+    Args:
+        source: (B, C, h, w) each.
+        clones: The same shapes.
+
+    Returns:
+        1 - cosine of the whole activations, and the mean squared difference; (B,) each.
+    """
+    direction, value = [], []
+    for target, clone in zip(source, clones, strict=True):
+        a, b = target.flatten(1).float(), clone.flatten(1).float()
+        direction.append(1 - F.cosine_similarity(a, b, dim=1))
+        value.append((a - b).square().mean(dim=1))
+    return torch.stack(direction).sum(dim=0), torch.stack(value).sum(dim=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the cloner.
+
+    Attributes:
+        widths: Channels of its convolutions.
+        pool: Whether a 2 x 2 max-pool follows.
+        critical: Whether its output is a copy of a level.
+    """
+
+    widths: tuple[int, ...]
+    pool: bool
+    critical: bool
+
+
+def plan_cloner(
+    channels: Sequence[int], strides: Sequence[int], config: MKDConfig
+) -> tuple[float, tuple[Stage, ...]]:
+    """The stages of a cloner, and the factor by which its input is resized.
+
+    Args:
+        channels: Of each level that is copied.
+        strides: Input px per px of each level.
+        config: Says how wide the inner layers are.
+
+    Raises:
+        ConfigError: The levels are not in order, or their strides differ by other factors than 2.
+
+    Example:
+        >>> scale, stages = plan_cloner((256, 512), (4, 8), MKDConfig())
+        >>> [(s.widths, s.critical) for s in stages]
+        [((16, 16), False), ((16, 256), True), ((16, 16, 512), True)]
+    """
+    depths = [round(math.log2(s)) for s in strides]
+    scale = 2 ** depths[0] / strides[0]
+    if sorted(depths) != depths or any(
+        abs(s * scale - 2**depth) > 1e-9 for s, depth in zip(strides, depths, strict=True)
+    ):
+        raise ConfigError(
+            "a cloner cannot copy these levels one after the other",
+            where="method.levels",
+            given=f"levels of {', '.join(map(str, strides))} px per feature px",
+            expected="the finest level first, each next one coarser by 2, 4, ... or as fine",
+        )
+    stages: list[Stage] = []
+    depth = 0
+    for width, wanted in zip(channels, depths, strict=True):
+        while True:
+            pool = depth < wanted
+            depth += pool
+            critical = depth == wanted
+            last = width if critical else max(1, width >> (wanted - depth))
+            inner = last if config.cloner == "equal" else config.width
+            n_inner = 1 if pool and depth <= 2 else 2
+            if not critical and config.cloner == "smaller":
+                last = inner
+            stages.append(Stage((*[inner] * n_inner, last), pool, critical))
+            if critical:
+                break
+    return scale, tuple(stages)
+
+
+class Cloner(nn.Module):
+    """3 x 3 convolutions without biases: a bias could learn a constant that suits all good images.
+
+    Each convolution is followed by a batch normalisation and a ReLU; the last one of a stage by a
+    ReLU alone, or by nothing where the level that it copies takes negative values.
+
+    Args:
+        stages: Its parts.
+        rectified: For each level that is copied, whether it is never negative.
+        round_up: Whether pooling keeps a px that has no partner.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], rectified: Sequence[bool], *, round_up: bool = False
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        self.critical = tuple(stage.critical for stage in stages)
+        signs = iter(rectified)
+        channels = 3
+        for stage in stages:
+            layers: list[nn.Module] = []
+            for width in stage.widths[:-1]:
+                layers += [_conv(channels, width), nn.BatchNorm2d(width), ReLU()]
+                channels = width
+            layers.append(_conv(channels, stage.widths[-1]))
+            channels = stage.widths[-1]
+            if not stage.critical or next(signs):
+                layers.append(ReLU())
+            if stage.pool:
+                layers.append(nn.MaxPool2d(2, ceil_mode=round_up))
+            self.stages.append(nn.Sequential(*layers))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, *, guided: bool = False) -> list[Tensor]:
+        """Copies of the levels, (B, C, h, w) each.
+
+        Args:
+            x: (B, 3, H, W) float32, what the source sees.
+            guided: Pass no negative gradient back through the ReLUs.
+        """
+        for module in self.modules():
+            if isinstance(module, ReLU):
+                module.guided = guided
+        x = x.contiguous(memory_format=torch.channels_last)
+        found = []
+        for stage, critical in zip(self.stages, self.critical, strict=True):
+            x = stage(x)
+            if critical:
+                found.append(x)
+        return found
+
+
+def _conv(channels: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, 3, padding=1, bias=False)
+
+
+class ReLU(nn.Module):
+    """max(x, 0); guided, its gradient is max(gradient, 0) where x > 0 (Springenberg et al.)."""
+
+    guided = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(x, inplace=True)
+        if self.guided and y.requires_grad:
+            y.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
+        return y

@@ -1,0 +1,450 @@
+"""MKD's parts against hand computations, finite differences and loops over single images."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import flawmap
+from flawmap.config import EncoderConfig
+from flawmap.encoders.encoder import Encoder, FeaturesEncoder, _create, _wrap, build, resolve
+from flawmap.errors import ConfigError
+from flawmap.methods.mkd import MKD, Cloner, MKDConfig, ReLU, Stage, distances, plan_cloner
+from flawmap.progress import Silent
+from flawmap.training.interrupt import Interrupted
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+VGG16 = ((128, 256, 512, 512), (4, 8, 16, 32))
+"""Channels and strides of the last four pools."""
+
+
+@pytest.fixture(scope="module")
+def conv() -> Encoder:
+    return build(EncoderConfig(name="lite0"), ["blocks.1", "blocks.2", "blocks.4"])
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Encoder:
+    """A VGG of 11 layers with drawn weights."""
+    spec = resolve("vgg11")
+    levels = MKD.default_levels(spec)
+    with torch.device("meta"):
+        network = _create(spec, levels)
+    network.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1, generator=generator)
+        else:
+            nn.init.kaiming_normal_(parameter, generator=generator)
+    encoder = _wrap(spec, network, levels)
+    encoder.freeze()
+    return encoder
+
+
+def make(encoder: Encoder, size: int = 64, **options: object) -> MKD:
+    config = MKDConfig.model_validate({"name": "mkd", "value_weight": 0.5, **options})
+    method = MKD.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).train()
+    with torch.no_grad():
+        for seed in range(20):
+            # Means and variances as after some training: fresh ones would let activations die out.
+            method._clone(rand(2, 3, size, size, seed=seed))
+    return method.eval()
+
+
+def stages(config: MKDConfig) -> tuple[Stage, ...]:
+    return plan_cloner(*VGG16, config)[1]
+
+
+def test_the_smaller_cloner_of_vgg16_is_the_published_one() -> None:
+    found = stages(MKDConfig())
+    assert [s.widths for s in found] == [
+        *((16, 16), (16, 128), (16, 16, 256), (16, 16, 512), (16, 16, 512))
+    ]
+    assert all(s.pool for s in found)
+    assert [s.critical for s in found] == [False, True, True, True, True]
+    cloner = Cloner(found, (True,) * 4)
+    assert sum(p.numel() for p in cloner.parameters()) == 343_984
+    kinds = [type(layer).__name__ for stage in cloner.stages for layer in stage]
+    inner, last = ["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "ReLU", "MaxPool2d"]
+    assert kinds == 2 * (inner + last) + 3 * (inner + inner + last)
+
+
+def test_the_equal_cloner_has_vgg16_s_own_widths() -> None:
+    found = stages(MKDConfig(cloner="equal"))
+    widths = [width for stage in found for width in stage.widths]
+    assert widths == [64, 64, 128, 128, *[256] * 3, *[512] * 6]
+    cloner = Cloner(found, (True,) * 4)
+    # VGG16's convolutions without biases, and a scale and a shift for each inner channel.
+    assert sum(p.numel() for p in cloner.parameters()) == 14_710_464 + 2 * 2752
+
+
+@pytest.mark.parametrize("cloner", ["smaller", "equal"])
+def test_no_convolution_has_a_bias(conv: Encoder, cloner: str) -> None:
+    convolutions = [m for m in make(conv, cloner=cloner).modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions
+    assert all(m.bias is None and m.kernel_size == (3, 3) for m in convolutions)
+
+
+def test_the_cloner_copies_widths_and_grids(conv: Encoder) -> None:
+    method = make(conv, size=72)
+    images = rand(2, 3, 72, 72)
+    clones = method._clone(images)
+    assert [c.shape for c in clones] == [s.shape for s in conv(images)]
+    # Levels of an EfficientNet are no outputs of a ReLU.
+    assert all(float(c.detach().min()) < 0 for c in clones)
+
+
+def test_a_vit_s_levels_lie_on_one_grid() -> None:
+    levels = ["blocks.1", "blocks.3"]
+    vit = build(EncoderConfig(name="vit-s14"), levels)
+    method = make(vit, size=56)
+    assert method.scale == 16 / 14
+    clones = method._clone(rand(1, 3, 56, 56))
+    assert [c.shape for c in clones] == [s.shape for s in vit(rand(1, 3, 56, 56))]
+    assert [s.pool for s in plan_cloner((8, 8), (14, 14), MKDConfig())[1]] == [True] * 4 + [False]
+
+
+def test_a_vgg_is_copied_at_its_last_four_pools(vgg: Encoder) -> None:
+    assert vgg.levels == ("features.4", "features.9", "features.14", "features.19")
+    method = make(vgg)
+    images = rand(2, 3, 64, 64)
+    assert isinstance(vgg, FeaturesEncoder)
+    x, pools = (images - vgg.mean) / vgg.std, []
+    with torch.no_grad():
+        for layer in vgg.network.children():
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                pools.append(x.clone())
+        # timm cuts off what follows the last level asked for, the last pool among it.
+        pools.append(nn.functional.max_pool2d(x, 2))
+        found = method._source(images)
+    assert len(pools) == 5
+    for level, pool in zip(found, pools[1:], strict=True):
+        torch.testing.assert_close(level, pool)
+    assert [c.shape for c in method._clone(images)] == [p.shape for p in pools[1:]]
+    assert all(float(c.detach().min()) == 0 for c in method._clone(images))
+
+
+def test_published_inputs_are_not_normalised(vgg: Encoder) -> None:
+    seen: list[torch.Tensor] = []
+    hook = vgg.network.get_submodule("features_0").register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
+    method, images = make(vgg, normalise_input=False), rand(1, 3, 64, 64)
+    cloned = method.cloner.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    method._source(images)
+    method._clone(images)
+    hook.remove()
+    cloned.remove()
+    for given in seen:
+        torch.testing.assert_close(given, images, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("terms", ["both", "value", "direction"])
+def test_the_loss_against_a_hand_computation(conv: Encoder, terms: str) -> None:
+    method = make(conv, terms=terms, value_weight=0.3)
+    images = rand(3, 3, 64, 64)
+    with torch.no_grad():
+        found = float(method.loss(method.extract(images), 7))
+        source, clones = conv(images), method._clone(images)
+    direction = value = 0.0
+    for a, b in zip(source, clones, strict=True):
+        for x, y in zip(a.double().flatten(1).numpy(), b.double().flatten(1).numpy(), strict=True):
+            direction += (1 - x @ y / np.sqrt((x @ x) * (y @ y))) / 3
+            value += np.mean((x - y) ** 2) / 3
+    wanted = {"both": direction + 0.3 * value, "value": value, "direction": direction}[terms]
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_direction_ignores_lengths_and_the_value_does_not() -> None:
+    a = rand(2, 3, 4, 4)
+    direction, value = distances([a], [3 * a])
+    torch.testing.assert_close(direction, torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(value, (2 * a).square().mean(dim=(1, 2, 3)))
+
+
+def test_auto_weighs_both_terms_alike_before_any_learning(conv: Encoder) -> None:
+    method = make(conv, value_weight="auto").train()
+    features = method.extract(rand(4, 3, 64, 64))
+    assert float(method.value_weight) == 0
+    untrained = copy.deepcopy(method)
+    loss = float(method.loss(features, 0).detach())
+    with torch.no_grad():
+        direction, value = distances(features[1:], untrained._clone(features[0]))
+    assert float(method.value_weight * value.mean()) == pytest.approx(float(direction.mean()))
+    assert loss == pytest.approx(2 * float(direction.mean()), rel=1e-5)
+    kept = float(method.value_weight)
+    # Neither a later step nor going on from what was learnt changes it.
+    method.loss(method.extract(rand(4, 3, 64, 64, seed=5)), 1)
+    method.loss(method.extract(rand(4, 3, 64, 64, seed=6)), 0)
+    assert float(method.value_weight) == kept
+
+
+@pytest.mark.parametrize(("critical", "scored"), [(1, 3), (2, 1), (3, 2), (None, 3)])
+def test_the_last_layers_are_compared_and_scored(
+    conv: Encoder, critical: int | None, scored: int
+) -> None:
+    method = make(conv, critical_layers=critical, scored_layers=scored, terms="direction")
+    images = rand(2, 3, 64, 64)
+    with torch.no_grad():
+        pairs = list(zip(conv(images), method._clone(images), strict=True))
+        each = [distances([a], [b])[0] for a, b in pairs]
+        features = method.extract(images)
+        assert len(features) == 1 + (critical or 3)
+        wanted = torch.stack(each[-(critical or 3) :]).sum(dim=0)
+        torch.testing.assert_close(method.loss(features, 3), wanted.mean())
+        wanted = torch.stack(each[-min(scored, critical or 3) :]).sum(dim=0)
+        torch.testing.assert_close(method.image_scores(images), wanted)
+
+
+def test_more_layers_than_levels_are_refused(conv: Encoder) -> None:
+    with pytest.raises(ConfigError, match="more layers"):
+        make(conv, critical_layers=4)
+    with pytest.raises(ConfigError, match="smaller than a px"):
+        make(conv, size=8)
+    turned = build(EncoderConfig(name="lite0"), ["blocks.4", "blocks.2"])
+    with pytest.raises(ConfigError, match="one after the other"):
+        make(turned)
+
+
+def test_gradients_reach_the_cloner_and_never_the_source(conv: Encoder) -> None:
+    method = make(conv).train()
+    before = {k: v.clone() for k, v in conv.state_dict().items()}
+    optimizer = method.optimizer()
+    method.loss(method.extract(rand(4, 3, 64, 64)), 0).backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+    optimizer.step()
+    optimizer.zero_grad()
+    method.eval().scored_maps(rand(2, 3, 64, 64))
+    assert all(p.grad is None for p in (*conv.parameters(), *method.parameters()))
+    assert all(torch.equal(before[k], v) for k, v in conv.state_dict().items())
+
+
+def test_the_map_is_the_gradient_of_the_score(conv: Encoder) -> None:
+    """Through both networks: against differences of the score, in double precision."""
+    method = copy.deepcopy(make(conv)).double()
+    method.encoder.double()
+    image = rand(1, 3, 64, 64).double()
+    (found,), _ = method.scored_maps(image)
+    step = 1e-6
+    for y, x in ((0, 0), (20, 33), (63, 40)):
+        total = 0.0
+        for channel in range(3):
+            scores = []
+            for sign in (1, -1):
+                moved = image.clone()
+                moved[0, channel, y, x] += sign * step
+                with torch.no_grad():
+                    scores.append(_in_double(method, moved))
+            total += abs(scores[0] - scores[1]) / (2 * step)
+        assert float(found[0, y, x]) == pytest.approx(total, rel=1e-3)
+
+
+def _in_double(method: MKD, images: torch.Tensor) -> float:
+    score = torch.zeros((), dtype=torch.float64)
+    pairs = list(zip(method._source(images), method._clone(images), strict=True))
+    for a, b in pairs[-3:]:
+        score += 1 - torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+        score += float(method.value_weight) * (a - b).square().mean()
+    return float(score)
+
+
+@pytest.mark.parametrize("attribution", ["gradients", "guided", "smoothgrad"])
+def test_a_batch_in_one_pass_equals_a_loop_over_images(conv: Encoder, attribution: str) -> None:
+    method = make(conv, attribution=attribution, noisy_copies=3)
+    images = rand(6, 3, 64, 64)
+    maps, scores = method.scored_maps(images)
+    assert maps.shape == (6, 1, 64, 64)
+    scale = float(maps.abs().max())
+    for i in range(6):
+        alone, score = method.scored_maps(images[i : i + 1])
+        torch.testing.assert_close(alone[0], maps[i], rtol=1e-3, atol=1e-4 * scale)
+        torch.testing.assert_close(score[0], scores[i])
+    torch.testing.assert_close(method.anomaly_map(method.extract(images)), maps)
+
+
+def test_large_batches_are_localised_in_parts(conv: Encoder) -> None:
+    images = rand(7, 3, 64, 64)
+    whole, scores = make(conv, images_at_once=7).scored_maps(images)
+    method = make(conv, images_at_once=3)
+    seen: list[int] = []
+    method.cloner.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    maps, parts = method.scored_maps(images)
+    assert seen == [3, 3, 1]
+    torch.testing.assert_close(parts, scores)
+    torch.testing.assert_close(maps, whole, rtol=1e-3, atol=1e-4 * float(whole.max()))
+
+
+def test_maps_come_in_inference_mode_too(conv: Encoder) -> None:
+    method = make(conv)
+    with torch.inference_mode():
+        found, scores = method.scored_maps(rand(2, 3, 64, 64))
+    wanted, expected = method.scored_maps(rand(2, 3, 64, 64))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(scores, expected)
+
+
+def test_a_guided_relu_passes_positive_gradients_of_positive_inputs() -> None:
+    relu = ReLU()
+    upstream = torch.tensor([2.0, -3.0, 4.0, -5.0])
+    for guided, wanted in ((False, [2.0, -3.0, 0.0, 0.0]), (True, [2.0, 0.0, 0.0, 0.0])):
+        relu.guided = guided
+        x = torch.tensor([1.0, 1.0, -1.0, -1.0], requires_grad=True)
+        (relu(x * 1) * upstream).sum().backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == wanted
+
+
+def test_guided_backprop_changes_the_map_and_not_the_score(conv: Encoder) -> None:
+    images = rand(2, 3, 64, 64)
+    plain, scores = make(conv).scored_maps(images)
+    method = make(conv, attribution="guided")
+    guided, same = method.scored_maps(images)
+    torch.testing.assert_close(same, scores)
+    assert float((guided - plain).abs().max()) > 0.01 * float(plain.max())
+    # Training goes on with plain gradients.
+    assert make(conv)._gradient(images.clone())[1].equal(make(conv)._gradient(images.clone())[1])
+    method.train().loss(method.extract(images), 0)
+    assert not any(m.guided for m in method.modules() if isinstance(m, ReLU))
+
+
+def test_smoothgrad_is_the_mean_gradient_of_noisy_copies(conv: Encoder) -> None:
+    method = make(conv, attribution="smoothgrad", noisy_copies=4, noise=0.2)
+    images = rand(2, 3, 64, 64)
+    images[1] *= 0.5
+    found, scores = method.scored_maps(images)
+    copies = list(method._noisy(images))
+    noise = torch.stack(copies) - images
+    spread = images.amax((1, 2, 3)) - images.amin((1, 2, 3))
+    torch.testing.assert_close(noise.std(dim=(0, 2, 3, 4)), 0.2 * spread, rtol=0.02, atol=0)
+    plain = make(conv)
+    gradients = [plain._gradient(c.clone())[1] for c in copies]
+    wanted = torch.stack(gradients).mean(dim=0).abs().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores, plain.scored_maps(images)[1])
+
+
+def test_a_map_on_its_own_scale(conv: Encoder) -> None:
+    images = rand(3, 3, 64, 64)
+    raw = make(conv).scored_maps(images)[0].numpy()
+    found = make(conv, map_scale="image").scored_maps(images)[0].numpy()
+    for plain, scaled in zip(raw, found, strict=True):
+        low, high = plain.min(), np.percentile(plain, 99)
+        np.testing.assert_allclose(
+            scaled, np.clip((plain - low) / (high - low), 0, 1), rtol=1e-4, atol=1e-6
+        )
+    constant = MKD._scaled(torch.full((1, 1, 8, 8), 3.0))
+    assert not constant.any()
+
+
+def test_golden_values(conv: Encoder) -> None:
+    """A tiny configuration: weights as drawn, a loss, a step, a map."""
+    method = make(conv, width=4).train()
+    features = method.extract(rand(4, 3, 64, 64))
+    optimizer = method.optimizer()
+    losses = []
+    for step in range(3):
+        loss = method.loss(features, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    maps, scores = method.eval().scored_maps(rand(1, 3, 64, 64, seed=1))
+    weights = sum(float(p.detach().abs().sum()) for p in method.cloner.parameters())
+    assert losses == pytest.approx([104.6956, 104.4062, 104.1286], rel=1e-3)
+    assert weights == pytest.approx(584.7649, rel=1e-3)
+    assert float(scores) == pytest.approx(106.2732, rel=1e-3)
+    assert float(maps.mean()) == pytest.approx(0.34776, rel=1e-2)
+
+
+def test_it_learns_what_good_images_look_like(conv: Encoder) -> None:
+    method = make(conv, terms="direction").train()
+    features = method.extract(rand(4, 3, 64, 64))
+    optimizer = method.optimizer()
+    losses = []
+    for step in range(60):
+        loss = method.loss(features, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+OPTIONS: dict[str, Any] = {
+    "data.size": 64,
+    "method.levels": ["blocks.1", "blocks.2"],
+    "training.iterations": 24,
+    "training.batch_size": 4,
+    "training.device": "cpu",
+    "training.threads": 1,
+}
+
+
+class StopAt:
+    """Shows nothing, and sends Ctrl-C when the loop reports an iteration."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def task(self, name: str, total: int, **options: Any) -> Any:
+        return nullcontext(self if name == "Learning" else Silent())
+
+    def update(self, done: int, **values: float | str) -> None:
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note(self, text: str) -> None:
+        return
+
+
+def test_a_stopped_fit_goes_on_to_the_same_weights(rings: Path, tmp_path: Path) -> None:
+    """With the weight of the first step, Adam's moments and the batch normalisation's means."""
+    whole = flawmap.fit(rings, method="mkd", options=OPTIONS)
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="mkd", options=OPTIONS, progress=StopAt(10))
+    resumed = flawmap.fit(rings, output=output, method="mkd", options=OPTIONS, resume=True)
+    first, second = (d.models["*"].state_dict() for d in (whole, resumed))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert float(first["value_weight"]) > 0
+
+
+def test_the_score_is_the_loss_everywhere(rings: Path) -> None:
+    """Predictions, thresholds and evaluation take the method's score, not one of the map."""
+    detector = flawmap.fit(rings, method="mkd", options=OPTIONS)
+    paths = sorted((rings / "test" / "stain").iterdir())
+    found = [p.score for p in detector.predict(paths)]
+    from flawmap.data.loader import load_batches
+    from flawmap.types import Sample
+
+    samples = [Sample(str(p), "rings", "test", None) for p in paths]
+    (batch,) = load_batches(samples, detector._transform, 8, threads=1)
+    method = detector.models["*"]
+    assert isinstance(method, MKD)
+    with torch.no_grad():
+        wanted = method.image_scores(batch.images)
+    assert found == pytest.approx(wanted.tolist(), rel=1e-4)
+    evaluation = flawmap.evaluate(detector, rings)
+    by_path = {r.sample.path: r.score for c in evaluation.categories.values() for r in c.images}
+    for path, score in zip(paths, found, strict=True):
+        assert by_path[str(path)] == pytest.approx(score, rel=1e-4)
+    pooled = flawmap.fit(rings, method="mkd", options={**OPTIONS, "scoring.pooling": "max"})
+    prediction = pooled.predict(paths[0])
+    assert prediction.score != pytest.approx(found[0], rel=0.01)
