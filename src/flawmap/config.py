@@ -77,7 +77,8 @@ class EncoderConfig(Section):
     """Which frozen network sees the images, and where its weights come from."""
 
     name: str = "lite0"
-    """A name that `flawmap encoders` lists, or any timm model name."""
+    """A name that `flawmap encoders` lists, any timm model name, or "none" for methods that learn
+    from pixels."""
     weights: Path | None = None
     """A local .safetensors or .pth file, for encoders that no offline package carries."""
     sha256: str | None = None

@@ -23,7 +23,8 @@ from flawmap.encoders.encoder import Encoder, default_levels
 from flawmap.encoders.table import EncoderSpec
 
 Features = tuple[Tensor, ...]
-"""What a method keeps of the frozen encoder: tensors whose first dimension is the batch."""
+"""What a method keeps of the frozen encoder, or of the images: tensors whose first dimension is the
+batch. The loop may keep float32 tensors as bfloat16; other types stay as they are."""
 
 
 class Method(nn.Module, abc.ABC):
@@ -37,6 +38,8 @@ class Method(nn.Module, abc.ABC):
         defaults: Options of the whole run (dotted names) that this method needs by default.
         defaults_by_encoder: Further ones for encoders whose name fits a pattern such as "vit-*".
         presets: Further options per preset; every method has "cpu" and "gpu".
+        needs_encoder: Whether it looks at images through an encoder. A method that learns from
+            pixels says False and has the default "encoder.name": "none".
         free_on_start: Options that may change when a fit goes on from a fitted detector: they say
             how something is learnt, not what.
 
@@ -54,6 +57,7 @@ class Method(nn.Module, abc.ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    needs_encoder: ClassVar[bool] = True
     free_on_start: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:

@@ -93,14 +93,15 @@ def _data(detector: Detector, evaluation: Evaluation) -> str:
 def _model(detector: Detector) -> str:
     spec, fitted = detector.encoder.spec, detector.fitted
     levels = ", ".join(detector.encoder.levels)
+    frozen = spec.family != "none"
     rows: list[tuple[str, object]] = [
         ("method", detector.config.method.name),
         ("models", "one per category" if detector.config.separate else "one for all categories"),
         ("encoder", spec.name),
         ("architecture (timm)", spec.timm_name),
         ("encoder levels", levels),
-        ("encoder weights (SHA-256)", detector.encoder.fingerprint),
-        ("licence of the weights", spec.licence or "not known"),
+        ("encoder weights (SHA-256)", detector.encoder.fingerprint if frozen else ""),
+        ("licence of the weights", (spec.licence or "not known") if frozen else ""),
         ("note on the weights", spec.note),
         ("seed", detector.config.seed),
         ("fitted on device", fitted.device),

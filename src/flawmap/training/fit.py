@@ -27,6 +27,7 @@ from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
+from flawmap.encoders.table import NO_ENCODER
 from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.progress import Progress, Silent
@@ -124,6 +125,7 @@ class _Fit:
         config = self.config
         cls = METHODS.load(config.method.name)
         spec = resolve_encoder(config.encoder.name)
+        _require_encoder(cls, config)
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
         encoder = build_encoder(config.encoder, levels)
         encoder.grid(config.data.size)
@@ -461,10 +463,11 @@ class _Fit:
         return replace(batch, images=random_views(batch.images, generator))
 
     def _stored(self, features: Features) -> Features:
-        """Features as they are kept: bfloat16 when the loop computes in it anyway."""
-        if precision_of(self.fabric) == "bf16-mixed":
-            return tuple(t.to(torch.bfloat16) for t in features)
-        return tuple(t.float() for t in features)
+        """Features as they are kept: bfloat16 when the loop computes in it anyway. What a method
+        gives in a type of its own choice stays in it."""
+        wanted = torch.bfloat16 if precision_of(self.fabric) == "bf16-mixed" else torch.float32
+        wide = (torch.float32, torch.bfloat16)
+        return tuple(t.to(wanted) if t.dtype in wide else t for t in features)
 
     def _calibrate(self, detector: Detector, plan: Plan) -> Calibration:
         found: dict[str, tuple[list[float], list[float], bool]] = {}
@@ -516,3 +519,19 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+def _require_encoder(cls: type[Method], config: Config) -> None:
+    """An encoder for a method that needs one, and none for one that does not."""
+    name, given = config.method.name, config.encoder.name
+    if cls.needs_encoder == (given != NO_ENCODER.name):
+        return
+    raise ConfigError(
+        f"{name} looks at images through an encoder"
+        if cls.needs_encoder
+        else f"{name} learns from pixels: an encoder would do nothing",
+        where="encoder.name",
+        given=given,
+        expected="a name that 'flawmap encoders' lists" if cls.needs_encoder else NO_ENCODER.name,
+        hint="leave it out: the method has a default",
+    )
+
+
