@@ -127,6 +127,14 @@ class TrainingConfig(Section):
     not kept then."""
     balance: bool = False
     """Show all categories equally often, however many images each has."""
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images to learn that is held out to choose the best weights; 0 = none."""
+    validation_images: int = Field(default=20, ge=1)
+    """Never hold out more than this for a model."""
+    validate_every: int = Field(default=500, ge=1)
+    """Iterations between looks at the held-out images."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many looks without a lower loss; None = never."""
     cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)

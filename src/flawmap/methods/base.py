@@ -102,6 +102,11 @@ class Method(nn.Module, abc.ABC):
         """Raw maps of images: `anomaly_map(extract(images))`."""
         return self.anomaly_map(self.extract(images))
 
+    def reconstruction(self, features: Features) -> Tensor | None:
+        """What a good part would look like in place of each image, for methods that have such a
+        picture: (B, 3, H, W) float32, RGB around [0, 1]. The report shows it."""
+        return None
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state_dict` gave, also when learnt tensors change size with the data."""
         self.load_state_dict(dict(state))
@@ -126,6 +131,10 @@ class IterativeMethod(Method):
     @abc.abstractmethod
     def learning_rate(self, step: int, total: int) -> float:
         """The learning rate of a step, 0 <= step < total."""
+
+    def validation_loss(self, features: Features) -> Tensor:
+        """The loss of held-out images, by which weights are chosen, a scalar; without gradient."""
+        return self.loss(features, 0)
 
     clip_norm: float | None = None
 

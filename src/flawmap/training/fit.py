@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.loop import Curve, train
 from flawmap.training.plan import Plan, few, make_plan
 from flawmap.training.start import require_start, weights_of
+from flawmap.training.validation import Validation, held_back
 from flawmap.types import Batch, Sample, categories_of
 
 _SCORE_COST = 3
@@ -124,8 +125,8 @@ class _Fit:
     def run(self) -> Detector:
         config = self.config
         cls = METHODS.load(config.method.name)
-        spec = resolve_encoder(config.encoder.name)
         _require_encoder(cls, config)
+        spec = resolve_encoder(config.encoder.name)
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
         encoder = build_encoder(config.encoder, levels)
         encoder.grid(config.data.size)
@@ -185,7 +186,12 @@ class _Fit:
             },
             seconds=dict(self.timing.seconds),
             curves={
-                name: {"steps": c.steps, "planned": c.planned, "losses": c.losses}
+                name: {
+                    "steps": c.steps,
+                    "planned": c.planned,
+                    "losses": c.losses,
+                    "validation": asdict(c.validation),
+                }
                 for name, c in curves.items()
             },
             versions=_versions(),
@@ -278,7 +284,8 @@ class _Fit:
         training = self.config.training
         n, size = self.fabric.world_size, training.batch_size
         if issubclass(cls, OnePassMethod):
-            for name, idle in (("augment", "off"), ("balance", False)):
+            options = (("augment", "off"), ("balance", False), ("validation_fraction", 0.0))
+            for name, idle in options:
                 if getattr(training, name) != idle:
                     raise ConfigError(
                         f"{self.config.method.name} sees every image once: this option would do "
@@ -324,6 +331,10 @@ class _Fit:
             self._finalise(method, generator, label)
             return None
         assert isinstance(method, IterativeMethod)
+        samples, back = held_back(samples, self.config.training, self.config.seed * 1009 + index)
+        if self.config.training.validation_fraction and not back:
+            self.progress.note(f"{len(samples)} images are too few to hold any out: all are learnt")
+        validation = self._validation(method, back) if back else None
         fetch = self._feature_source(method, samples, label)
         deadline = self.deadline
         if deadline is not None:
@@ -346,7 +357,17 @@ class _Fit:
             progress=self.progress,
             stop=self.stop,
             name=label,
+            validation=validation,
         )
+
+    def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
+        batches, image = [], None
+        with closing(self._batches(samples, self.config.training.batch_size)) as read:
+            for batch in read:
+                image = batch.images[0] if image is None else image
+                batches.append(tuple(t.cpu() for t in self._stored(self._extract(method, batch))))
+        assert image is not None
+        return Validation(batches, image, self.config.training, self.config.seed)
 
     def _batches(self, samples: Sequence[Sample], batch_size: int) -> Generator[Batch, None, None]:
         return load_batches(
@@ -511,14 +532,6 @@ def run_folder_of(output: Path) -> Path:
     return output.with_name(output.name + ".run")
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
-    for name in ("torch", "timm", "numpy", "lightning-fabric", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 def _require_encoder(cls: type[Method], config: Config) -> None:
     """An encoder for a method that needs one, and none for one that does not."""
     name, given = config.method.name, config.encoder.name
@@ -535,3 +548,11 @@ def _require_encoder(cls: type[Method], config: Config) -> None:
     )
 
 
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
+    for name in ("torch", "timm", "numpy", "lightning-fabric", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
