@@ -12,7 +12,7 @@ The encoder's weights are not part of a method's `state_dict`; a bundle stores t
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -135,6 +135,24 @@ class IterativeMethod(Method):
     def validation_loss(self, features: Features) -> Tensor:
         """The loss of held-out images, by which weights are chosen, a scalar; without gradient."""
         return self.loss(features, 0)
+
+    @classmethod
+    def candidates(cls, config: Any) -> tuple[Any, ...]:
+        """Configurations to train in place of one, of which the model with the lowest loss of
+        held-out images is kept; the first, where none is held out."""
+        return (config,)
+
+    final_images: int | None = 0
+    """Images of the training that `finalise` sees, evenly chosen: 0 = it is not called, None = all.
+    """
+
+    def finalise(self, batches: Iterator[Features]) -> None:
+        """End the fit with the weights that it has: in evaluation mode, without gradients.
+
+        Args:
+            batches: Features of images of the training.
+        """
+        raise AssertionError(f"{type(self).__name__} has nothing to finalise")
 
     clip_norm: float | None = None
 

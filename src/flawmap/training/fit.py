@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import flawmap
-from flawmap.config import Config
+from flawmap.config import Config, MethodConfig
 from flawmap.data.augment import random_views
 from flawmap.data.loader import load_batches
 from flawmap.data.samples import Problem, SampleTable
@@ -119,7 +119,7 @@ class _Fit:
         self.threads = config.training.threads or default_threads()
         self._numbers: dict[str, int] = {}
         self._pictures: dict[str, str] = {}
-        self._extract_seconds = 0.0
+        self._score_seconds = 0.0
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
     def run(self) -> Detector:
@@ -153,11 +153,10 @@ class _Fit:
         with PoliteStop() as self.stop:
             for index, name in enumerate(parts):
                 learn = [s for s in plan.learn if name in (EVERY, s.category)]
-                method = self._new_method(cls, encoder, index)
-                if self.start is not None:
-                    method.restore(self.start.models[name].state_dict())
                 share = 1 / (len(parts) - index)
-                curve = self._learn(method, learn, index, share, len(plan.held_out), name, identity)
+                method, curve = self._best_of(
+                    cls, encoder, learn, index, share, len(plan.held_out), name, identity
+                )
                 models[name] = method
                 if curve is not None:
                     curves[name] = curve
@@ -302,19 +301,91 @@ class _Fit:
                 expected=f"a multiple of {n}",
             )
 
-    def _new_method(self, cls: type[Method], encoder: Encoder, index: int) -> Method:
+    def _new_method(
+        self, cls: type[Method], encoder: Encoder, index: int, config: MethodConfig
+    ) -> Method:
         generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
-        method = cls.build(self.config.method, encoder, self.config.data.size, generator)
+        method = cls.build(config, encoder, self.config.data.size, generator)
         return method.to(self.fabric.device)
 
-    def _learn(
+    def _best_of(
         self,
-        method: Method,
+        cls: type[Method],
+        encoder: Encoder,
         samples: Sequence[Sample],
         index: int,
         share: float,
         held_out: int,
         name: str,
+        identity: dict[str, Any],
+    ) -> tuple[Method, Curve | None]:
+        """A model that has learnt: the best one where the method names several candidates."""
+        learn: list[Sample] = list(samples)
+        back: list[Sample] = []
+        configs: tuple[Any, ...] = (self.config.method,)
+        if issubclass(cls, IterativeMethod):
+            training = self.config.training
+            learn, back = held_back(samples, training, self.config.seed * 1009 + index)
+            if training.validation_fraction and not back:
+                self.progress.note(
+                    f"{len(samples)} images are too few to hold any out: all are learnt"
+                )
+            if self.start is None:
+                configs = cls.candidates(self.config.method)
+                configs = configs if back else configs[:1]
+        found: tuple[Method, Curve | None, float] | None = None
+        for number, config in enumerate(configs):
+            method = self._new_method(cls, encoder, index, config)
+            if self.start is not None:
+                method.restore(self.start.models[name].state_dict())
+            # Each training still to come gets an equal share of the time that is left.
+            part = share / (len(configs) - number * share)
+            file = f"model-{index}" + (f"-{number}" if number else "")
+            who = {**identity, "model": name, "candidate": number}
+            curve = self._learn(method, learn, back, index, part, held_out, name, file, who)
+            loss = curve.validation.best[1] if curve and curve.validation.best else 0.0
+            if found is None or loss < found[2]:
+                found = method, curve, loss
+        assert found is not None
+        method, curve, _ = found
+        if isinstance(method, IterativeMethod) and method.final_images != 0:
+            self._finalise_trained(method, learn, name)
+        return method, curve
+
+    def _finalise_trained(
+        self, method: IterativeMethod, samples: Sequence[Sample], name: str
+    ) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        n = min(len(samples), method.final_images or len(samples))
+        chosen = [samples[i * len(samples) // n] for i in range(n)]
+        label = "Finalising" if name == EVERY else f"Finalising {name}"
+        with (
+            self.progress.task(label, n) as task,
+            closing(self._batches(chosen, self.config.training.batch_size)) as batches,
+        ):
+
+            def features() -> Iterator[Features]:
+                done = 0
+                for batch in batches:
+                    self._stop_if_asked("finalising")
+                    yield self._stored(self._extract(method, batch))
+                    done += len(batch.samples)
+                    task.update(done)
+
+            with torch.no_grad(), self.fabric.autocast():
+                method.finalise(features())
+
+    def _learn(
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        back: Sequence[Sample],
+        index: int,
+        share: float,
+        held_out: int,
+        name: str,
+        file: str,
         identity: dict[str, Any],
     ) -> Curve | None:
         label = "Learning" if name == EVERY else f"Learning {name}"
@@ -331,9 +402,6 @@ class _Fit:
             self._finalise(method, generator, label)
             return None
         assert isinstance(method, IterativeMethod)
-        samples, back = held_back(samples, self.config.training, self.config.seed * 1009 + index)
-        if self.config.training.validation_fraction and not back:
-            self.progress.note(f"{len(samples)} images are too few to hold any out: all are learnt")
         validation = self._validation(method, back) if back else None
         fetch = self._feature_source(method, samples, label)
         deadline = self.deadline
@@ -341,8 +409,9 @@ class _Fit:
             now = time.monotonic()
             left = deadline - now
             # Calibration comes out of the budget too; a decoder costs about as much as its encoder.
-            left -= min(0.3 * left, _SCORE_COST * self._extract_seconds * held_out)
-            # Each model still to come gets an equal share of what is left.
+            every = method.final_images
+            scored = held_out + (len(samples) if every is None else min(every, len(samples)))
+            left -= min(0.3 * left, self._score_seconds * scored)
             deadline = now + left * share
         return train(
             method,
@@ -350,8 +419,8 @@ class _Fit:
             fabric=self.fabric,
             config=self.config.training,
             seed=self.config.seed,
-            checkpoint_path=self.run_folder / f"model-{index}.safetensors",
-            identity={**identity, "model": name},
+            checkpoint_path=self.run_folder / f"{file}.safetensors",
+            identity=identity,
             resume=self.resume,
             deadline=deadline,
             progress=self.progress,
@@ -433,7 +502,9 @@ class _Fit:
             first = next(batches)
             began = time.monotonic()
             probe = self._stored(self._extract(method, first))
-            self._extract_seconds = (time.monotonic() - began) / len(first.samples)
+            self._score_seconds = _SCORE_COST * (time.monotonic() - began) / len(first.samples)
+            if self.deadline is not None and not method.needs_encoder:
+                self._score_seconds = self._timed_score(method, probe)
             place = None
             if training.augment == "off":
                 # Every process of a machine keeps the features of all images.
@@ -474,6 +545,14 @@ class _Fit:
                 yield self._stored(self._extract(method, self._seen(batch, step + offset)))
 
         return streamed(shares, read)
+
+    def _timed_score(self, method: Method, features: Features) -> float:
+        """Seconds to score an image where no encoder tells by its own time."""
+        method.eval()
+        began = time.monotonic()
+        with torch.no_grad(), self.fabric.autocast():
+            method.anomaly_map(tuple(t[:1] for t in features))
+        return time.monotonic() - began
 
     def _seen(self, batch: Batch, step: int) -> Batch:
         """The batch as it is learnt in a step."""
