@@ -75,6 +75,7 @@ METHODS = Registry(
     "method",
     {
         "dinomaly": "flawmap.methods.dinomaly:Dinomaly",
+        "intra": "flawmap.methods.intra:InTra",
         "patchcore": "flawmap.methods.patchcore:PatchCore",
     },
     group="flawmap.methods",
