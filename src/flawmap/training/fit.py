@@ -120,6 +120,7 @@ class _Fit:
         self._numbers: dict[str, int] = {}
         self._pictures: dict[str, str] = {}
         self._score_seconds = 0.0
+        self._validated = 0
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
     def run(self) -> Detector:
@@ -176,6 +177,7 @@ class _Fit:
                 "content_fingerprint": content,
                 "categories": list(categories_of(good)),
                 "learnt_images": len(plan.learn),
+                "validation_images": self._validated,
                 "held_out_images": len(plan.held_out),
                 "test_images": sum(
                     1 for s in self.table.samples if s.split == "test" and s.label is not None
@@ -332,7 +334,10 @@ class _Fit:
                 )
             if self.start is None:
                 configs = cls.candidates(self.config.method)
-                configs = configs if back else configs[:1]
+                if len(configs) > 1 and not back:
+                    self.progress.note("without held-out images nothing can be chosen by them")
+                    configs = configs[:1]
+            self._validated += len(back)
         found: tuple[Method, Curve | None, float] | None = None
         for number, config in enumerate(configs):
             method = self._new_method(cls, encoder, index, config)

@@ -121,10 +121,11 @@ def train(
     module, wrapped = fabric.setup(method, optimizer)
     module.mark_forward_method("loss")
     method.train()
+    plan = deadline is not None and not curve.fixed
+    look_seconds = validation.seconds(method, fabric) if plan and validation is not None else 0.0
     began, base = time.monotonic(), curve.seconds
     saved_at, first = began, curve.steps
     ticks = [began]
-    plan = deadline is not None and not curve.fixed
     window: list[Tensor] = []
 
     def save() -> None:
@@ -210,6 +211,8 @@ def train(
                     curve.fixed = True
                     # The first steps are slower than those that follow.
                     per_step = statistics.median(b - a for a, b in pairwise(ticks[2:]))
+                    if validation is not None:
+                        per_step += look_seconds / validation.every
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
                     planned = max(curve.steps, min(config.iterations, possible))
                     curve.planned = int(fabric.broadcast(planned))
@@ -232,7 +235,8 @@ def train(
     if validation is not None:
         best = curve.validation.best
         assert best is not None
-        if exhausted():
+        curve.validation.stopped = exhausted()
+        if curve.validation.stopped:
             progress.note(f"held-out images have gained nothing since iteration {best[0]}")
         validation.finish(method, curve.validation, fabric)
     method.eval()

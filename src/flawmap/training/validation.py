@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,11 +36,13 @@ class History:
         original: A held-out image as a JPEG in base64; empty without reconstructions.
         reconstructions: (iteration, its reconstruction), where the iteration has doubled, and of
             the best weights.
+        stopped: Whether the patience ended the training.
     """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     original: str = ""
     reconstructions: list[tuple[int, str]] = field(default_factory=list)
+    stopped: bool = False
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> History:
@@ -89,18 +92,7 @@ class Validation:
         Raises:
             FitError: The loss is not finite.
         """
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
-        method.eval()
-        total, n = 0.0, 0
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), fabric.autocast():
-            torch.manual_seed(self._seed)
-            for batch in self._batches:
-                features = tuple(t.to(fabric.device) for t in batch)
-                total += float(method.validation_loss(features)) * len(features[0])
-                n += len(features[0])
-        method.train()
-        # Every process has the same weights and images, yet all must decide alike.
-        loss = float(fabric.broadcast(total / n))
+        loss = self._loss(method, fabric)
         if not math.isfinite(loss):
             raise FitError(
                 f"the loss of held-out images is not a number at iteration {step}",
@@ -115,6 +107,26 @@ class Validation:
         shown = history.reconstructions
         if not shown or step >= 2 * shown[-1][0]:
             self._show(method, history, step, fabric)
+
+    def seconds(self, method: IterativeMethod, fabric: Fabric) -> float:
+        """How long a look takes, for those who plan."""
+        began = time.monotonic()
+        self._loss(method, fabric)
+        return time.monotonic() - began
+
+    def _loss(self, method: IterativeMethod, fabric: Fabric) -> float:
+        devices = [fabric.device] if fabric.device.type == "cuda" else []
+        method.eval()
+        total, n = 0.0, 0
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), fabric.autocast():
+            torch.manual_seed(self._seed)
+            for batch in self._batches:
+                features = tuple(t.to(fabric.device) for t in batch)
+                total += float(method.validation_loss(features)) * len(features[0])
+                n += len(features[0])
+        method.train()
+        # Every process has the same weights and images, yet all must decide alike.
+        return float(fabric.broadcast(total / n))
 
     def finish(self, method: IterativeMethod, history: History, fabric: Fabric) -> None:
         """Give the method its best weights."""
