@@ -260,15 +260,17 @@ class InTra(IterativeMethod):
         Returns:
             (W, L * L, D) float32.
         """
+        n = tokens.shape[1]
         rows = torch.arange(len(index), device=index.device)
-        # Its gradient is summed in one order, so that the same step gives the same weights.
-        x = F.embedding(index + image[:, None] * tokens.shape[1], tokens.flatten(0, 1))
-        if self.local:
-            x = x + self.positions
-            covered = self.hidden + F.embedding(place, self.positions)
-        else:
-            covered = self.hidden + F.embedding(index[rows, place], self.positions)
-        return x.index_put((rows, place), covered)
+        # Covered patches are rows behind the visible ones, so that one look-up gathers all. Its
+        # gradient is summed in one order: the same step gives the same weights.
+        covered = self.hidden[None] if self.local else self.hidden + self.positions
+        table = torch.cat([tokens.flatten(0, 1), covered])
+        behind = len(tokens) * n + (0 if self.local else index[rows, place])
+        at = index + image[:, None] * n
+        at[rows, place] = behind
+        x = F.embedding(at, table)
+        return x + self.positions if self.local else x
 
     def paint(self, x: Tensor, place: Tensor) -> Tensor:
         """The covered patch of each sequence.
