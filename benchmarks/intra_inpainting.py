@@ -3,9 +3,9 @@
     python benchmarks/intra_inpainting.py TEXTURE.jpg --minutes 15
 
 cuts squares from one photograph of a texture (a folder of good images works as well), fits the
-preset for a CPU on most of them for the time given, and paints every patch of the others. Told is
-the PSNR over all their pixels (of a range of 1), beside two guesses that know only the eight
-patches around the covered one: their mean px by px, and their mean colour.
+preset for a CPU on those of its upper half for the time given, and paints every patch of the
+others. Told is the PSNR over all their pixels (of a range of 1), beside two guesses that know only
+the eight patches around the covered one: their mean px by px, and their mean colour.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
     parser.add_argument("--position", default="local")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--squares", type=int, default=64, help="cut from a photograph")
-    parser.add_argument("--test-images", type=int, default=12)
+    parser.add_argument("--pattern", default="*.jpg", help="of the files in a folder")
+    parser.add_argument("--images", type=int, default=64, help="to learn")
+    parser.add_argument("--test-images", type=int, default=12, help="to paint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.data.is_dir():
-            files = sorted(p for p in args.data.iterdir() if p.suffix in (".jpg", ".png"))
-            train, test = files[: -args.test_images], files[-args.test_images :]
+            files = sorted(args.data.glob(args.pattern))
+            np.random.default_rng(args.seed).shuffle(files)  # type: ignore[arg-type]
+            train, test = files[: args.images], files[args.images :][-args.test_images :]
         else:
             train, test = squares(args, Path(folder))
         row = fitted(args, train, test)
@@ -57,17 +59,17 @@ def main() -> None:
 
 
 def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Path]]:
-    """Squares of the input's size: those to learn from the upper part of the photograph, those to
-    be painted from the lower quarter, so that they share no px."""
+    """Squares of the input's size: those to learn from the upper half of the photograph, those to
+    be painted from the lower one, so that they share no px."""
     photo = Image.open(args.data).convert("RGB")
-    border = photo.height * 3 // 4
+    border = photo.height // 2
+    side = min(args.size, border, photo.width)
     generator = np.random.default_rng(args.seed)
     parts = []
     for name, n, top, bottom in (
-        ("train", args.squares, 0, border),
+        ("train", args.images, 0, border),
         ("test", args.test_images, border, photo.height),
     ):
-        side = min(args.size, bottom - top, photo.width)
         files = []
         for i in range(n):
             y = int(generator.integers(top, bottom - side + 1))
