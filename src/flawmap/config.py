@@ -77,7 +77,8 @@ class EncoderConfig(Section):
     """Which frozen network sees the images, and where its weights come from."""
 
     name: str = "lite0"
-    """A name that `flawmap encoders` lists, or any timm model name."""
+    """A name that `flawmap encoders` lists, any timm model name, or "none" for methods that learn
+    from pixels."""
     weights: Path | None = None
     """A local .safetensors or .pth file, for encoders that no offline package carries."""
     sha256: str | None = None
@@ -126,6 +127,14 @@ class TrainingConfig(Section):
     not kept then."""
     balance: bool = False
     """Show all categories equally often, however many images each has."""
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images to learn that is held out to choose the best weights; 0 = none."""
+    validation_images: int = Field(default=20, ge=1)
+    """Never hold out more than this for a model."""
+    validate_every: int = Field(default=500, ge=1)
+    """Iterations between looks at the held-out images."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many looks without a lower loss; None = never."""
     cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)

@@ -33,6 +33,7 @@ from flawmap.registry import METHODS
 from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
+from flawmap.scoring.maps import resample
 from flawmap.training.device import make_fabric, precision_of
 from flawmap.types import Batch, Geometry, Prediction, RawMap, Sample
 
@@ -213,6 +214,30 @@ class Detector:
         with closing(batches), one_blas_thread():
             for batch in batches:
                 yield from self._raw(batch, numbers)
+
+    def reconstruct(self, sample: Sample, size: tuple[int, int] | None = None) -> FloatArray | None:
+        """What a good part would look like in place of an image.
+
+        Args:
+            sample: The image.
+            size: (H, W) of the result in px; the source image's own by default.
+
+        Returns:
+            (H, W, 3) float32, RGB in [0, 1], or None: not every method has such a picture.
+        """
+        (name,) = self._rows_by_model([sample])
+        method = self.models[name]
+        if type(method).reconstruction is Method.reconstruction:
+            return None
+        white = self.config.data.white_level
+        (batch,) = load_batches([sample], self._transform, 1, threads=1, white_level=white)
+        with torch.inference_mode(), self.fabric.autocast(), one_blas_thread():
+            found = method.reconstruction(method.extract(batch.images.to(self.fabric.device)))
+        if found is None:
+            return None
+        (geometry,) = batch.geometries
+        picture = found[0].float().clamp(0, 1).cpu().numpy()
+        return np.stack([resample(c, geometry, sigma=0, size=size) for c in picture], axis=-1)
 
     def _raw(
         self, batch: Batch, numbers: Mapping[str, int] | None

@@ -13,6 +13,7 @@ from PIL import Image
 import flawmap
 from drawn import make_mvtec
 from flawmap.config import Config, validate
+from flawmap.data import read_data
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.methods.base import IterativeMethod, OnePassMethod
@@ -33,6 +34,19 @@ SMALL: dict[str, dict[str, Any]] = {
         "training.iterations": 60,
         "training.batch_size": 4,
         "method.levels": ["blocks.1", "blocks.2"],
+    },
+    "intra": {
+        "data.size": 64,
+        "method.patch": 8,
+        "method.window": 5,
+        "method.width": 32,
+        "method.depth": 3,
+        "method.heads": 2,
+        "method.windows": 8,
+        "method.mean_filter": 5,
+        "training.iterations": 150,
+        "training.batch_size": 4,
+        "training.validate_every": 50,
     },
     "patchcore": {
         "data.size": 64,
@@ -75,6 +89,7 @@ def test_it_states_what_it_is(name: str) -> None:
     assert "arXiv" in cls.source
     # An image left out is scored from its map alone.
     assert not (cls.scores_images and getattr(cls, "can_leave_out", False))
+    assert cls.needs_encoder == (cls.defaults.get("encoder.name", "lite0") != "none")
 
 
 def test_the_flaw_is_where_the_map_is_highest(detector: Detector, rings: Path) -> None:
@@ -171,6 +186,14 @@ def test_the_encoder_is_frozen_and_no_part_of_the_state(detector: Detector) -> N
     from flawmap.encoders.encoder import fingerprint
 
     assert fingerprint(detector.encoder.state_dict()) == before
+
+
+def test_a_reconstruction_lies_over_the_image(detector: Detector, rings: Path) -> None:
+    (sample, *_) = read_data(rings).select(split="test")
+    found = detector.reconstruct(sample, (20, 30))
+    if found is not None:
+        assert found.shape == (20, 30, 3)
+        assert 0 <= found.min() <= found.max() <= 1
 
 
 def test_separate_models_and_unknown_products(name: str, two_products: Path) -> None:

@@ -136,7 +136,7 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_and_option_exists(page: Path, known_options: dict[str, set[str]]) -> None:
-    settings = {o["name"] for m in ("patchcore", "dinomaly") for o in method_options(m)}
+    settings = {o["name"] for m in METHODS.own for o in method_options(m)}
     toy = {"method.floor"} if page.name == "add-a-method.md" else set()
     for words in shown_commands(page):
         command, *rest = words
@@ -166,6 +166,7 @@ def test_the_page_of_methods_names_every_option_with_its_default() -> None:
     parts = {
         "patchcore": text.split("## Options of PatchCore")[1].split("\n## ")[0],
         "dinomaly": text.split("## Options of Dinomaly")[1].split("\n## ")[0],
+        "intra": text.split("## Options of InTra")[1].split("\n## ")[0],
     }
     for method, part in parts.items():
         own = [o for o in method_options(method) if o["name"].startswith("method.")]

@@ -187,3 +187,12 @@ def test_the_fingerprint_changes_with_a_weight() -> None:
     name = next(iter(state))
     state[name] = state[name] * 1.000001
     assert fingerprint(state) != encoder.fingerprint
+
+
+def test_no_encoder_has_no_levels_and_no_weights() -> None:
+    encoder = build(EncoderConfig(name="none"))
+    assert (encoder.levels, encoder.channels, encoder.grid((64, 64))) == ((), (), [])
+    assert encoder(torch.zeros(1, 3, 64, 64)) == []
+    assert dict(encoder.state_dict()) == {}
+    # What a bundle without an encoder gives back.
+    assert build(EncoderConfig(name="none"), (), state={}).fingerprint == encoder.fingerprint

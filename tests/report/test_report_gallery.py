@@ -195,3 +195,19 @@ def test_deep_pictures_become_eight_bit() -> None:
     shown = shrink_picture(deep, (2, 2))
     assert shown.dtype == np.uint8
     assert (shown.min(), shown.max()) == (0, 255)
+
+
+def test_a_reconstruction_stands_between_picture_and_map(
+    make: Any, detector: Any, promise: Any, tmp_path: Path
+) -> None:
+    result = make.result([make.image(0.9, 1, mask=True), make.image(0.1, 0)], promise)
+    assert "Reconstruction" not in show(detector, result, tmp_path)
+    detector.rebuilds = True
+    page = show(detector, result, tmp_path)
+    assert page.count('class="pair three"') == 2
+    alts = re.findall(r'alt="(\w+)', page)
+    assert alts == ["Picture", "Reconstruction", "Heat"] * 2
+    second = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(second))))
+    np.testing.assert_allclose(picture.mean(axis=(0, 1)), (0, 255, 0), atol=8)
+    assert "in the middle what a good part would look like" in page

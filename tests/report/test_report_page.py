@@ -310,3 +310,27 @@ def test_examples(module: str) -> None:
     found = doctest.testmod(importlib.import_module(f"flawmap.report.{module}"))
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_held_out_images_show_how_the_fit_went(detector: Any, usual: Any) -> None:
+    seen = {
+        "losses": [[10, 0.5], [20, 0.2], [30, 0.3]],
+        "original": "AAAA",
+        "reconstructions": [[10, "BBBB"], [20, "CCCC"]],
+        "stopped": True,
+    }
+    losses = [[10, 0.5], [30, 0.25]]
+    detector.fitted.curves = {
+        "*": {"steps": 30, "planned": 40, "losses": losses, "validation": seen}
+    }
+    text = render(detector, usual)
+    page = Page(text)
+    for expected in (
+        "30 iterations of 40 planned; held-out images gained no more",
+        "the weights of iteration 20 are kept",
+        "Reconstruction of a held-out image",
+        "iteration 10",
+    ):
+        assert expected in page.text, expected
+    places = [text.index(f"base64,{jpeg}") for jpeg in ("AAAA", "BBBB", "CCCC")]
+    assert places == sorted(places)

@@ -150,3 +150,8 @@ def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> Non
             progress=StopWhileChoosing(),
         )
     assert not (tmp_path / "x.flawmap").exists()
+
+
+def test_a_method_that_needs_an_encoder_is_not_fitted_without(rings: Path) -> None:
+    with pytest.raises(ConfigError, match="patchcore looks at images through an encoder"):
+        flawmap.fit(rings, method="patchcore", encoder="none")

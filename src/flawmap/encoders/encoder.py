@@ -224,6 +224,20 @@ class FeaturesEncoder(Encoder):
         return [found[pick] for pick in self._picks]
 
 
+class NoEncoder(Encoder):
+    """Stands where a method that learns from pixels has no encoder: no levels, no weights."""
+
+    channels = ()
+    strides = ()
+
+    def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        return []
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """No levels."""
+        return []
+
+
 def resolve(name: str) -> EncoderSpec:
     """The spec of an encoder's name or of any timm name.
 
@@ -276,6 +290,10 @@ def build(
         WeightsError: The weights are missing, or are not the ones asked for.
     """
     spec = resolve(config.name)
+    if spec.family == "none":
+        nothing = NoEncoder(spec, ())
+        nothing.freeze()
+        return nothing
     picked = tuple(levels) if levels else default_levels(spec)
     if state is not None:
         encoder = _wrap(spec, _create(spec, picked), picked)
@@ -289,6 +307,8 @@ def build(
 
 def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
     """The levels that a family is usually read at."""
+    if spec.family == "none":
+        return ()
     if spec.family == "efficientnet":
         return ("blocks.2", "blocks.4")
     if spec.family == "vit":

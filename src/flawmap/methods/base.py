@@ -12,7 +12,7 @@ The encoder's weights are not part of a method's `state_dict`; a bundle stores t
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +23,8 @@ from flawmap.encoders.encoder import Encoder, default_levels
 from flawmap.encoders.table import EncoderSpec
 
 Features = tuple[Tensor, ...]
-"""What a method keeps of the frozen encoder: tensors whose first dimension is the batch."""
+"""What a method keeps of the frozen encoder, or of the images: tensors whose first dimension is the
+batch. The loop may keep float32 tensors as bfloat16; other types stay as they are."""
 
 
 class Method(nn.Module, abc.ABC):
@@ -38,6 +39,8 @@ class Method(nn.Module, abc.ABC):
         defaults_by_encoder: Further ones for encoders whose name fits a pattern such as "vit-*".
         presets: Further options per preset; every method has "cpu" and "gpu".
         scores_images: Whether `scored_maps` gives image scores of the method's own.
+        needs_encoder: Whether it looks at images through an encoder. A method that learns from
+            pixels says False and has the default "encoder.name": "none".
         free_on_start: Options that may change when a fit goes on from a fitted detector: they say
             how something is learnt, not what.
 
@@ -56,6 +59,7 @@ class Method(nn.Module, abc.ABC):
     defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     scores_images: ClassVar[bool] = False
+    needs_encoder: ClassVar[bool] = True
     free_on_start: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:
@@ -114,6 +118,11 @@ class Method(nn.Module, abc.ABC):
         """Raw maps of images."""
         return self.scored_maps(images)[0]
 
+    def reconstruction(self, features: Features) -> Tensor | None:
+        """What a good part would look like in place of each image, for methods that have such a
+        picture: (B, 3, H, W) float32, RGB around [0, 1]. The report shows it."""
+        return None
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state_dict` gave, also when learnt tensors change size with the data."""
         self.load_state_dict(dict(state))
@@ -138,6 +147,28 @@ class IterativeMethod(Method):
     @abc.abstractmethod
     def learning_rate(self, step: int, total: int) -> float:
         """The learning rate of a step, 0 <= step < total."""
+
+    def validation_loss(self, features: Features) -> Tensor:
+        """The loss of held-out images, by which weights are chosen, a scalar; without gradient."""
+        return self.loss(features, 0)
+
+    @classmethod
+    def candidates(cls, config: Any) -> tuple[Any, ...]:
+        """Configurations to train in place of one, of which the model with the lowest loss of
+        held-out images is kept; the first, where none is held out."""
+        return (config,)
+
+    final_images: int | None = 0
+    """Images of the training that `finalise` sees, evenly chosen: 0 = it is not called, None = all.
+    """
+
+    def finalise(self, batches: Iterator[Features]) -> None:
+        """End the fit with the weights that it has: in evaluation mode, without gradients.
+
+        Args:
+            batches: Features of images of the training.
+        """
+        raise AssertionError(f"{type(self).__name__} has nothing to finalise")
 
     clip_norm: float | None = None
 

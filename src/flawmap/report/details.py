@@ -27,6 +27,7 @@ def details(detector: Detector, evaluation: Evaluation) -> str:
             _model(detector),
             _timings(detector, evaluation),
             _losses(detector.fitted.curves),
+            _reconstructions(detector.fitted.curves),
             _config(detector),
         ]
     )
@@ -85,6 +86,7 @@ def _data(detector: Detector, evaluation: Evaluation) -> str:
     rows += [
         ("contents of the good images", fit.get("content_fingerprint")),
         ("good images learnt", fit.get("learnt_images")),
+        ("of these, held out to choose the weights", fit.get("validation_images") or None),
         ("good images held out for the threshold", fit.get("held_out_images")),
     ]
     return _fold("Data and fingerprint", _rows(rows))
@@ -93,14 +95,15 @@ def _data(detector: Detector, evaluation: Evaluation) -> str:
 def _model(detector: Detector) -> str:
     spec, fitted = detector.encoder.spec, detector.fitted
     levels = ", ".join(detector.encoder.levels)
+    frozen = spec.family != "none"
     rows: list[tuple[str, object]] = [
         ("method", detector.config.method.name),
         ("models", "one per category" if detector.config.separate else "one for all categories"),
         ("encoder", spec.name),
         ("architecture (timm)", spec.timm_name),
         ("encoder levels", levels),
-        ("encoder weights (SHA-256)", detector.encoder.fingerprint),
-        ("licence of the weights", spec.licence or "not known"),
+        ("encoder weights (SHA-256)", detector.encoder.fingerprint if frozen else ""),
+        ("licence of the weights", (spec.licence or "not known") if frozen else ""),
         ("note on the weights", spec.note),
         ("seed", detector.config.seed),
         ("fitted on device", fitted.device),
@@ -130,15 +133,53 @@ def _losses(curves: Mapping[str, Any]) -> str:
         if not points:
             continue
         chart = loss_chart([p[0] for p in points], [p[1] for p in points])
-        planned, steps = curve["planned"], curve["steps"]
-        words = counted(steps, "iteration")
-        words += f" of {planned:,} planned; the time budget ended it" if steps < planned else ""
-        title = "all categories" if key == "*" else key
-        parts.append(
-            f'<figure class="plot"><figcaption><b>{name(title)}</b> <span>{esc(words)}</span>'
-            f"</figcaption>{chart}</figure>"
-        )
+        parts.append(_figure(_title(key), _ended(curve), chart))
+        if looks := curve.get("validation", {}).get("losses"):
+            best = min(looks, key=lambda look: look[1])
+            chart = loss_chart([p[0] for p in looks], [p[1] for p in looks])
+            words = f"held-out images; the weights of iteration {best[0]:,} are kept"
+            parts.append(_figure(_title(key), words, chart))
     return _fold("Loss curve", f'<div class="plots">{"".join(parts)}</div>' if parts else "")
+
+
+def _title(key: str) -> str:
+    return "all categories" if key == "*" else key
+
+
+def _figure(title: str, words: str, chart: str) -> str:
+    return (
+        f'<figure class="plot"><figcaption><b>{name(title)}</b> <span>{esc(words)}</span>'
+        f"</figcaption>{chart}</figure>"
+    )
+
+
+def _ended(curve: Mapping[str, Any]) -> str:
+    """How many iterations, and why not all."""
+    steps, planned = curve["steps"], curve["planned"]
+    words = counted(steps, "iteration")
+    if steps == planned:
+        return words
+    stopped = curve.get("validation", {}).get("stopped", False)
+    why = "held-out images gained no more" if stopped else "the time budget ended it"
+    return f"{words} of {planned:,} planned; {why}"
+
+
+def _reconstructions(curves: Mapping[str, Any]) -> str:
+    """A held-out image of each model, and its reconstruction as it became better."""
+    parts = []
+    for key, curve in curves.items():
+        seen = curve.get("validation", {})
+        if not seen.get("reconstructions"):
+            continue
+        pictures = [("original", seen["original"])]
+        pictures += [(f"iteration {step:,}", jpeg) for step, jpeg in seen["reconstructions"]]
+        figures = "".join(
+            f'<figure><img src="data:image/jpeg;base64,{esc(jpeg)}" alt="{esc(words)}">'
+            f"<figcaption>{esc(words)}</figcaption></figure>"
+            for words, jpeg in pictures
+        )
+        parts.append(f'<p><b>{name(_title(key))}</b></p><div class="steps">{figures}</div>')
+    return _fold("Reconstruction of a held-out image", "".join(parts))
 
 
 def _config(detector: Detector) -> str:

@@ -54,6 +54,7 @@ class _Shown:
     """One image, small enough to be kept until the heat scale of its category is known."""
 
     picture: npt.NDArray[np.uint8]
+    reconstruction: npt.NDArray[np.uint8] | None
     anomaly_map: FloatArray
     mask: str
     regions: tuple[Region, ...]
@@ -138,7 +139,10 @@ def gallery(
         scale = None
     else:
         scale = HeatScale.of([s.anomaly_map for s in usable], usable[0].pixel_threshold)
-    parts = [_legend(scale, any(s.mask for s in usable))] if scale else []
+    parts = []
+    if scale:
+        rebuilt = any(s.reconstruction is not None for s in usable)
+        parts.append(_legend(scale, any(s.mask for s in usable), rebuilt))
     at = 0
     for group in groups:
         cards = []
@@ -166,8 +170,10 @@ def _prepare(
             rgb = read_image(image.sample.path, white_level=white)
             size = small_size(prediction.anomaly_map.shape, longest)
             mask = _mask(image, prediction)
+            rebuilt = detector.reconstruct(image.sample, size)
             yield _Shown(
                 picture=shrink_picture(rgb, size),
+                reconstruction=None if rebuilt is None else shrink_picture(rebuilt, size),
                 anomaly_map=shrink_map(prediction.anomaly_map, size),
                 mask="" if mask is None else outline(shrink_mask(mask, size)),
                 regions=prediction.regions[:_MAX_BOXES],
@@ -202,13 +208,14 @@ def _card(image: ImageResult, shown: _Shown | str, scale: HeatScale | None, root
         pictures = f'<p class="missing">This image can no longer be shown: {esc(shown)}</p>'
     else:
         pictures = _pair(shown, scale, f"{kind} image {file}", image.score)
+    more = " three" if isinstance(shown, _Shown) and shown.reconstruction is not None else ""
     hint = ""
     if isinstance(shown, _Shown) and shown.elsewhere and image.flagged is not False:
         hint = '<span class="hint">The strongest response lies outside the true mask.</span>'
     truth = f'<span class="truth {kind}">{kind}</span>'
     truth += f" {name(what)}" if what else ""
     return (
-        f'<figure class="card"><div class="pair">{pictures}</div><figcaption>'
+        f'<figure class="card"><div class="pair{more}">{pictures}</div><figcaption>'
         f'<span class="line"><span>{truth}</span>{_verdict(image, kind)}</span>'
         f'<span class="file">{name(file)}</span>{hint}</figcaption></figure>'
     )
@@ -261,7 +268,10 @@ def _pair(shown: _Shown, scale: HeatScale, alt: str, score: float) -> str:
         )
 
     truth = ", its true mask outlined" if mask else ""
-    return panel(plain, f"Picture of {alt}{truth}", mask) + panel(heat, told, boxes + mask)
+    panels = panel(plain, f"Picture of {alt}{truth}", mask)
+    if shown.reconstruction is not None:
+        panels += panel(data_uri(shown.reconstruction), f"Reconstruction of {alt}", mask)
+    return panels + panel(heat, told, boxes + mask)
 
 
 def _box(box: tuple[int, int, int, int], sx: float, sy: float) -> str:
@@ -273,7 +283,7 @@ def _box(box: tuple[int, int, int, int], sx: float, sy: float) -> str:
     return f'<rect class="box-halo" {place}/><rect class="box" {place}/>'
 
 
-def _legend(scale: HeatScale, masks: bool) -> str:
+def _legend(scale: HeatScale, masks: bool, rebuilt: bool) -> str:
     middle = "threshold" if scale.anchored else "middle"
     items = [
         '<span class="key"><span class="bar" aria-hidden="true"></span>'
@@ -286,7 +296,9 @@ def _legend(scale: HeatScale, masks: bool) -> str:
     if scale.anchored:
         items.append('<span class="swatch-box" aria-hidden="true"></span> region found')
     spans = "".join(f'<span class="legend-item">{item}</span>' for item in items)
+    middle = "in the middle what a good part would look like there, " if rebuilt else ""
     return (
-        f'<div class="legend">{spans}</div><p class="quiet">Left the picture, right its heat map, '
-        "on one scale for the category. Point at a picture to see it without outlines.</p>"
+        f'<div class="legend">{spans}</div><p class="quiet">Left the picture, {middle}right its '
+        "heat map, on one scale for the category. Point at a picture to see it without outlines."
+        "</p>"
     )

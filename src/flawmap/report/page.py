@@ -89,7 +89,8 @@ def render(
     heading = title or _heading(names)
     when = (now or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M %Z")
     config = detector.config
-    subtitle = f"{config.method.name} on {config.encoder.name}, {when}"
+    encoder = "" if detector.encoder.spec.family == "none" else f" on {config.encoder.name}"
+    subtitle = f"{config.method.name}{encoder}, {when}"
     sections = ""
     with (progress or Silent()).task("Drawing the report", len(names)) as task:
         for index, category in enumerate(names):

@@ -89,6 +89,9 @@ margin-top:14px}
 .plot figcaption{display:flex;flex-wrap:wrap;gap:8px;align-items:baseline;font-size:15px}
 .plot figcaption span{color:var(--quiet)}
 .plot.none{color:var(--quiet);align-self:center;grid-column:span 2;max-width:none}
+.steps{display:flex;flex-wrap:wrap;gap:10px;margin:0 0 14px}
+.steps figure{margin:0}.steps img{display:block;border-radius:3px;max-width:160px}
+.steps figcaption{font-size:13px;color:var(--quiet)}
 .chart{display:block;width:100%;height:auto;overflow:visible}
 .chart text{fill:var(--quiet);font-size:11.5px;font-family:inherit}
 .chart .label{font-size:12px;fill:var(--ink)}
@@ -130,6 +133,7 @@ outline:2px solid #3fe0e8;outline-offset:-3px}
 display:flex;flex-direction:column;break-inside:avoid;background:var(--page)}
 .pair{flex:1;display:grid;grid-template-columns:1fr 1fr;gap:3px;align-items:center;
 background:var(--grid);padding:4px}
+.pair.three{grid-template-columns:1fr 1fr 1fr}
 .pic{position:relative;display:block;margin:auto;width:min(100%,calc(320px*var(--ratio)));
 aspect-ratio:var(--ratio)}
 .pic img{display:block;width:100%;height:100%;border-radius:3px}

@@ -17,6 +17,7 @@ from flawmap.files import write_tensors
 
 _METHOD = "method."
 _OPTIMIZER = "optimizer."
+_BEST = "best."
 
 
 def save(
@@ -25,6 +26,7 @@ def save(
     method: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
     info: Mapping[str, Any],
+    best: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -33,11 +35,13 @@ def save(
         method: State of the method.
         optimizer: Its state is kept as well.
         info: Plain JSON values: the step, the plan, the identity of the run.
+        best: State of the method at its lowest loss of held-out images.
 
     Raises:
         FitError: The disk is full or the folder cannot be written.
     """
     tensors = {_METHOD + name: _plain(value) for name, value in method.items()}
+    tensors |= {_BEST + name: _plain(value) for name, value in (best or {}).items()}
     if optimizer is not None:
         for index, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
@@ -48,7 +52,7 @@ def save(
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[str, Any]]:
-    """Read a checkpoint: the method's state, the optimiser's state and the info.
+    """Read a checkpoint: the method's state, the optimiser's state and the info; see `load_best`.
 
     Raises:
         FitError: The file cannot be read.
@@ -62,7 +66,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], d
                 tensor = file.get_tensor(name)
                 if name.startswith(_METHOD):
                     method[name.removeprefix(_METHOD)] = tensor
-                else:
+                elif name.startswith(_OPTIMIZER):
                     index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
                     optimizer.setdefault(int(index), {})[key] = tensor
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -72,6 +76,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], d
             hint="start without --resume",
         ) from error
     return method, optimizer, info
+
+
+def load_best(path: Path) -> dict[str, Tensor]:
+    """The state with the lowest loss of held-out images, from a checkpoint that `load` has read."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_BEST)]  # noqa: SIM118
+        return {name.removeprefix(_BEST): file.get_tensor(name) for name in names}
 
 
 def restore_optimizer(

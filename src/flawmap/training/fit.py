@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import flawmap
-from flawmap.config import Config
+from flawmap.config import Config, MethodConfig
 from flawmap.data.augment import random_views
 from flawmap.data.loader import load_batches
 from flawmap.data.samples import Problem, SampleTable
@@ -27,6 +27,7 @@ from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
+from flawmap.encoders.table import NO_ENCODER
 from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.progress import Progress, Silent
@@ -41,6 +42,7 @@ from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.loop import Curve, train
 from flawmap.training.plan import Plan, few, make_plan
 from flawmap.training.start import require_start, weights_of
+from flawmap.training.validation import Validation, held_back
 from flawmap.types import Batch, Sample, categories_of
 
 _SCORE_COST = 3
@@ -118,13 +120,15 @@ class _Fit:
         self.threads = config.training.threads or default_threads()
         self._numbers: dict[str, int] = {}
         self._pictures: dict[str, str] = {}
-        self._extract_seconds = 0.0
+        self._score_seconds = 0.0
+        self._validated = 0
         self.transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
 
     def run(self) -> Detector:
         config = self.config
         self.table.require_apart(config.separate)
         cls = METHODS.load(config.method.name)
+        _require_encoder(cls, config)
         spec = resolve_encoder(config.encoder.name)
         levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
         encoder = build_encoder(config.encoder, levels)
@@ -152,11 +156,10 @@ class _Fit:
         with PoliteStop() as self.stop:
             for index, name in enumerate(parts):
                 learn = [s for s in plan.learn if name in (EVERY, s.category)]
-                method = self._new_method(cls, encoder, index)
-                if self.start is not None:
-                    method.restore(self.start.models[name].state_dict())
                 share = 1 / (len(parts) - index)
-                curve = self._learn(method, learn, index, share, len(plan.held_out), name, identity)
+                method, curve = self._best_of(
+                    cls, encoder, learn, index, share, len(plan.held_out), name, identity
+                )
                 models[name] = method
                 if curve is not None:
                     curves[name] = curve
@@ -176,6 +179,7 @@ class _Fit:
                 "content_fingerprint": content,
                 "categories": list(categories_of(good)),
                 "learnt_images": len(plan.learn),
+                "validation_images": self._validated,
                 "held_out_images": len(plan.held_out),
                 "test_images": sum(
                     1 for s in self.table.samples if s.split == "test" and s.label is not None
@@ -185,7 +189,12 @@ class _Fit:
             },
             seconds=dict(self.timing.seconds),
             curves={
-                name: {"steps": c.steps, "planned": c.planned, "losses": c.losses}
+                name: {
+                    "steps": c.steps,
+                    "planned": c.planned,
+                    "losses": c.losses,
+                    "validation": asdict(c.validation),
+                }
                 for name, c in curves.items()
             },
             versions=_versions(),
@@ -285,7 +294,8 @@ class _Fit:
                 expected="max or top",
             )
         if issubclass(cls, OnePassMethod):
-            for name, idle in (("augment", "off"), ("balance", False)):
+            options = (("augment", "off"), ("balance", False), ("validation_fraction", 0.0))
+            for name, idle in options:
                 if getattr(training, name) != idle:
                     raise ConfigError(
                         f"{self.config.method.name} sees every image once: this option would do "
@@ -302,19 +312,94 @@ class _Fit:
                 expected=f"a multiple of {n}",
             )
 
-    def _new_method(self, cls: type[Method], encoder: Encoder, index: int) -> Method:
+    def _new_method(
+        self, cls: type[Method], encoder: Encoder, index: int, config: MethodConfig
+    ) -> Method:
         generator = torch.Generator().manual_seed(self.config.seed * 1009 + index)
-        method = cls.build(self.config.method, encoder, self.config.data.size, generator)
+        method = cls.build(config, encoder, self.config.data.size, generator)
         return method.to(self.fabric.device)
 
-    def _learn(
+    def _best_of(
         self,
-        method: Method,
+        cls: type[Method],
+        encoder: Encoder,
         samples: Sequence[Sample],
         index: int,
         share: float,
         held_out: int,
         name: str,
+        identity: dict[str, Any],
+    ) -> tuple[Method, Curve | None]:
+        """A model that has learnt: the best one where the method names several candidates."""
+        learn: list[Sample] = list(samples)
+        back: list[Sample] = []
+        configs: tuple[Any, ...] = (self.config.method,)
+        if issubclass(cls, IterativeMethod):
+            training = self.config.training
+            learn, back = held_back(samples, training, self.config.seed * 1009 + index)
+            if training.validation_fraction and not back:
+                self.progress.note(
+                    f"{len(samples)} images are too few to hold any out: all are learnt"
+                )
+            if self.start is None:
+                configs = cls.candidates(self.config.method)
+                if len(configs) > 1 and not back:
+                    self.progress.note("without held-out images nothing can be chosen by them")
+                    configs = configs[:1]
+            self._validated += len(back)
+        found: tuple[Method, Curve | None, float] | None = None
+        for number, config in enumerate(configs):
+            method = self._new_method(cls, encoder, index, config)
+            if self.start is not None:
+                method.restore(self.start.models[name].state_dict())
+            # Each training still to come gets an equal share of the time that is left.
+            part = share / (len(configs) - number * share)
+            file = f"model-{index}" + (f"-{number}" if number else "")
+            who = {**identity, "model": name, "candidate": number}
+            curve = self._learn(method, learn, back, index, part, held_out, name, file, who)
+            loss = curve.validation.best[1] if curve and curve.validation.best else 0.0
+            if found is None or loss < found[2]:
+                found = method, curve, loss
+        assert found is not None
+        method, curve, _ = found
+        if isinstance(method, IterativeMethod) and method.final_images != 0:
+            self._finalise_trained(method, learn, name)
+        return method, curve
+
+    def _finalise_trained(
+        self, method: IterativeMethod, samples: Sequence[Sample], name: str
+    ) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        n = min(len(samples), method.final_images or len(samples))
+        chosen = [samples[i * len(samples) // n] for i in range(n)]
+        label = "Finalising" if name == EVERY else f"Finalising {name}"
+        with (
+            self.progress.task(label, n) as task,
+            closing(self._batches(chosen, self.config.training.batch_size)) as batches,
+        ):
+
+            def features() -> Iterator[Features]:
+                done = 0
+                for batch in batches:
+                    self._stop_if_asked("finalising")
+                    yield self._stored(self._extract(method, batch))
+                    done += len(batch.samples)
+                    task.update(done)
+
+            with torch.no_grad(), self.fabric.autocast():
+                method.finalise(features())
+
+    def _learn(
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        back: Sequence[Sample],
+        index: int,
+        share: float,
+        held_out: int,
+        name: str,
+        file: str,
         identity: dict[str, Any],
     ) -> Curve | None:
         label = "Learning" if name == EVERY else f"Learning {name}"
@@ -331,14 +416,16 @@ class _Fit:
             self._finalise(method, generator, label)
             return None
         assert isinstance(method, IterativeMethod)
+        validation = self._validation(method, back) if back else None
         fetch = self._feature_source(method, samples, label)
         deadline = self.deadline
         if deadline is not None:
             now = time.monotonic()
             left = deadline - now
             # Calibration comes out of the budget too; a decoder costs about as much as its encoder.
-            left -= min(0.3 * left, _SCORE_COST * self._extract_seconds * held_out)
-            # Each model still to come gets an equal share of what is left.
+            every = method.final_images
+            scored = held_out + (len(samples) if every is None else min(every, len(samples)))
+            left -= min(0.3 * left, self._score_seconds * scored)
             deadline = now + left * share
         return train(
             method,
@@ -346,14 +433,24 @@ class _Fit:
             fabric=self.fabric,
             config=self.config.training,
             seed=self.config.seed,
-            checkpoint_path=self.run_folder / f"model-{index}.safetensors",
-            identity={**identity, "model": name},
+            checkpoint_path=self.run_folder / f"{file}.safetensors",
+            identity=identity,
             resume=self.resume,
             deadline=deadline,
             progress=self.progress,
             stop=self.stop,
             name=label,
+            validation=validation,
         )
+
+    def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
+        batches, image = [], None
+        with closing(self._batches(samples, self.config.training.batch_size)) as read:
+            for batch in read:
+                image = batch.images[0] if image is None else image
+                batches.append(tuple(t.cpu() for t in self._stored(self._extract(method, batch))))
+        assert image is not None
+        return Validation(batches, image, self.config.training, self.config.seed)
 
     def _batches(self, samples: Sequence[Sample], batch_size: int) -> Generator[Batch, None, None]:
         return load_batches(
@@ -419,7 +516,9 @@ class _Fit:
             first = next(batches)
             began = time.monotonic()
             probe = self._stored(self._extract(method, first))
-            self._extract_seconds = (time.monotonic() - began) / len(first.samples)
+            self._score_seconds = _SCORE_COST * (time.monotonic() - began) / len(first.samples)
+            if self.deadline is not None and not method.needs_encoder:
+                self._score_seconds = self._timed_score(method, probe)
             place = None
             if training.augment == "off":
                 # Every process of a machine keeps the features of all images.
@@ -461,6 +560,14 @@ class _Fit:
 
         return streamed(shares, read)
 
+    def _timed_score(self, method: Method, features: Features) -> float:
+        """Seconds to score an image where no encoder tells by its own time."""
+        method.eval()
+        began = time.monotonic()
+        with torch.no_grad(), self.fabric.autocast():
+            method.anomaly_map(tuple(t[:1] for t in features))
+        return time.monotonic() - began
+
     def _seen(self, batch: Batch, step: int) -> Batch:
         """The batch as it is learnt in a step."""
         if self.config.training.augment == "off":
@@ -470,10 +577,11 @@ class _Fit:
         return replace(batch, images=random_views(batch.images, generator))
 
     def _stored(self, features: Features) -> Features:
-        """Features as they are kept: bfloat16 when the loop computes in it anyway."""
-        if precision_of(self.fabric) == "bf16-mixed":
-            return tuple(t.to(torch.bfloat16) for t in features)
-        return tuple(t.float() for t in features)
+        """Features as they are kept: bfloat16 when the loop computes in it anyway. What a method
+        gives in a type of its own choice stays in it."""
+        wanted = torch.bfloat16 if precision_of(self.fabric) == "bf16-mixed" else torch.float32
+        wide = (torch.float32, torch.bfloat16)
+        return tuple(t.to(wanted) if t.dtype in wide else t for t in features)
 
     def _calibrate(self, detector: Detector, plan: Plan) -> Calibration:
         found = GoodScores()
@@ -511,6 +619,22 @@ class _Fit:
 def run_folder_of(output: Path) -> Path:
     """Where the checkpoints of a fit lie that will write `output`."""
     return output.with_name(output.name + ".run")
+
+
+def _require_encoder(cls: type[Method], config: Config) -> None:
+    """An encoder for a method that needs one, and none for one that does not."""
+    name, given = config.method.name, config.encoder.name
+    if cls.needs_encoder == (given != NO_ENCODER.name):
+        return
+    raise ConfigError(
+        f"{name} looks at images through an encoder"
+        if cls.needs_encoder
+        else f"{name} learns from pixels: an encoder would do nothing",
+        where="encoder.name",
+        given=given,
+        expected="a name that 'flawmap encoders' lists" if cls.needs_encoder else NO_ENCODER.name,
+        hint="leave it out: the method has a default",
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from flawmap.methods.base import Features, IterativeMethod
 from flawmap.progress import Progress
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
+from flawmap.training.validation import History, Validation
 
 _PLAN_AFTER = 8
 _PLAN_MARGIN = 0.95
@@ -38,10 +39,12 @@ class Curve:
 
     Attributes:
         steps: Iterations done.
-        planned: Iterations planned; more than `steps` when the time budget ended the run.
+        planned: Iterations planned; more than `steps` when the time budget or the validation
+            ended the run.
         seconds: Time spent in the loop, over all its parts.
         fixed: Whether a time budget has set the plan already.
         losses: (iteration, mean loss since the entry before).
+        validation: What was seen on held-out images.
     """
 
     steps: int = 0
@@ -49,6 +52,7 @@ class Curve:
     seconds: float = 0.0
     fixed: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
+    validation: History = field(default_factory=History)
 
 
 def train(
@@ -65,8 +69,10 @@ def train(
     progress: Progress,
     stop: PoliteStop,
     name: str,
+    validation: Validation | None = None,
 ) -> Curve:
-    """Train until the planned iterations are done or the deadline has come.
+    """Train until the planned iterations are done, the deadline has come, or no held-out image
+    gains any more.
 
     Args:
         method: Learns in place.
@@ -81,9 +87,11 @@ def train(
         progress: Shown to the user.
         stop: Asked after every step.
         name: Shown beside the progress.
+        validation: Chooses the weights that the method has in the end, and may end the training;
+            without it the last ones stay.
 
     Raises:
-        FitError: The loss is not finite, the disk is full, or the checkpoint is another run's.
+        FitError: A loss is not finite, the disk is full, or the checkpoint is another run's.
         Interrupted: The user stopped the run; the checkpoint is written.
     """
     curve = Curve(planned=config.iterations)
@@ -99,7 +107,10 @@ def train(
             seconds=info["seconds"],
             fixed=info["fixed"],
             losses=[(int(i), float(v)) for i, v in info["losses"]],
+            validation=History.of(info["validation"]),
         )
+        if validation is not None:
+            validation.best = checkpoint.load_best(checkpoint_path)
         if int(fabric.broadcast(curve.steps)) != curve.steps:
             raise FitError(
                 "the processes do not see the same checkpoint",
@@ -110,10 +121,11 @@ def train(
     module, wrapped = fabric.setup(method, optimizer)
     module.mark_forward_method("loss")
     method.train()
+    plan = deadline is not None and not curve.fixed
+    look_seconds = validation.seconds(method, fabric) if plan and validation is not None else 0.0
     began, base = time.monotonic(), curve.seconds
     saved_at, first = began, curve.steps
     ticks = [began]
-    plan = deadline is not None and not curve.fixed
     window: list[Tensor] = []
 
     def save() -> None:
@@ -130,11 +142,20 @@ def train(
                 "seconds": curve.seconds,
                 "fixed": curve.fixed,
                 "losses": curve.losses,
+                "validation": asdict(curve.validation),
             },
+            best=None if validation is None else validation.best,
         )
 
+    def exhausted() -> bool:
+        return validation is not None and curve.validation.exhausted(validation.patience)
+
+    def look() -> None:
+        assert validation is not None
+        validation.look(method, curve.validation, curve.steps, fabric)
+
     with progress.task(name, curve.planned, start=curve.steps) as task:
-        while curve.steps < curve.planned:
+        while curve.steps < curve.planned and not exhausted():
             step = curve.steps
             features = tuple(t.to(fabric.device) for t in fetch(step))
             rate = method.learning_rate(step, curve.planned)
@@ -169,6 +190,8 @@ def train(
                 curve.losses.append((curve.steps, mean))
                 window.clear()
                 task.update(curve.steps, loss=mean, lr=rate)
+            if validation is not None and curve.steps % validation.every == 0:
+                look()
             if due or stopping:
                 save()
                 saved_at = time.monotonic()
@@ -188,6 +211,8 @@ def train(
                     curve.fixed = True
                     # The first steps are slower than those that follow.
                     per_step = statistics.median(b - a for a, b in pairwise(ticks[2:]))
+                    if validation is not None:
+                        per_step += look_seconds / validation.every
                     possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
                     planned = max(curve.steps, min(config.iterations, possible))
                     curve.planned = int(fabric.broadcast(planned))
@@ -202,8 +227,18 @@ def train(
                     break
         if window:
             _finite(window, curve.steps - 1, checkpoint_path)
+        seen = curve.validation.losses
+        if validation is not None and not (seen and seen[-1][0] == curve.steps):
+            look()
         # Whatever fails from here on, --resume finds these weights.
         save()
+    if validation is not None:
+        best = curve.validation.best
+        assert best is not None
+        curve.validation.stopped = exhausted()
+        if curve.validation.stopped:
+            progress.note(f"held-out images have gained nothing since iteration {best[0]}")
+        validation.finish(method, curve.validation, fabric)
     method.eval()
     return curve
 

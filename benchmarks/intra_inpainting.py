@@ -1,0 +1,143 @@
+"""InTra: how well a covered patch is painted, beside the mean of its neighbours.
+
+    python benchmarks/intra_inpainting.py TEXTURE.jpg --minutes 15
+
+cuts squares from one photograph of a texture (a folder of good images works as well), fits the
+preset for a CPU on those of its upper half for the time given, and paints every patch of the
+others. Told is the PSNR over all their pixels (of a range of 1), beside two guesses that know only
+the eight patches around the covered one: their mean px by px, and their mean colour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import flawmap
+from common import meta, say, write_results
+from flawmap.data.loader import load_batches
+from flawmap.data.samples import SampleTable
+from flawmap.data.transform import Transform
+from flawmap.methods.intra import InTra
+from flawmap.types import Sample
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="a photograph, or a folder of good images")
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
+    parser.add_argument("--position", default="local")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pattern", default="*.jpg", help="of the files in a folder")
+    parser.add_argument("--images", type=int, default=64, help="to learn")
+    parser.add_argument("--test-images", type=int, default=12, help="to paint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data.is_dir():
+            files = sorted(args.data.glob(args.pattern))
+            np.random.default_rng(args.seed).shuffle(files)  # type: ignore[arg-type]
+            train, test = files[: args.images], files[args.images :][-args.test_images :]
+        else:
+            train, test = squares(args, Path(folder))
+        row = fitted(args, train, test)
+    say(str(row))
+    write_results(
+        args.out / "intra_inpainting.json", [row], meta(data=args.data.name, size=args.size)
+    )
+
+
+def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Squares of the input's size: those to learn from the upper half of the photograph, those to
+    be painted from the lower one, so that they share no px."""
+    photo = Image.open(args.data).convert("RGB")
+    border = photo.height // 2
+    side = min(args.size, border, photo.width)
+    generator = np.random.default_rng(args.seed)
+    parts = []
+    for name, n, top, bottom in (
+        ("train", args.images, 0, border),
+        ("test", args.test_images, border, photo.height),
+    ):
+        files = []
+        for i in range(n):
+            y = int(generator.integers(top, bottom - side + 1))
+            x = int(generator.integers(0, photo.width - side + 1))
+            files.append(folder / f"{name}-{i:03d}.png")
+            photo.crop((x, y, x + side, y + side)).save(files[-1])
+        parts.append(files)
+    return parts[0], parts[1]
+
+
+def fitted(args: argparse.Namespace, train: list[Path], test: list[Path]) -> dict[str, Any]:
+    table = SampleTable(
+        root=str(args.data),
+        format="benchmark",
+        samples=tuple(Sample(str(p), "texture", "train", 0, "good") for p in train),
+    )
+    options = {
+        "method.position": args.position,
+        "data.size": args.size,
+        "training.iterations": args.iterations,
+        "training.time_budget_seconds": 60 * args.minutes,
+        "calibration.strategy": "off",
+    }
+    detector = flawmap.fit(table, method="intra", seed=args.seed, options=options)
+    curve = detector.fitted.curves["*"]
+    return {
+        "position": args.position,
+        "learnt_images": len(train),
+        "painted_images": len(test),
+        "iterations": curve["steps"],
+        "fit_seconds": round(sum(detector.fitted.seconds.values()), 1),
+        "precision": detector.fitted.precision,
+        "validation": curve["validation"]["losses"],
+        **compared(detector, test),
+    }
+
+
+def compared(detector: flawmap.Detector, files: list[Path]) -> dict[str, float]:
+    """PSNR of what is painted and of both guesses, in dB."""
+    method = detector.models["*"]
+    assert isinstance(method, InTra)
+    errors: dict[str, list[float]] = {"inpainted": [], "mean_patch": [], "mean_colour": []}
+    samples = [Sample(str(p), "texture", "test", None) for p in files]
+    for batch in load_batches(samples, Transform(detector.config.data.size), 1):
+        images = batch.images.to(detector.fabric.device)
+        patches = method.to_patches(images)[0]
+        with torch.inference_mode(), detector.fabric.autocast():
+            painted = method.inpaint(images)[0]
+        near = neighbours(patches, method.grid)
+        colour = near.view(len(near), 3, -1).mean(dim=-1, keepdim=True)
+        flat = colour.expand(-1, -1, patches.shape[1] // 3).flatten(1)
+        guesses = (("inpainted", painted), ("mean_patch", near), ("mean_colour", flat))
+        for name, guess in guesses:
+            errors[name].append(float((guess - patches).square().mean()))
+    psnr = {f"psnr_{n}": round(-10 * math.log10(np.mean(e)), 3) for n, e in errors.items()}
+    best = max(psnr["psnr_mean_patch"], psnr["psnr_mean_colour"])
+    return {**psnr, "gain_db": round(psnr["psnr_inpainted"] - best, 3)}
+
+
+def neighbours(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The mean of the up to eight patches around each, (N * M, pixels)."""
+    maps = patches.T.reshape(1, -1, *grid)
+    kernel = torch.ones(1, 1, 3, 3, device=patches.device)
+    kernel[..., 1, 1] = 0
+    total = F.conv2d(maps.transpose(0, 1), kernel, padding=1)
+    count = F.conv2d(torch.ones(1, 1, *grid, device=patches.device), kernel, padding=1)
+    return (total / count).transpose(0, 1)[0].flatten(1).T
+
+
+if __name__ == "__main__":
+    main()

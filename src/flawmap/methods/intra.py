@@ -1,0 +1,457 @@
+"""InTra: a transformer paints every patch anew from the patches around it.
+
+Source: Pirnay and Chai, Inpainting Transformer for Anomaly Detection, arXiv 2104.13897. There is no
+official code; this is written from the paper.
+
+What differs, or is not settled by it: validation paints every patch of the held-out images instead
+of drawing windows, so that two losses differ by the weights alone; gradients are clipped to length
+1; pixels are kept with 11 bits; similarities are means over the colour channels, whose border px go
+on beyond the border; the maps of both scales are brought to full size and averaged before they are
+filtered, and filters count only what lies inside the image; the mean over training images may be
+taken of some of them. The preset for a CPU has a narrow network and a learning rate that falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from flawmap.config import MethodConfig
+from flawmap.encoders.encoder import Encoder
+from flawmap.errors import ConfigError
+from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.mfsa import Block
+from flawmap.methods.layers.similarity import gms, ssim
+from flawmap.training.optim import warmup_cosine
+
+
+class InTraConfig(MethodConfig):
+    """Options of InTra."""
+
+    name: Literal["intra"] = "intra"
+    position: Literal["global", "local", "auto"] = "global"
+    """What a patch is told of its place: its index in the image, for objects; in the window, for
+    textures. auto: train both, and keep the one with the lower loss of held-out images."""
+    patch: int = Field(default=16, ge=4)
+    """Side of a patch in px of the input."""
+    window: int = Field(default=7, ge=2)
+    """Side of a window in patches."""
+    width: int = Field(default=512, ge=16)
+    """Of a token; a multiple of twice the heads."""
+    depth: int = Field(default=13, ge=1)
+    """Blocks."""
+    heads: int = Field(default=8, ge=1)
+    attention: Literal["mfsa", "plain"] = "mfsa"
+    """mfsa: queries and keys from MLPs, half as wide as a token; plain: from one linear layer."""
+    long_residuals: bool = True
+    """Add the output of each block of the first half to the input of its mirror image."""
+    head: Literal["mean", "token"] = "mean"
+    """Read the patch off the mean of all tokens, or off the covered patch's own."""
+    l2_weight: float = Field(default=1.0, ge=0)
+    """Of the mean squared error in the loss."""
+    gms_weight: float = Field(default=0.01, ge=0)
+    """Of 1 - GMS."""
+    ssim_weight: float = Field(default=0.01, ge=0)
+    """Of 1 - SSIM."""
+    windows: int = Field(default=16, ge=1)
+    """Random windows of each image in a step."""
+    flips: bool = False
+    """Mirror images at random, where the category allows."""
+    rotations: bool = False
+    """Turn them by quarters at random; by halves where the input is not square."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up; cosine falls to a hundredth at the last iteration."""
+    warmup_iterations: int = Field(default=100, ge=1)
+    mean_filter: int = Field(default=21, ge=1)
+    """Side of the mean filter on maps in px of the input (odd; 1 = none)."""
+    sigma: float = Field(default=2.0, ge=0)
+    """Standard deviation of the Gaussian after it, in px of the input; 0 = none."""
+    subtract_mean: bool = True
+    """Map: the square of what exceeds, or falls short of, the mean of the training images."""
+    mean_images: int | None = Field(default=None, ge=1)
+    """Training images that give that mean, evenly chosen; None takes all."""
+    windows_at_once: int = Field(default=256, ge=1)
+    """Windows that pass through the network together in scoring: bounds its memory."""
+
+    @field_validator("mean_filter")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"it must be odd, got {value}")
+        return value
+
+
+class InTra(IterativeMethod):
+    """What cannot be painted from its surroundings is anomalous."""
+
+    Config = InTraConfig
+    summary = "a transformer inpaints every patch; learns from pixels, without an encoder"
+    source = "Pirnay and Chai, arXiv 2104.13897 (written from the paper; no official code)"
+    needs_encoder = False
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "encoder.name": "none",
+        "data.size": [256, 256],
+        # The map is smoothed before the mean is subtracted, so by the method.
+        "scoring.sigma": 0.0,
+        "scoring.pooling": "max",
+        "training.iterations": 100_000,
+        "training.batch_size": 16,
+        "training.validation_fraction": 0.1,
+        "training.validation_images": 20,
+        "training.validate_every": 500,
+        "training.patience": 50,
+    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {
+            "training.iterations": 1000,
+            "training.batch_size": 8,
+            "training.validation_images": 5,
+            "training.validate_every": 100,
+            "method.width": 192,
+            "method.depth": 6,
+            "method.heads": 6,
+            "method.windows": 8,
+            "method.learning_rate": 1e-3,
+            "method.schedule": "cosine",
+            "method.warmup_iterations": 50,
+            "method.mean_images": 32,
+        },
+        "gpu": {},
+        # Published models learn every training image but those of the validation.
+        "paper": {"calibration.strategy": "off"},
+    }
+    clip_norm = 1.0
+    free_on_start = frozenset(
+        {
+            *("l2_weight", "gms_weight", "ssim_weight", "windows", "flips", "rotations"),
+            *("learning_rate", "schedule", "warmup_iterations", "mean_filter", "sigma"),
+            *("subtract_mean", "mean_images", "windows_at_once"),
+        }
+    )
+
+    mean_difference: Tensor
+    starts: Tensor
+    covered: Tensor
+
+    def __init__(self, config: InTraConfig, encoder: Encoder, size: tuple[int, int]) -> None:
+        super().__init__(encoder)
+        _require(config, size)
+        self.config = config
+        self.size = size
+        self.grid = (size[0] // config.patch, size[1] // config.patch)  # (N, M)
+        self.final_images = config.mean_images if config.subtract_mean else 0
+        width, pixels = config.width, 3 * config.patch**2
+        n_places = config.window**2 if config.position == "local" else self.grid[0] * self.grid[1]
+        self.embed = nn.Linear(pixels, width)
+        self.positions = nn.Parameter(torch.zeros(n_places, width))
+        self.hidden = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.attention == "mfsa") for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, pixels)
+        self.register_buffer("mean_difference", torch.zeros(1, *size))
+        corners, places = window_starts(self.grid, config.window)
+        self.register_buffer("starts", corners, False)
+        self.register_buffer("covered", places, False)
+
+    @classmethod
+    def build(
+        cls,
+        config: InTraConfig,
+        encoder: Encoder,
+        input_size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> InTra:
+        method = cls(config, encoder, input_size)
+        for module in method.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+        for vectors in (method.positions, method.hidden):
+            nn.init.trunc_normal_(vectors, std=0.02, generator=generator)
+        # The first picture is mid-grey.
+        nn.init.constant_(method.head.bias, 0.5)
+        return method
+
+    @classmethod
+    def candidates(cls, config: InTraConfig) -> tuple[InTraConfig, ...]:
+        """With position=auto one of each kind."""
+        if config.position != "auto":
+            return (config,)
+        kinds = ("global", "local")
+        return tuple(config.model_copy(update={"position": kind}) for kind in kinds)
+
+    @property
+    def local(self) -> bool:
+        """Whether positions are those in the window. In a grid of one window both are the same."""
+        return len(self.positions) == self.config.window**2
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        # Of position=auto only what was learnt tells which kind was kept.
+        if self.config.position == "auto":
+            self.positions = nn.Parameter(torch.empty_like(state["positions"]))
+        super().restore(state)
+
+    def extract(self, images: Tensor) -> Features:
+        """The pixels, ((B, 3, H, W) float16,): finer than the 8 bits of a usual image."""
+        return (images.half(),)
+
+    def inpaint(self, images: Tensor) -> Tensor:
+        """Every patch, painted from those around it.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+
+        Returns:
+            (B, N * M, 3 * K * K) float32.
+        """
+        patches = self.to_patches(images)
+        batch, n, _ = patches.shape
+        tokens = self.tokens(patches)
+        painted = []
+        for begin in range(0, batch * n, self.config.windows_at_once):
+            end = min(begin + self.config.windows_at_once, batch * n)
+            part = torch.arange(begin, end, device=images.device)
+            at = part % n
+            index = self.in_window(self.starts[at])
+            sequence = self.sequences(tokens, part // n, index, self.covered[at])
+            painted.append(self.paint(sequence, self.covered[at]).float())
+        return torch.cat(painted).view(batch, n, -1)
+
+    def to_patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, N * M, 3 * K * K), row by row."""
+        k = self.config.patch
+        cut = images.view(len(images), 3, self.grid[0], k, self.grid[1], k)
+        return cut.permute(0, 2, 4, 1, 3, 5).reshape(len(images), -1, 3 * k * k)
+
+    def to_images(self, patches: Tensor) -> Tensor:
+        """(B, N * M, 3 * K * K) back to (B, 3, H, W)."""
+        k = self.config.patch
+        cut = patches.view(len(patches), *self.grid, 3, k, k)
+        return cut.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, *self.size)
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Every patch embedded once, with its place in the image: (B, N * M, D) float32."""
+        tokens: Tensor = self.embed(patches).float()
+        return tokens if self.local else tokens + self.positions
+
+    def in_window(self, corners: Tensor) -> Tensor:
+        """Patches of windows: (W,) indices of the upper left ones to (W, L * L)."""
+        side = torch.arange(self.config.window, device=corners.device)
+        inside = (side[:, None] * self.grid[1] + side).flatten()
+        return corners[:, None] + inside
+
+    def sequences(self, tokens: Tensor, image: Tensor, index: Tensor, place: Tensor) -> Tensor:
+        """What the network sees of windows, one patch of each covered.
+
+        Args:
+            tokens: (B, N * M, D) float32.
+            image: (W,) the image of each window.
+            index: (W, L * L) its patches in the image.
+            place: (W,) the covered one's place in the window.
+
+        Returns:
+            (W, L * L, D) float32.
+        """
+        n = tokens.shape[1]
+        rows = torch.arange(len(index), device=index.device)
+        # Covered patches are rows behind the visible ones, so that one look-up gathers all. Its
+        # gradient is summed in one order: the same step gives the same weights.
+        covered = self.hidden[None] if self.local else self.hidden + self.positions
+        table = torch.cat([tokens.flatten(0, 1), covered])
+        behind = len(tokens) * n + (0 if self.local else index[rows, place])
+        at = index + image[:, None] * n
+        at[rows, place] = behind
+        x = F.embedding(at, table)
+        return x + self.positions if self.local else x
+
+    def paint(self, x: Tensor, place: Tensor) -> Tensor:
+        """The covered patch of each sequence.
+
+        Args:
+            x: (W, L * L, D) float32.
+            place: (W,) of the covered patch.
+
+        Returns:
+            (W, 3 * K * K).
+        """
+        depth = len(self.blocks)
+        pairs = (depth - 1) // 2 if self.config.long_residuals else 0
+        kept: list[Tensor] = []
+        for number, block in enumerate(self.blocks, start=1):
+            if number > depth - pairs:
+                # The mirror image of block i is block depth + 1 - i.
+                x = x + kept[depth - number]
+            x = block(x)
+            if number <= pairs:
+                kept.append(x)
+        if self.config.head == "token":
+            x = x[torch.arange(len(x), device=x.device), place]
+            return torch.as_tensor(self.head(self.norm(x)))
+        return torch.as_tensor(self.head(self.norm(x).mean(dim=1)))
+
+    def loss(self, features: Features, step: int) -> Tensor:
+        images = features[0].float()
+        if self.training:
+            images = self._varied(images)
+        (n, m), side, each = self.grid, self.config.window, self.config.windows
+        total = len(images) * each
+        # Drawn on the CPU, so that every device sees the same windows.
+        top = torch.randint(n - side + 1, (total,))
+        left = torch.randint(m - side + 1, (total,))
+        place = torch.randint(side * side, (total,)).to(images.device)
+        image = torch.arange(len(images), device=images.device).repeat_interleave(each)
+        index = self.in_window((top * m + left).to(images.device))
+        patches = self.to_patches(images)
+        x = self.sequences(self.tokens(patches), image, index, place)
+        wanted = patches[image, index.gather(1, place[:, None])[:, 0]]
+        return self._patch_loss(self.paint(x, place), wanted)
+
+    def validation_loss(self, features: Features) -> Tensor:
+        """Over every patch of the images, as in scoring: nothing is drawn."""
+        images = features[0].float()
+        return self._patch_loss(
+            self.inpaint(images).flatten(0, 1), self.to_patches(images).flatten(0, 1)
+        )
+
+    def _varied(self, images: Tensor) -> Tensor:
+        """Each image turned and mirrored at random, (B, 3, H, W)."""
+        config = self.config
+        quarters = torch.randint(4, (len(images),)).tolist() if config.rotations else None
+        mirrored = torch.randint(2, (len(images),)).tolist() if config.flips else None
+        if quarters is not None:
+            square = self.size[0] == self.size[1]
+            turns = quarters if square else [q // 2 * 2 for q in quarters]
+            images = torch.stack(
+                [image.rot90(q, (1, 2)) for image, q in zip(images, turns, strict=True)]
+            )
+        if mirrored is not None:
+            images = torch.stack(
+                [image.flip(2) if f else image for image, f in zip(images, mirrored, strict=True)]
+            )
+        return images
+
+    def _patch_loss(self, painted: Tensor, wanted: Tensor) -> Tensor:
+        """Of (W, 3 * K * K) patches; in float32, since similarities are quotients of small sums."""
+        config, k = self.config, self.config.patch
+        with torch.autocast(painted.device.type, enabled=False):
+            a, b = painted.float().view(-1, 3, k, k), wanted.float().view(-1, 3, k, k)
+            loss = config.l2_weight * F.mse_loss(a, b)
+            if config.gms_weight:
+                loss = loss + config.gms_weight * (1 - gms(a, b).mean())
+            if config.ssim_weight:
+                loss = loss + config.ssim_weight * (1 - ssim(a, b).mean())
+        return loss
+
+    def reconstruction(self, features: Features) -> Tensor:
+        """The images painted anew, (B, 3, H, W) float32."""
+        return self.to_images(self.inpaint(features[0].float()))
+
+    def anomaly_map(self, features: Features) -> Tensor:
+        """(B, 1, H, W)."""
+        found = self.difference(features)
+        return (found - self.mean_difference).square() if self.config.subtract_mean else found
+
+    def difference(self, features: Features) -> Tensor:
+        """1 - GMS of the images and their reconstructions, smoothed, (B, 1, H, W) float32."""
+        images = features[0].float()
+        painted = self.reconstruction(features)
+        with torch.autocast(images.device.type, enabled=False):
+            maps = []
+            for scale in (2, 4):
+                small = [F.avg_pool2d(x, scale) for x in (images, painted)]
+                found = 1 - gms(small[0], small[1])
+                maps.append(F.interpolate(found, self.size, mode="bilinear", align_corners=False))
+            return self._smoothed(torch.stack(maps).mean(dim=0))
+
+    def _smoothed(self, maps: Tensor) -> Tensor:
+        side = self.config.mean_filter
+        if side > 1:
+            maps = F.avg_pool2d(maps, side, stride=1, padding=side // 2, count_include_pad=False)
+        return _gaussian(maps, self.config.sigma) if self.config.sigma else maps
+
+    def finalise(self, batches: Iterator[Features]) -> None:
+        """Takes the mean of the training images' differences."""
+        total = torch.zeros(1, *self.size, dtype=torch.float64)
+        n = 0
+        for features in batches:
+            found = self.difference(tuple(t.to(self.mean_difference.device) for t in features))
+            total += found.double().sum(dim=0).cpu()
+            n += len(found)
+        self.mean_difference = (total / max(1, n)).float().to(self.mean_difference.device)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
+
+    def learning_rate(self, step: int, total: int) -> float:
+        config = self.config
+        constant = config.schedule == "constant"
+        return warmup_cosine(
+            step,
+            total,
+            warmup=min(config.warmup_iterations, max(1, total // 5)),
+            base=config.learning_rate,
+            final=config.learning_rate * (1 if constant else 0.01),
+        )
+
+
+def window_starts(grid: tuple[int, int], window: int) -> tuple[Tensor, Tensor]:
+    """The window from which each patch is painted: as central around it as the border allows.
+
+    Args:
+        grid: (N, M) patches of the image.
+        window: L.
+
+    Returns:
+        (N * M,) int64 each: the index of the window's upper left patch, and the covered patch's
+        place in the window.
+
+    Example:
+        >>> [t.tolist() for t in window_starts((2, 4), 2)]
+        [[0, 0, 1, 2, 0, 0, 1, 2], [0, 1, 1, 1, 2, 3, 3, 3]]
+    """
+    n, m = grid
+    t, u = torch.meshgrid(torch.arange(n), torch.arange(m), indexing="ij")
+    top = (t - window // 2).clamp(0, n - window)
+    left = (u - window // 2).clamp(0, m - window)
+    place = (t - top) * window + (u - left)
+    return (top * m + left).flatten(), place.flatten()
+
+
+def _gaussian(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of (B, 1, H, W) that counts only what lies inside."""
+    reach = int(4 * sigma + 0.5)
+    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (at / sigma).square())
+    for shape, padding in (((1, 1, -1, 1), (reach, 0)), ((1, 1, 1, -1), (0, reach))):
+        line = kernel.view(shape)
+        weight = F.conv2d(torch.ones_like(maps[:1]), line, padding=padding)
+        maps = F.conv2d(maps, line, padding=padding) / weight
+    return maps
+
+
+def _require(config: InTraConfig, size: tuple[int, int]) -> None:
+    k, least = config.patch, config.patch * config.window
+    if size[0] % k or size[1] % k or min(size) < least:
+        fit = tuple(max(least, round(n / k) * k) for n in size)
+        raise ConfigError(
+            f"the input must be cut into patches of {k} px, at least {config.window} each way",
+            where="data.size",
+            given=size,
+            expected=f"for example {fit}",
+            hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
+        )
+    if config.width % (2 * config.heads):
+        raise ConfigError(
+            "each head needs an equal part of the width, and of half of it",
+            where="method.width",
+            given=config.width,
+            expected=f"a multiple of {2 * config.heads}",
+        )

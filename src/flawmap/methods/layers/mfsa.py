@@ -1,0 +1,72 @@
+"""Transformer blocks whose queries and keys come from MLPs (MFSA), or plain ones.
+
+Source: Pirnay and Chai, InTra, arXiv 2104.13897; written from the paper.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Attention between the patches of a window.
+
+    Patches of one picture are so alike that dot products of their linear projections are nearly
+    equal; queries and keys from MLPs tell them apart (MFSA).
+
+    Args:
+        width: D of a token.
+        heads: Each has D / 2 / heads values a query and a key with MFSA, else D / heads; and
+            D / heads a value.
+        mfsa: Whether queries and keys come from MLPs D -> 2 D -> D / 2.
+    """
+
+    def __init__(self, width: int, heads: int, mfsa: bool) -> None:
+        super().__init__()
+        self.heads = heads
+
+        def projection() -> nn.Module:
+            if not mfsa:
+                return nn.Linear(width, width)
+            return nn.Sequential(
+                nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width // 2)
+            )
+
+        self.query, self.key = projection(), projection()
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix (W, n, D) tokens."""
+        w, n, width = x.shape
+        q, k, v = (
+            t.view(w, n, self.heads, -1).transpose(1, 2)  # (W, heads, n, values)
+            for t in (self.query(x), self.key(x), self.value(x))
+        )
+        if x.is_cuda:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            # With values wider than keys a CPU has no kernel of its own: this takes half the time.
+            mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(w, n, width))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm: attention, then an MLP of four times the width, each with a residual."""
+
+    def __init__(self, width: int, heads: int, mfsa: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, mfsa)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(W, n, D) tokens to as many."""
+        x = x + self.attention(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
