@@ -35,7 +35,7 @@ from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.scoring.maps import resample
 from flawmap.training.device import make_fabric, precision_of
-from flawmap.types import Batch, Geometry, Prediction, RawMap, Sample
+from flawmap.types import Batch, FloatArray, Geometry, Prediction, RawMap, Sample
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
