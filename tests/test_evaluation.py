@@ -99,7 +99,7 @@ def test_metrics_of_the_crop_judge_what_the_network_sees(table: SampleTable) -> 
     unions = [np.any([m[4:-4, 6:-6] > 0 for m in each], axis=0) if each else None for each in masks]
     shape = seen[0].shape
     alone = Geometry(shape, shape, (0, 0), shape)
-    standard = [MapDetector().scorer.map(m, alone, (256, 256)) for m in seen]
+    standard = [MapDetector().scorer.map(RawMap(m), alone, (256, 256)) for m in seen]
     shrunk = [None if u is None else resize_mask_nearest(u, (256, 256)) for u in unions]
     assert found["aupro_crop"] == aupro(standard, shrunk)
     assert found["aupro_0.05_crop"] == aupro(standard, shrunk, 0.05)
