@@ -29,6 +29,8 @@ FILES = {
     "accuracy": "Accuracy",
     "vs_anomalib": "Against anomalib",
     "patchcore_fit": "PatchCore: time of a fit",
+    "intra_speed": "InTra: windows together and one by one",
+    "intra_inpainting": "InTra: the covered patch",
     "throughput": "Throughput of scoring",
     "metrics_speed": "Exact metrics",
     "aupro_speed": "Exact AUPRO",
