@@ -102,7 +102,7 @@ def fitted(args: argparse.Namespace, train: list[Path], test: list[Path]) -> dic
         "iterations": curve["steps"],
         "fit_seconds": round(sum(detector.fitted.seconds.values()), 1),
         "precision": detector.fitted.precision,
-        "validation": curve["validation"]["losses"],
+        "values": curve["validation"]["losses"],
         **compared(detector, test),
     }
 

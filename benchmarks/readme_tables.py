@@ -31,6 +31,8 @@ FILES = {
     "patchcore_fit": "PatchCore: time of a fit",
     "dinomaly_speed": "Dinomaly: speed of training and scoring",
     "forgetting": "Dinomaly: what is forgotten when a product is added",
+    "intra_speed": "InTra: windows together and one by one",
+    "intra_inpainting": "InTra: the covered patch",
     "throughput": "Throughput of scoring",
     "metrics_speed": "Exact metrics",
     "startup": "Start-up",

@@ -554,6 +554,19 @@ def test_auto_goes_on_in_the_candidate_in_which_it_was_stopped(rings: Path, tmp_
         assert torch.equal(value, whole.models["*"].state_dict()[name]), name
 
 
+def test_another_fit_goes_on_with_the_position_that_was_kept(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**FIT, "method.position": "auto", "training.iterations": 10}
+    loss = InTra.validation_loss
+    monkeypatch.setattr(InTra, "validation_loss", lambda s, f: loss(s, f) + (not s.local))
+    old = flawmap.fit(rings, method="intra", options=options)
+    slow = {**options, "method.learning_rate": 1e-9, "training.iterations": 2}
+    new = flawmap.fit(rings, method="intra", options=slow, start=old)
+    for name, value in old.models["*"].state_dict().items():
+        torch.testing.assert_close(new.models["*"].state_dict()[name], value, atol=1e-5, rtol=0)
+
+
 def test_bfloat16_maps_are_near_those_of_float32(rings: Path) -> None:
     image = next((rings / "test" / "stain").iterdir())
     maps = []
