@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from flawmap.config import make_config
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly
-from flawmap.training.fit import _Fit
+from flawmap.training.checks import require_options
 
 OPTIONS = [
     *("--method", "dinomaly", "--encoder", "lite0", "--set", "data.size=64"),
@@ -33,7 +32,7 @@ def weights(detector: Detector) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["memory", "off"])
+@pytest.mark.parametrize("cache", ["memory", "disk", "off"])
 def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,8 +71,6 @@ def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    fit = object.__new__(_Fit)
-    fit.fabric = SimpleNamespace(world_size=3)  # type: ignore[assignment]
-    fit.config = make_config(method="dinomaly", overrides={"training.batch_size": 4})
+    config = make_config(method="dinomaly", overrides={"training.batch_size": 4})
     with pytest.raises(ConfigError, match="shared by 3 processes alike"):
-        fit._require_fitting_options(Dinomaly)
+        require_options(Dinomaly, config, 3)

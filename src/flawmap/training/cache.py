@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,12 @@ from flawmap.methods.base import Features
 from flawmap.resources import available_memory
 
 Place = Literal["memory", "disk"]
+
+PLACES: tuple[Place, ...] = ("disk", "memory")
+"""The slower one first."""
+
+_SHARED_MEMORY = Path("/dev/shm")
+"""Files in memory, where the system has them."""
 
 
 def choose_place(
@@ -55,18 +61,43 @@ class FeatureCache:
         like: Features of one batch, for shapes and types.
         images: Number of images.
         place: "memory" or "disk".
-        folder: Where a cache on disk lies; a temporary file that vanishes with the process.
+        folder: Where a cache on disk lies; a file that vanishes with the process.
+        shared: A name for a cache that several processes of one machine have in common: one
+            makes it, the others open it, then the first calls `unname`.
+        create: Make the shared cache; False opens the one that another process has made.
     """
 
-    def __init__(self, like: Features, images: int, place: Place, folder: Path) -> None:
+    def __init__(
+        self,
+        like: Features,
+        images: int,
+        place: Place,
+        folder: Path,
+        *,
+        shared: str | None = None,
+        create: bool = False,
+    ) -> None:
         self.place = place
         self._tensors: list[Tensor] = []
-        for tensor in like:
+        self._paths: list[Path] = []
+        for number, tensor in enumerate(like):
             shape = (images, *tensor.shape[1:])
-            if place == "memory":
+            if shared is not None:
+                path = _shared_path(f"{shared}-{number}", place, folder, shape, tensor.dtype)
+                self._paths.append(path)
+                with path.open("x+b" if create else "r+b") as file:
+                    self._tensors.append(_mapped(file, shape, tensor.dtype, create))
+            elif place == "memory":
                 self._tensors.append(torch.empty(shape, dtype=tensor.dtype))
             else:
-                self._tensors.append(_on_disk(shape, tensor.dtype, folder))
+                # The file has no name once it is open, so nothing is left behind after a crash.
+                with tempfile.TemporaryFile(dir=folder) as own:
+                    self._tensors.append(_mapped(own, shape, tensor.dtype, True))
+
+    def unname(self) -> None:
+        """Take the name from a shared cache once all have opened it: it vanishes with the last."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
     def put(self, begin: int, features: Features) -> None:
         """Store a batch from row `begin` on."""
@@ -84,14 +115,31 @@ class FeatureCache:
         return sum(t.numel() * t.element_size() for t in self._tensors)
 
 
-def _on_disk(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
-    size = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
-    # The file has no name once it is open, so nothing is left behind after a crash.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            # A hole that finds the disk full later would kill the process.
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-        else:
-            file.truncate(max(size, 1))
-        room = np.memmap(file, dtype=np.uint8, mode="r+", shape=(max(size, 1),))
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return max(1, int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size())
+
+
+def _shared_path(
+    name: str, place: Place, folder: Path, shape: tuple[int, ...], dtype: torch.dtype
+) -> Path:
+    """Where a shared file is, or is to be made: in memory if it is wanted and fits there."""
+    in_memory = _SHARED_MEMORY / name
+    if in_memory.exists():
+        return in_memory
+    wanted = place == "memory" and _SHARED_MEMORY.is_dir() and not (folder / name).exists()
+    # Containers often have little of it.
+    if wanted and _bytes(shape, dtype) <= shutil.disk_usage(_SHARED_MEMORY).free // 2:
+        return in_memory
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def _mapped(file: Any, shape: tuple[int, ...], dtype: torch.dtype, create: bool) -> Tensor:
+    size = _bytes(shape, dtype)
+    if create and hasattr(os, "posix_fallocate"):
+        # A hole that finds the disk full later would kill the process.
+        os.posix_fallocate(file.fileno(), 0, size)
+    elif create:
+        file.truncate(size)
+    room = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
     return torch.from_numpy(room).view(dtype).view(shape)

@@ -1,0 +1,65 @@
+"""Options of a fit that contradict its method, or that would do nothing."""
+
+from __future__ import annotations
+
+from flawmap.config import Config
+from flawmap.encoders.table import NO_ENCODER
+from flawmap.errors import ConfigError
+from flawmap.methods.base import Method, OnePassMethod
+
+
+def require_encoder(cls: type[Method], config: Config) -> None:
+    """An encoder for a method that needs one, and none for one that does not.
+
+    Raises:
+        ConfigError: It is the other way round.
+    """
+    name, given = config.method.name, config.encoder.name
+    if cls.needs_encoder == (given != NO_ENCODER.name):
+        return
+    raise ConfigError(
+        f"{name} looks at images through an encoder"
+        if cls.needs_encoder
+        else f"{name} learns from pixels: an encoder would do nothing",
+        where="encoder.name",
+        given=given,
+        expected="a name that 'flawmap encoders' lists" if cls.needs_encoder else NO_ENCODER.name,
+        hint="leave it out: the method has a default",
+    )
+
+
+def require_options(cls: type[Method], config: Config, processes: int) -> None:
+    """Options that this kind of method can follow.
+
+    Args:
+        cls: The method.
+        config: The options.
+        processes: How many learn together.
+
+    Raises:
+        ConfigError: An option would do nothing, or cannot be met.
+    """
+    training, name = config.training, config.method.name
+    if config.scoring.pooling == "method" and not cls.scores_images:
+        raise ConfigError(
+            f"{name} gives maps only: an image's score is taken from them",
+            where="scoring.pooling",
+            given="method",
+            expected="max or top",
+        )
+    if issubclass(cls, OnePassMethod):
+        for option, idle in (("augment", "off"), ("balance", False), ("validation_fraction", 0.0)):
+            if getattr(training, option) != idle:
+                raise ConfigError(
+                    f"{name} sees every image once: this option would do nothing",
+                    where=f"training.{option}",
+                    given=getattr(training, option),
+                    hint="leave it out, or use an iterative method",
+                )
+    elif training.batch_size % processes:
+        raise ConfigError(
+            f"a batch must be shared by {processes} processes alike",
+            where="training.batch_size",
+            given=training.batch_size,
+            expected=f"a multiple of {processes}",
+        )

@@ -1,0 +1,233 @@
+"""From the images of one model to what it has learnt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import torch
+
+from flawmap.config import MethodConfig
+from flawmap.detector import Detector
+from flawmap.encoders.encoder import Encoder
+from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
+from flawmap.scoring.calibration import EVERY
+from flawmap.training.features import FeatureReader
+from flawmap.training.loop import Curve, train
+from flawmap.training.run import Run
+from flawmap.training.validation import Validation, held_back
+from flawmap.types import Sample
+
+
+class Learner:
+    """Makes the models of a fit, one after the other.
+
+    Args:
+        run: The fit.
+        cls: The method.
+        encoder: Frozen, on the device.
+        start: Each model begins with what this detector's has learnt; None for new ones.
+        numbers: The number of each image's picture, by path.
+        identity: What a checkpoint must agree on, so that it is this fit's.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        cls: type[Method],
+        encoder: Encoder,
+        *,
+        start: Detector | None,
+        numbers: Mapping[str, int],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.run = run
+        self.cls = cls
+        self.encoder = encoder
+        self.start = start
+        self.numbers = numbers
+        self.identity = identity
+        self.reader = FeatureReader(run)
+        self.validated = 0
+        """Images that chose weights instead of being learnt."""
+
+    def model(
+        self, name: str, samples: Sequence[Sample], *, index: int, share: float, held_out: int
+    ) -> tuple[Method, Curve | None]:
+        """A model that has learnt: the best one where the method names several candidates.
+
+        Args:
+            name: The product, or `EVERY`.
+            samples: Its good images.
+            index: The how manieth model of the fit it is.
+            share: Of the time that is left, for this model.
+            held_out: Images that will be scored for the thresholds.
+        """
+        learn: list[Sample] = list(samples)
+        back: list[Sample] = []
+        configs: tuple[Any, ...] = (self.run.config.method,)
+        if issubclass(self.cls, IterativeMethod):
+            learn, back = self._held_back(samples, index)
+            if self.start is None:
+                configs = self.cls.candidates(self.run.config.method)
+                if len(configs) > 1 and not back:
+                    self.run.progress.note("without held-out images nothing can be chosen by them")
+                    configs = configs[:1]
+        found: tuple[Method, Curve | None, float] | None = None
+        for number, config in enumerate(configs):
+            method = self._new(index, config)
+            if self.start is not None:
+                method.restore(self.start.models[name].state_dict())
+            if isinstance(method, OnePassMethod):
+                self._pass_over(method, learn, index, name)
+                return method, None
+            assert isinstance(method, IterativeMethod)
+            # Each training still to come gets an equal share of the time that is left.
+            part = share / (len(configs) - number * share)
+            file = f"model-{index}" + (f"-{number}" if number else "")
+            who = {**self.identity, "model": name, "candidate": number}
+            curve = self._train(method, learn, back, part, held_out, name, file, who)
+            loss = curve.validation.best[1] if curve.validation.best else 0.0
+            if found is None or loss < found[2]:
+                found = method, curve, loss
+        assert found is not None
+        best, curve_of_best, _ = found
+        assert isinstance(best, IterativeMethod)
+        if best.final_images != 0:
+            self._finalise_trained(best, learn, name)
+        return best, curve_of_best
+
+    def _held_back(
+        self, samples: Sequence[Sample], index: int
+    ) -> tuple[list[Sample], list[Sample]]:
+        config = self.run.config
+        learn, back = held_back(samples, config.training, config.seed * 1009 + index)
+        if config.training.validation_fraction and not back:
+            self.run.progress.note(
+                f"{len(samples)} images are too few to hold any out: all are learnt"
+            )
+        self.validated += len(back)
+        return learn, back
+
+    def _new(self, index: int, config: MethodConfig) -> Method:
+        generator = self._generator(index)
+        size = self.run.config.data.size
+        method = self.cls.build(config, self.encoder, size, generator)
+        return method.to(self.run.fabric.device)
+
+    def _generator(self, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.run.config.seed * 1009 + index)
+
+    def _train(
+        self,
+        method: IterativeMethod,
+        samples: Sequence[Sample],
+        back: Sequence[Sample],
+        share: float,
+        held_out: int,
+        name: str,
+        file: str,
+        identity: dict[str, Any],
+    ) -> Curve:
+        run, label = self.run, _label("Learning", name)
+        validation = self._validation(method, back) if back else None
+        fetch = self.reader.steps(method, samples, label)
+        deadline = run.deadline
+        if deadline is not None:
+            now = time.monotonic()
+            left = deadline - now
+            # Calibration comes out of the budget too.
+            every = method.final_images
+            scored = held_out + (len(samples) if every is None else min(every, len(samples)))
+            left -= min(0.3 * left, self.reader.score_seconds * scored)
+            deadline = now + left * share
+        return train(
+            method,
+            fetch,
+            fabric=run.fabric,
+            config=run.config.training,
+            seed=run.config.seed,
+            checkpoint_path=run.folder / f"{file}.safetensors",
+            identity=identity,
+            resume=run.resume,
+            deadline=deadline,
+            progress=run.progress,
+            stop=run.stop,
+            name=label,
+            validation=validation,
+        )
+
+    def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
+        batches, image = [], None
+        with closing(self.reader.batches(samples)) as read:
+            for batch in read:
+                image = batch.images[0] if image is None else image
+                batches.append(tuple(t.cpu() for t in self.reader.stored(method, batch)))
+        assert image is not None
+        return Validation(batches, image, self.run.config.training, self.run.config.seed)
+
+    def _finalise_trained(
+        self, method: IterativeMethod, samples: Sequence[Sample], name: str
+    ) -> None:
+        run = self.run
+        if not run.fabric.is_global_zero:
+            return
+        n = min(len(samples), method.final_images or len(samples))
+        chosen = [samples[i * len(samples) // n] for i in range(n)]
+        with (
+            run.progress.task(_label("Finalising", name), n) as task,
+            closing(self.reader.batches(chosen)) as batches,
+        ):
+
+            def features() -> Iterator[Features]:
+                done = 0
+                for batch in batches:
+                    run.stop_if_asked("finalising")
+                    yield self.reader.stored(method, batch)
+                    done += len(batch.samples)
+                    task.update(done)
+
+            with torch.no_grad(), run.fabric.autocast():
+                method.finalise(features())
+
+    def _pass_over(
+        self, method: OnePassMethod, samples: Sequence[Sample], index: int, name: str
+    ) -> None:
+        run, label = self.run, _label("Learning", name)
+        if not run.fabric.is_global_zero:
+            return
+        if run.deadline is not None:
+            run.progress.note(
+                f"{run.config.method.name} passes over the images once; the time budget does not "
+                "apply"
+            )
+        with (
+            run.progress.task(label, len(samples)) as task,
+            closing(self.reader.batches(samples)) as batches,
+        ):
+            done = 0
+            for batch in batches:
+                numbers = [self.numbers[sample.path] for sample in batch.samples]
+
+                def thinning(thinned: int, total: int, done: int = done) -> None:
+                    task.update(done, thinning=f"{100 * thinned // max(1, total)}%")
+                    run.stop_if_asked("learning")
+
+                method.observe(self.reader.extract(method, batch), numbers, thinning)
+                done += len(batch.samples)
+                task.update(done)
+                run.stop_if_asked("learning")
+        with run.progress.task(f"{label}: choosing what to keep", 100) as task:
+
+            def choosing(chosen: int, total: int) -> None:
+                task.update(100 * chosen // max(1, total))
+                run.stop_if_asked("learning")
+
+            method.finalise(self._generator(index), choosing)
+            task.update(100)
+
+
+def _label(doing: str, name: str) -> str:
+    return doing if name == EVERY else f"{doing} {name}"
