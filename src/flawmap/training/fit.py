@@ -25,8 +25,8 @@ from flawmap.errors import DataError
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.progress import Progress, Silent
 from flawmap.registry import METHODS
-from flawmap.scoring.calibration import EVERY
-from flawmap.training.calibrate import calibrated
+from flawmap.scoring.calibration import EVERY, Calibration
+from flawmap.scoring.good_scores import GoodScores
 from flawmap.training.checks import require_encoder, require_options
 from flawmap.training.device import describe_device, make_fabric, precision_of
 from flawmap.training.interrupt import PoliteStop
@@ -142,7 +142,7 @@ class _Fit:
             if not run.fabric.is_global_zero:
                 # The first process calibrates and writes; the others have done their share.
                 return detector
-            calibration = calibrated(run, detector, plan, self._numbers)
+            calibration = self._calibrated(detector, plan)
             run.mark("calibrate")
         detector = detector.with_calibration(calibration)
         detector.fitted = Fitted(
@@ -193,6 +193,37 @@ class _Fit:
             if curve is not None:
                 curves[name] = curve
         return models, curves
+
+    def _calibrated(self, detector: Detector, plan: Plan) -> Calibration:
+        """Thresholds from held-out good images, and from others as if each had not been learnt."""
+        run, numbers = self.run, self._numbers
+        found = GoodScores()
+        jobs: list[tuple[Sequence[Sample], bool]] = [(plan.held_out, True)]
+        for name in detector.models:
+            mine = [s for s in plan.learn if name in (EVERY, s.category)]
+            jobs.append(([s for s in mine if s.category in plan.leave_out], False))
+        for samples, exact in jobs:
+            if not samples:
+                continue
+            with run.progress.task("Calibrating", len(samples)) as task:
+                for done, (sample, geometry, raw) in enumerate(
+                    detector.raw_maps(samples, numbers=None if exact else numbers), start=1
+                ):
+                    found.add(sample, *detector.scorer.score(raw, geometry), exact=exact)
+                    task.update(done)
+                    run.stop_if_asked("calibrating")
+        calibration = Calibration(
+            rate=run.config.calibration.false_reject_rate, categories=found.categories()
+        )
+        for name in calibration.categories:
+            threshold = calibration.threshold(name)
+            assert threshold is not None
+            run.progress.note(
+                f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
+            )
+        for text in found.notes(calibration):
+            run.progress.note(text)
+        return calibration
 
     def _verified(self) -> tuple[tuple[Sample, ...], tuple[Problem, ...], str]:
         """The good training images, every one of them decoded once."""

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from flawmap.config import MethodConfig
-from flawmap.detector import Detector
 from flawmap.encoders.encoder import Encoder
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.features import FeatureReader
 from flawmap.training.loop import Curve, train
 from flawmap.training.run import Run
+from flawmap.training.start import Learnt
 from flawmap.training.validation import Validation, held_back
 from flawmap.types import Sample
 
@@ -39,7 +39,7 @@ class Learner:
         cls: type[Method],
         encoder: Encoder,
         *,
-        start: Detector | None,
+        start: Learnt | None,
         numbers: Mapping[str, int],
         identity: Mapping[str, Any],
     ) -> None:
