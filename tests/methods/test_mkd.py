@@ -56,7 +56,9 @@ def vgg() -> Encoder:
 
 
 def make(encoder: Encoder, size: int = 64, **options: object) -> MKD:
-    config = MKDConfig.model_validate({"name": "mkd", "value_weight": 0.5, **options})
+    config = MKDConfig.model_validate(
+        {"name": "mkd", "terms": "both", "value_weight": 0.5, **options}
+    )
     method = MKD.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).train()
     with torch.no_grad():
         for seed in range(20):
@@ -93,6 +95,23 @@ def test_the_equal_cloner_has_vgg16_s_own_widths() -> None:
 
 
 @pytest.mark.parametrize("cloner", ["smaller", "equal"])
+def test_normalisations_are_part_of_the_convolutions_in_evaluation(conv: Encoder) -> None:
+    method = make(conv)
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
+            nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(2))
+    x, wanted = rand(2, 3, 64, 64), []
+    found = method.cloner(x)
+    with torch.no_grad():
+        for stage in method.cloner.stages:
+            x = stage(x)
+            wanted.append(x)
+    critical = [w for w, c in zip(wanted, method.cloner.critical, strict=True) if c]
+    for a, b in zip(found, critical, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_no_convolution_has_a_bias(conv: Encoder, cloner: str) -> None:
     convolutions = [m for m in make(conv, cloner=cloner).modules() if isinstance(m, nn.Conv2d)]
     assert convolutions
@@ -388,6 +407,7 @@ def test_it_learns_what_good_images_look_like(conv: Encoder) -> None:
 
 
 OPTIONS: dict[str, Any] = {
+    "method.terms": "both",
     "data.size": 64,
     "method.levels": ["blocks.1", "blocks.2"],
     "training.iterations": 24,
