@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import flawmap
 from flawmap.config import EncoderConfig
@@ -94,7 +95,6 @@ def test_the_equal_cloner_has_vgg16_s_own_widths() -> None:
     assert sum(p.numel() for p in cloner.parameters()) == 14_710_464 + 2 * 2752
 
 
-@pytest.mark.parametrize("cloner", ["smaller", "equal"])
 def test_normalisations_are_part_of_the_convolutions_in_evaluation(conv: Encoder) -> None:
     method = make(conv)
     for module in method.modules():
@@ -112,6 +112,7 @@ def test_normalisations_are_part_of_the_convolutions_in_evaluation(conv: Encoder
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cloner", ["smaller", "equal"])
 def test_no_convolution_has_a_bias(conv: Encoder, cloner: str) -> None:
     convolutions = [m for m in make(conv, cloner=cloner).modules() if isinstance(m, nn.Conv2d)]
     assert convolutions
@@ -317,6 +318,17 @@ def test_maps_come_in_inference_mode_too(conv: Encoder) -> None:
     wanted, expected = method.scored_maps(rand(2, 3, 64, 64))
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(scores, expected)
+
+
+def test_operations_of_both_passes_can_be_counted(conv: Encoder) -> None:
+    """As benchmarks do."""
+    method = make(conv)
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        method.image_scores(rand(1, 3, 64, 64))
+    with torch.inference_mode(), FlopCounterMode(display=False) as both:
+        method.scored_maps(rand(1, 3, 64, 64))
+    # The gradient of the px costs as much again; that of the weights is not computed.
+    assert both.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.1)
 
 
 def test_a_guided_relu_passes_positive_gradients_of_positive_inputs() -> None:

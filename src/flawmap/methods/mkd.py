@@ -268,8 +268,10 @@ class MKD(IterativeMethod):
         images.requires_grad_()
         scores = self.image_scores(images, guided=self.config.attribution == "guided")
         # An image's score depends on its own px alone, so the sum's gradient is each one's.
-        (gradient,) = torch.autograd.grad(scores.sum(), images)
-        return scores.detach(), gradient
+        # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
+        torch.autograd.backward([scores.sum()], inputs=[images])
+        assert images.grad is not None
+        return scores.detach(), images.grad
 
     def _noisy(self, images: Tensor) -> Iterator[Tensor]:
         """Copies with noise that is the same for every image and in every call."""
