@@ -161,23 +161,29 @@ def test_the_page_of_a_command_names_every_option(
     assert set(re.findall(r"--?[\w-]+", "\n".join(first_cells))) <= options
 
 
-def test_the_page_of_methods_names_every_option_with_its_default() -> None:
+@pytest.mark.parametrize("method", METHODS.own)
+def test_a_method_s_page_names_every_option_with_its_default(method: str) -> None:
+    text = (ROOT / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
+    own = [o for o in method_options(method) if o["name"].startswith("method.")]
+    assert re.findall(r"^\| `(method\.\w+)`", text, re.M) == [o["name"] for o in own]
+    for option in own:
+        cell = re.search(rf"^\| `{option['name']}` \| ([^|]*)\|", text, re.M)
+        assert cell is not None
+        if option["default"] != "None" and option["default"] is not None:
+            value = option["default"]
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            assert shown in cell[1], option["name"]
+    # What a preset sets is said in its line.
+    presets = METHODS.load(method).presets
+    for preset in ("cpu", "gpu"):
+        line = re.search(rf"^\| `--preset {preset}` \| (.*) \|$", text, re.M)
+        assert line is not None
+        assert all(name in line[1] for name in presets[preset]), preset
+
+
+def test_the_page_of_methods_leads_to_each_and_names_the_options_of_all() -> None:
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    parts = {
-        "patchcore": text.split("## Options of PatchCore")[1].split("\n## ")[0],
-        "dinomaly": text.split("## Options of Dinomaly")[1].split("\n## ")[0],
-        "intra": text.split("## Options of InTra")[1].split("\n## ")[0],
-    }
-    for method, part in parts.items():
-        own = [o for o in method_options(method) if o["name"].startswith("method.")]
-        assert re.findall(r"^\| `(method\.\w+)`", part, re.M) == [o["name"] for o in own]
-        for option in own:
-            cell = re.search(rf"^\| `{option['name']}` \| ([^|]*)\|", part, re.M)
-            assert cell is not None
-            if option["default"] != "None" and option["default"] is not None:
-                value = option["default"]
-                shown = f"{value:g}" if isinstance(value, float) else str(value)
-                assert shown in cell[1], option["name"]
+    assert set(re.findall(r"^\| \[\w+\]\(methods/(\w+)\.md\)", text, re.M)) == set(METHODS.own)
     common = {o["name"] for o in method_options("patchcore") if not o["name"].startswith("method.")}
     listed = text.split("## Options of every method")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `([\w.]+)`", listed, re.M)) == common

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import flawmap
 from flawmap.config import EncoderConfig
@@ -56,7 +57,9 @@ def vgg() -> Encoder:
 
 
 def make(encoder: Encoder, size: int = 64, **options: object) -> MKD:
-    config = MKDConfig.model_validate({"name": "mkd", "value_weight": 0.5, **options})
+    config = MKDConfig.model_validate(
+        {"name": "mkd", "terms": "both", "value_weight": 0.5, **options}
+    )
     method = MKD.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).train()
     with torch.no_grad():
         for seed in range(20):
@@ -90,6 +93,23 @@ def test_the_equal_cloner_has_vgg16_s_own_widths() -> None:
     cloner = Cloner(found, (True,) * 4)
     # VGG16's convolutions without biases, and a scale and a shift for each inner channel.
     assert sum(p.numel() for p in cloner.parameters()) == 14_710_464 + 2 * 2752
+
+
+def test_normalisations_are_part_of_the_convolutions_in_evaluation(conv: Encoder) -> None:
+    method = make(conv)
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
+            nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(2))
+    x, wanted = rand(2, 3, 64, 64), []
+    found = method.cloner(x)
+    with torch.no_grad():
+        for stage in method.cloner.stages:
+            x = stage(x)
+            wanted.append(x)
+    critical = [w for w, c in zip(wanted, method.cloner.critical, strict=True) if c]
+    for a, b in zip(found, critical, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("cloner", ["smaller", "equal"])
@@ -300,6 +320,17 @@ def test_maps_come_in_inference_mode_too(conv: Encoder) -> None:
     torch.testing.assert_close(scores, expected)
 
 
+def test_operations_of_both_passes_can_be_counted(conv: Encoder) -> None:
+    """As benchmarks do."""
+    method = make(conv)
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        method.image_scores(rand(1, 3, 64, 64))
+    with torch.inference_mode(), FlopCounterMode(display=False) as both:
+        method.scored_maps(rand(1, 3, 64, 64))
+    # The gradient of the px costs as much again; that of the weights is not computed.
+    assert both.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.1)
+
+
 def test_a_guided_relu_passes_positive_gradients_of_positive_inputs() -> None:
     relu = ReLU()
     upstream = torch.tensor([2.0, -3.0, 4.0, -5.0])
@@ -388,6 +419,7 @@ def test_it_learns_what_good_images_look_like(conv: Encoder) -> None:
 
 
 OPTIONS: dict[str, Any] = {
+    "method.terms": "both",
     "data.size": 64,
     "method.levels": ["blocks.1", "blocks.2"],
     "training.iterations": 24,

@@ -6,8 +6,9 @@ arXiv 2011.11108. Reference code: rohban-lab/Knowledge_Distillation_AD, MIT.
 With a VGG16 encoder and the preset "paper" this is the published form: the cloner copies the last
 four max-pools, the image score is the loss of the image, the map is the gradient of that score with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
-the networks see normalised images; the weight of the two terms is the paper's own rule instead of
-the released constant; maps are compared between images, so they are not scaled one by one.
+the networks see normalised images; the loss is its direction term alone, since outside a VGG the
+differences of a few wide channels drown all else; maps are not scaled one by one, so that they can
+be compared between images.
 
 A cloner for another encoder has the widths and strides of the levels that it copies. A level that
 takes negative values is copied by a convolution without ReLU. A source whose px per feature px are
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -48,8 +50,8 @@ class MKDConfig(MethodConfig):
     """equal: inner layers as wide as the level that they lead to, as in the source."""
     width: int = Field(default=16, ge=1)
     """Channels of the inner layers of the smaller cloner."""
-    terms: Literal["both", "value", "direction"] = "both"
-    """What is compared: differences of activations, the angle between them, or both."""
+    terms: Literal["both", "value", "direction"] = "direction"
+    """What is compared: differences of activations, the angle between them, or (published) both."""
     value_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the differences beside the angle; auto: both count alike before any learning."""
     attribution: Literal["gradients", "smoothgrad", "guided"] = "gradients"
@@ -62,7 +64,7 @@ class MKDConfig(MethodConfig):
     """image: each map between its own minimum and 99th percentile, as published."""
     normalise_input: bool = True
     """Give the networks images with the encoder's mean and deviation taken off; else in 0..1."""
-    images_at_once: int = Field(default=32, ge=1)
+    images_at_once: int = Field(default=16, ge=1)
     """Images that are localised together; more need more memory."""
     learning_rate: float = Field(default=1e-3, gt=0)
 
@@ -95,6 +97,7 @@ class MKD(IterativeMethod):
             "data.size": [128, 128],
             "training.batch_size": 64,
             "training.iterations": 2400,
+            "method.terms": "both",
             "method.value_weight": 0.5,
             "method.normalise_input": False,
             "method.map_scale": "image",
@@ -265,8 +268,10 @@ class MKD(IterativeMethod):
         images.requires_grad_()
         scores = self.image_scores(images, guided=self.config.attribution == "guided")
         # An image's score depends on its own px alone, so the sum's gradient is each one's.
-        (gradient,) = torch.autograd.grad(scores.sum(), images)
-        return scores.detach(), gradient
+        # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
+        torch.autograd.backward([scores.sum()], inputs=[images])
+        assert images.grad is not None
+        return scores.detach(), images.grad
 
     def _noisy(self, images: Tensor) -> Iterator[Tensor]:
         """Copies with noise that is the same for every image and in every call."""
@@ -421,10 +426,30 @@ class Cloner(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         found = []
         for stage, critical in zip(self.stages, self.critical, strict=True):
-            x = stage(x)
+            x = stage(x) if self.training else _folded(list(stage.children()), x)
             if critical:
                 found.append(x)
         return found
+
+
+def _folded(stage: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """A stage in evaluation: each normalisation within the convolution before it, and no gradients
+    of weights. That halves what is kept for the backward pass."""
+    layers = [layer for layer in stage if not isinstance(layer, nn.BatchNorm2d)]
+    norms = {id(a): b for a, b in pairwise(stage) if isinstance(b, nn.BatchNorm2d)}
+    for layer in layers:
+        if not isinstance(layer, nn.Conv2d):
+            x = layer(x)
+            continue
+        weight, bias = layer.weight.detach(), None
+        if (norm := norms.get(id(layer))) is not None:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = norm.bias.detach() - norm.running_mean * scale
+        x = F.conv2d(x, weight, bias, padding=1)
+    return x
 
 
 def _conv(channels: int, width: int) -> nn.Conv2d:

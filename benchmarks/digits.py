@@ -1,0 +1,78 @@
+"""Ten one-class tasks on the 8 x 8 digits that scikit-learn carries: image AUROC of each digit.
+
+    python benchmarks/digits.py --iterations 300
+
+The digits are written as the four files of an IDX data set, the first two thirds of them for
+training, and run as any other data set is: a model for each digit, all other digits as defects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from common import meta, write_results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="mkd")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--seed", type=int, action="append", help="[default: 0]")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_digits(folder / "digits")
+        store = folder / "results.sqlite"
+        command = [sys.executable, "-m", "flawmap.cli.main", "bench", "run"]
+        command += ["--data", f"digits={folder / 'digits'}", "--setting", "separate"]
+        command += ["--method", args.method, "--results", str(store)]
+        options = {"data.size": args.size}
+        if args.method != "patchcore":
+            options["training.iterations"] = args.iterations
+        command += [f"--set={key}={value}" for key, value in options.items()]
+        command += [f"--seed={seed}" for seed in args.seed or [0]]
+        subprocess.run(command, check=True)
+        rows = rows_of(store)
+    write_results(
+        args.out / f"digits_{args.method}.json", rows, meta(method=args.method, **options)
+    )
+
+
+def write_digits(folder: Path) -> None:
+    """The digits, their 17 levels of grey spread over 0..255, in IDX files."""
+    folder.mkdir(parents=True)
+    found = load_digits()
+    images = np.round(found.images * (255 / 16)).astype(np.uint8)
+    labels = found.target.astype(np.uint8)
+    # Writers follow each other: those of the last third are not among the first.
+    first = 2 * len(labels) // 3
+    for part, rows in (("train", slice(first)), ("t10k", slice(first, None))):
+        for content, values in (("images-idx3", images[rows]), ("labels-idx1", labels[rows])):
+            head = struct.pack(">BBBB", 0, 0, 8, values.ndim)
+            head += struct.pack(f">{values.ndim}I", *values.shape)
+            (folder / f"{part}-{content}-ubyte").write_bytes(head + values.tobytes())
+
+
+def rows_of(store: Path) -> list[dict[str, object]]:
+    from flawmap.bench.store import Store
+
+    with Store(store) as results:
+        return [
+            {"digit": digit, "seed": cell.seed, "image_auroc": figures["image_auroc"]}
+            for cell in results.cells()
+            for digit, figures in (cell.figures or {}).items()
+        ]
+
+
+if __name__ == "__main__":
+    main()
