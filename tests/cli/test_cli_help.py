@@ -20,6 +20,7 @@ COMMANDS = (
     "predict",
     "calibrate",
     "inspect",
+    "synthesise",
     "methods",
     "encoders",
     "demo",

@@ -40,6 +40,7 @@ COMMANDS = (
     "predict",
     "calibrate",
     "inspect",
+    "synthesise",
     "methods",
     "encoders",
     "demo",

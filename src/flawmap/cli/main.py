@@ -21,6 +21,7 @@ from flawmap.cli import (
     inspect,
     methods,
     predict,
+    synthesise,
 )
 from flawmap.cli.errors import (
     BROKEN_PIPE,
@@ -81,7 +82,10 @@ def _common(
     return
 
 
-for _module in (fit, evaluate, predict, calibrate, inspect, methods, encoders, demo, doctor):
+for _module in (
+    *(fit, evaluate, predict, calibrate, inspect, synthesise),
+    *(methods, encoders, demo, doctor),
+):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.run)
 app.add_typer(bench.app, name=bench.NAME)
 

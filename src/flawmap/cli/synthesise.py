@@ -1,0 +1,136 @@
+"""`flawmap synthesise`: look at synthetic defects before anything learns from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flawmap.cli import options, show
+
+NAME = "synthesise"
+EPILOG = """\b
+Examples:
+  flawmap synthesise photos -o sheet.png
+  flawmap synthesise photos -o scars.png --kind scar --kind patch
+  flawmap synthesise photos -o sheet.png --texture folder --texture-folder dtd/images
+
+\b
+Each image stands there as it is, with a defect, and with the defect outlined. Methods that learn
+from such defects take the same options with --set, such as method.synthesis.kinds=[scar].
+
+\b
+JSON: {"output", "images", "without_defect", "area": {"smallest", "median", "largest"}}
+"""
+
+
+def run(
+    data: options.Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture to write.")
+    ],
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many images.")] = 16,
+    size: Annotated[
+        int, typer.Option(metavar="PX", min=16, help="Height and width of each picture.")
+    ] = 192,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="perlin|patch|scar",
+            help="Kind of defect; may be given several times. [default: perlin]",
+        ),
+    ] = None,
+    texture: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="procedural|images|folder",
+            help="What perlin defects are filled with; may be given several times. "
+            "[default: procedural, images]",
+        ),
+    ] = None,
+    texture_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures for --texture folder.")
+    ] = None,
+    foreground: Annotated[
+        str, typer.Option(metavar="off|auto", help="auto: only on the object, if there is one.")
+    ] = "off",
+    none_share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the images without a defect.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws images and defects.")] = 0,
+    format: options.Format = None,
+    category: options.Categories = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw synthetic defects on good images, to look at.
+
+    Some methods learn from such defects: they should look like what could go wrong.
+    """
+    import statistics
+
+    from flawmap.data.detect import read_data
+    from flawmap.data.synthesis import Synthesis, make_synthesis
+    from flawmap.errors import DataError
+    from flawmap.files import atomic_path
+    from flawmap.outputs.sheet import contact_sheet
+
+    given = {
+        "kinds": kind,
+        "textures": texture or (["folder"] if texture_folder else None),
+        "texture_folder": texture_folder,
+        "foreground": foreground,
+        "none_share": none_share,
+    }
+    synthesis = Synthesis(make_synthesis({k: v for k, v in given.items() if v is not None}))
+    table = read_data(data, format=format, categories=category, seed=seed)
+    with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
+        sheet = contact_sheet(
+            table,
+            synthesis,
+            images=images,
+            size=size,
+            seed=seed,
+            on_progress=lambda done, total: task.update(done),
+        )
+    with atomic_path(output, error=DataError) as part:
+        sheet.picture.save(part, format=_format(output))
+    drawn = sorted(area for area in sheet.areas if area)
+    area = {
+        "smallest": drawn[0] if drawn else None,
+        "median": statistics.median(drawn) if drawn else None,
+        "largest": drawn[-1] if drawn else None,
+    }
+    if json:
+        show.json_out(
+            {
+                "output": str(output),
+                "images": len(sheet.areas),
+                "without_defect": len(sheet.areas) - len(drawn),
+                "area": area,
+            }
+        )
+        return
+    show.out(f"{output}: {len(drawn)} of {len(sheet.areas)} images have a defect")
+    if drawn:
+        show.out(
+            f"  area of the image: {area['smallest']:.2%} to {area['largest']:.2%}, "
+            f"median {area['median']:.2%}"
+        )
+
+
+def _format(output: Path) -> str:
+    from PIL import Image
+
+    from flawmap.errors import ConfigError
+
+    found = Image.registered_extensions().get(output.suffix.lower())
+    if found not in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        raise ConfigError(
+            "the ending does not name a kind of picture",
+            where="--output",
+            given=output.name,
+            expected=".png, .jpg, .webp, .tif or .bmp",
+        )
+    return found

@@ -1,0 +1,357 @@
+"""Synthetic defects on good images, with their masks.
+
+Two families. Blended textures: a mask from thresholded Perlin noise, filled with a texture that
+lets some of the image through (Zavrtanik et al., DRAEM, ICCV 2021, arXiv 2108.07610; reference code
+MIT; also used by DeSTSeg and DMDD). CutPaste: a piece of the image, recoloured, pasted elsewhere as
+a patch or as a thin turned scar (Li et al., CVPR 2021, arXiv 2104.04015).
+
+What differs: the noise is computed at turned places instead of being turned as a picture; an empty
+mask is drawn anew, so that no defect means no defect by choice only; textures need no download.
+
+Everything comes from the generator that is passed in: the same seed and sample give the same defect
+in any thread, process or order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+from scipy import ndimage
+
+from flawmap.config import Section, explain
+from flawmap.data.images import RgbArray, read_image
+from flawmap.data.samples import list_images
+from flawmap.data.textures import perlin, procedural
+from flawmap.errors import ConfigError, DataError
+from flawmap.types import BoolArray, FloatArray
+
+Kind = Literal["perlin", "patch", "scar"]
+Texture = Literal["procedural", "images", "folder"]
+
+_TRIES = 8
+"""Masks are drawn so often before the highest noise is taken whatever it is."""
+
+_LEAST = 1 / 4096
+"""Share of the px that a blended defect covers at least."""
+
+
+class SynthesisConfig(Section):
+    """How synthetic defects look."""
+
+    kinds: tuple[Kind, ...] = Field(default=("perlin",), min_length=1)
+    """Drawn with equal chances: perlin (a blended texture), patch, scar (CutPaste)."""
+    textures: tuple[Texture, ...] = Field(default=("procedural", "images"), min_length=1)
+    """What blended defects are filled with, with equal chances: drawn textures, other training
+    images, or the images of `texture_folder`."""
+    texture_folder: Path | None = None
+    """A folder of pictures of textures; belongs to textures=folder."""
+    none_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the images that stay as they are."""
+    opacity: tuple[float, float] = (0.2, 1.0)
+    """Range of the share of the texture in a blended px; the image gives the rest."""
+    scales: tuple[int, int] = (0, 5)
+    """Range of k: the noise has 2^k cells per axis, drawn for each axis."""
+    threshold: Annotated[float, Field(gt=-1, lt=1)] = 0.5
+    """Noise above it is a defect."""
+    foreground: Literal["off", "auto"] = "off"
+    """auto: where an object stands out from the border of the image, defects lie on it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SynthesisConfig:
+        low, high = self.opacity
+        if not 0 < low <= high <= 1:
+            raise ConfigError(
+                "the opacity must be a range within 0 and 1",
+                where="opacity",
+                given=self.opacity,
+                expected="for example [0.2, 1.0]",
+            )
+        if not 0 <= self.scales[0] <= self.scales[1] <= 8:
+            raise ConfigError(
+                "the scales must be a range within 0 and 8",
+                where="scales",
+                given=self.scales,
+                expected="for example [0, 5]",
+            )
+        if ("folder" in self.textures) != (self.texture_folder is not None):
+            raise ConfigError(
+                "texture_folder belongs to textures=folder, and is needed there",
+                where="texture_folder",
+                given=self.texture_folder,
+            )
+        return self
+
+
+def make_synthesis(tree: Mapping[str, Any]) -> SynthesisConfig:
+    """Options from plain values.
+
+    Raises:
+        ConfigError: Names the option, what was given and what is expected.
+    """
+    try:
+        return SynthesisConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        raise explain(error, SynthesisConfig) from error
+
+
+class Synthesis:
+    """Draws defects on images.
+
+    Args:
+        config: How they look.
+        textures: Files of the texture folder; see `list_textures`.
+
+    Example:
+        >>> image = np.full((64, 64, 3), 0.5, dtype=np.float32)
+        >>> defect, mask = Synthesis()(image, np.random.default_rng(0))
+        >>> bool(np.array_equal(defect[~mask], image[~mask])), bool(mask.any())
+        (True, True)
+    """
+
+    def __init__(
+        self, config: SynthesisConfig | None = None, textures: Sequence[str] | None = None
+    ) -> None:
+        self.config = config or SynthesisConfig()
+        if textures is None and self.config.texture_folder is not None:
+            textures = list_textures(self.config.texture_folder)
+        self.textures = tuple(textures or ())
+
+    def __call__(
+        self,
+        image: FloatArray,
+        generator: np.random.Generator,
+        others: Sequence[FloatArray] = (),
+    ) -> tuple[FloatArray, BoolArray]:
+        """A defect on one image.
+
+        Args:
+            image: (H, W, 3) float32, RGB in [0, 1].
+            generator: Draws everything; one of its own for each image and step.
+            others: Further training images, (h, w, 3) float32, for textures=images; without any,
+                turned pieces of the image itself are taken.
+
+        Returns:
+            The image with the defect, (H, W, 3) float32 in [0, 1], and its mask, (H, W); outside
+            the mask every px is as it was. The mask is empty only if no defect was drawn.
+        """
+        height, width = image.shape[:2]
+        if generator.uniform() < self.config.none_share:
+            return image.copy(), np.zeros((height, width), dtype=np.bool_)
+        allowed = object_mask(image) if self.config.foreground == "auto" else None
+        kind = self.config.kinds[generator.integers(len(self.config.kinds))]
+        if kind == "perlin":
+            return self._blended(image, generator, others, allowed)
+        return _pasted(image, generator, allowed, _PASTED[kind])
+
+    def _blended(
+        self,
+        image: FloatArray,
+        generator: np.random.Generator,
+        others: Sequence[FloatArray],
+        allowed: BoolArray | None,
+    ) -> tuple[FloatArray, BoolArray]:
+        mask = self._mask((image.shape[0], image.shape[1]), generator, allowed)
+        # Only what changes is drawn.
+        box = _box(mask)
+        inside, before = mask[box], image[box]
+        texture = self._texture(before, generator, others)
+        opacity = np.float32(generator.uniform(*self.config.opacity))
+        # Rounding must not carry a px out of range.
+        mixed = np.clip(before + opacity * (texture - before), 0, 1)
+        found = image.copy()
+        found[box] = np.where(inside[..., None], mixed, before)
+        return found, mask
+
+    def _mask(
+        self,
+        size: tuple[int, int],
+        generator: np.random.Generator,
+        allowed: BoolArray | None,
+    ) -> BoolArray:
+        low, high = self.config.scales
+        least = max(1, round(size[0] * size[1] * _LEAST))
+        for _ in range(_TRIES):
+            cells = 2 ** generator.integers(low, high + 1, 2)
+            angle = generator.uniform(-math.pi / 2, math.pi / 2)
+            noise = perlin(size, (int(cells[0]), int(cells[1])), angle, generator)
+            mask: BoolArray = noise > self.config.threshold
+            if allowed is not None:
+                mask &= allowed
+            if np.count_nonzero(mask) >= least:
+                return mask
+        if allowed is not None:
+            noise = np.where(allowed, noise, -np.inf)
+        limit = np.partition(noise, -least, axis=None)[-least]
+        highest: BoolArray = noise >= limit
+        return highest if allowed is None else highest & allowed
+
+    def _texture(
+        self, image: FloatArray, generator: np.random.Generator, others: Sequence[FloatArray]
+    ) -> FloatArray:
+        size = (image.shape[0], image.shape[1])
+        kind = self.config.textures[generator.integers(len(self.config.textures))]
+        if kind == "procedural":
+            return procedural(size, generator)
+        if kind == "folder":
+            path = self.textures[generator.integers(len(self.textures))]
+            source = as_float(read_image(path))
+        else:
+            source = others[int(generator.integers(len(others)))] if len(others) else image
+        return _rearranged(source, size, generator)
+
+
+def list_textures(folder: Path) -> tuple[str, ...]:
+    """The pictures of a texture folder, sorted.
+
+    Raises:
+        DataError: There are none.
+    """
+    found = list_images(folder)
+    if not found:
+        raise DataError(
+            "the texture folder holds no pictures",
+            where=str(folder),
+            hint="name a folder of pictures of textures, or use textures=procedural",
+        )
+    return found
+
+
+def object_mask(image: FloatArray) -> BoolArray | None:
+    """Where the object is, for images of one object on a plain ground.
+
+    Otsu's threshold on the smoothed grey image; the side that touches the border less is the
+    object, its holes filled.
+
+    Args:
+        image: (H, W, 3) float32 in [0, 1].
+
+    Returns:
+        (H, W), or None where nothing stands out: textures, or an object that fills the image.
+
+    Source: Otsu, "A threshold selection method from gray-level histograms" (1979).
+    """
+    grey = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    grey = ndimage.uniform_filter(grey, 5)
+    counts, edges = np.histogram(grey, bins=128)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    sums = np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    split = int(np.nanargmax(between))
+    # How much of the variance the split explains: a texture has no two levels.
+    explained = float(between[split]) / float(below[-1]) ** 2 / max(float(grey.var()), 1e-12)
+    bright: BoolArray = grey > edges[split + 1]
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    found = ~bright if border.mean() > 0.5 else bright
+    touching = min(border.mean(), 1 - border.mean())
+    share = found.mean()
+    if explained < 0.7 or touching > 0.1 or not 0.05 < share < 0.95:
+        return None
+    filled: BoolArray = ndimage.binary_fill_holes(found)
+    return filled
+
+
+def _rearranged(
+    source: FloatArray, size: tuple[int, int], generator: np.random.Generator
+) -> FloatArray:
+    """A texture from a picture: a random piece, turned by quarters, mirrored, recoloured."""
+    # Turned by a quarter, the picture's columns become the rows of the piece.
+    across = generator.uniform() < 0.5
+    wanted = (size[1], size[0]) if across else size
+    piece = source
+    for axis, n in enumerate(wanted):
+        have = piece.shape[axis]
+        # From a random place on, forwards or backwards; indices wrap around.
+        step = 1 if generator.uniform() < 0.5 else -1
+        piece = piece.take((np.arange(n) * step + generator.integers(have)) % have, axis=axis)
+    if across:
+        piece = piece.swapaxes(0, 1)
+    gain = generator.uniform(0.6, 1.4, 3).astype(np.float32)
+    shift = generator.uniform(-0.15, 0.15, 3).astype(np.float32)
+    found: FloatArray = np.clip(piece * gain + shift, 0, 1)
+    return found
+
+
+Shape = Callable[[np.random.Generator, int, int], tuple[float, float, float]]
+
+
+def _patch(generator: np.random.Generator, height: int, width: int) -> tuple[float, float, float]:
+    """Height, width in px and angle of a CutPaste patch."""
+    area = generator.uniform(0.02, 0.15) * height * width
+    aspect = generator.uniform(0.3, 1) if generator.uniform() < 0.5 else generator.uniform(1, 3.3)
+    return math.sqrt(area / aspect), math.sqrt(area * aspect), 0.0
+
+
+def _scar(generator: np.random.Generator, height: int, width: int) -> tuple[float, float, float]:
+    """Height, width in px and angle of a scar; given at 256 px in the paper."""
+    scale = min(height, width) / 256
+    long, thin = generator.uniform(10, 25) * scale, generator.uniform(2, 16) * scale
+    return long, thin, generator.uniform(-math.pi / 4, math.pi / 4)
+
+
+_PASTED: dict[Kind, Shape] = {"patch": _patch, "scar": _scar}
+
+
+def _pasted(
+    image: FloatArray,
+    generator: np.random.Generator,
+    allowed: BoolArray | None,
+    shape: Shape,
+) -> tuple[FloatArray, BoolArray]:
+    height, width = image.shape[:2]
+    for _ in range(_TRIES):
+        high, wide, angle = shape(generator, height, width)
+        high, wide = min(max(high, 1), height), min(max(wide, 1), width)
+        centre = _place(generator, height, width, allowed)
+        reach = math.ceil(math.hypot(high, wide) / 2) + 1
+        box = tuple(
+            slice(max(0, at - reach), min(n, at + reach + 1))
+            for at, n in zip(centre, (height, width), strict=True)
+        )
+        y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - centre[0]
+        x = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None, :] - centre[1]
+        cos, sin = math.cos(angle), math.sin(angle)
+        # Places within the piece, upright.
+        v, u = cos * y + sin * x, cos * x - sin * y
+        inside: BoolArray = (np.abs(v) <= high / 2) & (np.abs(u) <= wide / 2)
+        if allowed is not None:
+            inside &= allowed[box]
+        if not inside.any():
+            continue
+        top, left = generator.uniform(0, height - high), generator.uniform(0, width - wide)
+        rows = np.clip(np.rint(v[inside] + high / 2 + top), 0, height - 1).astype(np.intp)
+        columns = np.clip(np.rint(u[inside] + wide / 2 + left), 0, width - 1).astype(np.intp)
+        gain = generator.uniform(0.9, 1.1, 3).astype(np.float32)
+        found, mask = image.copy(), np.zeros((height, width), dtype=np.bool_)
+        mask[box] = inside
+        found[mask] = np.clip(image[rows, columns] * gain, 0, 1)
+        return found, mask
+    raise AssertionError("a place within the allowed px always gives a mask")
+
+
+def _place(
+    generator: np.random.Generator, height: int, width: int, allowed: BoolArray | None
+) -> tuple[int, int]:
+    if allowed is None:
+        return int(generator.integers(height)), int(generator.integers(width))
+    index = int(generator.choice(np.flatnonzero(allowed)))
+    return index // width, index % width
+
+
+def _box(mask: BoolArray) -> tuple[slice, slice]:
+    """The smallest rectangle that holds the mask, which is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def as_float(image: RgbArray) -> FloatArray:
+    """An image in float32, RGB in [0, 1], whichever type it was decoded to."""
+    found = image.astype(np.float32, copy=False)
+    return found / np.float32(255) if image.dtype == np.uint8 else found

@@ -1,0 +1,218 @@
+"""Synthetic defects: where they are, how large, and that they are the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawmap.cli.main import run
+from flawmap.data.synthesis import Synthesis, SynthesisConfig, make_synthesis, object_mask
+from flawmap.data.textures import perlin, procedural
+from flawmap.errors import ConfigError, DataError
+
+SIZE = (128, 96)
+KINDS = ("perlin", "patch", "scar")
+
+
+def photo(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).random((*size, 3), dtype=np.float32)
+
+
+def drawn(seed: int, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    synthesis = Synthesis(make_synthesis(options))
+    return synthesis(photo(), np.random.default_rng(seed), [photo(1), photo(2, (40, 50))])
+
+
+def test_perlin_noise_by_the_definition() -> None:
+    """Px by px: the fade of four corners' gradients times the distance from them."""
+    size, cells = (12, 20), (3, 2)
+    found = perlin(size, cells, 0.0, np.random.default_rng(4))
+    theta = np.random.default_rng(4).uniform(0, 2 * math.pi, (cells[0] + 1, cells[1] + 1))
+
+    def fade(t: float) -> float:
+        return 6 * t**5 - 15 * t**4 + 10 * t**3
+
+    for row in range(size[0]):
+        for column in range(size[1]):
+            y, x = (row + 0.5) * cells[0] / size[0], (column + 0.5) * cells[1] / size[1]
+            i, j = int(y), int(x)
+            total = 0.0
+            for di in (0, 1):
+                for dj in (0, 1):
+                    dy, dx = y - i - di, x - j - dj
+                    angle = theta[i + di, j + dj]
+                    weight = fade(1 - abs(dy)) * fade(1 - abs(dx))
+                    total += weight * (math.cos(angle) * dx + math.sin(angle) * dy)
+            assert found[row, column] == pytest.approx(total * math.sqrt(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (32, 1), (4, 16)])
+def test_noise_is_centred_and_turns(cells: tuple[int, int]) -> None:
+    found = [
+        perlin((64, 80), cells, a, np.random.default_rng(i)) for i in range(40) for a in (0, 1)
+    ]
+    values = np.stack(found)
+    assert abs(values.mean()) < 0.1
+    assert 0.7 < np.abs(values).max() <= 1.5
+    # A quarter turn swaps the axes.
+    upright = perlin((64, 64), (2, 8), 0.0, np.random.default_rng(0))
+    quarter = perlin((64, 64), (2, 8), math.pi / 2, np.random.default_rng(0))
+    np.testing.assert_allclose(quarter, np.rot90(upright), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("foreground", ["off", "auto"])
+def test_px_outside_the_mask_are_untouched(kind: str, foreground: str) -> None:
+    before = photo()
+    for seed in range(30):
+        found, mask = drawn(seed, kinds=[kind], foreground=foreground)
+        assert found.dtype == np.float32
+        assert mask.dtype == np.bool_
+        assert found.shape == before.shape
+        assert mask.shape == SIZE
+        assert mask.any()
+        np.testing.assert_array_equal(found[~mask], before[~mask])
+        assert 0 <= found.min() <= found.max() <= 1
+        # Nearly every px inside has changed.
+        assert (found[mask] != before[mask]).any(axis=-1).mean() > 0.9
+
+
+def test_the_share_without_a_defect() -> None:
+    empty = [not drawn(seed, none_share=0.3)[1].any() for seed in range(400)]
+    assert 0.22 < np.mean(empty) < 0.38
+    assert all(drawn(seed)[1].any() for seed in range(100))
+
+
+def test_how_large_defects_are() -> None:
+    """Shares of the px, over the seeds: median and range."""
+    expected = {
+        "perlin": (0.02, 0.10, 0.65),
+        "patch": (0.03, 0.12, 0.16),
+        "scar": (5e-4, 0.006, 0.01),
+    }
+    for kind, (low, high, most) in expected.items():
+        areas = [drawn(seed, kinds=[kind])[1].mean() for seed in range(200)]
+        assert low < np.median(areas) < high, kind
+        assert max(areas) < most, kind
+        assert min(areas) > 0, kind
+
+
+def test_noise_that_hardly_reaches_the_threshold_gives_a_defect_all_the_same() -> None:
+    for seed in range(20):
+        _, mask = drawn(seed, threshold=0.99, scales=[0, 0])
+        assert mask.sum() >= SIZE[0] * SIZE[1] // 4096
+
+
+def test_the_opacity_is_the_texture_s_share(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 30), "white").save(tmp_path / "white.png")
+    options = {"textures": ["folder"], "texture_folder": tmp_path}
+    before = np.zeros((*SIZE, 3), dtype=np.float32)
+    means = []
+    for seed in range(50):
+        synthesis = Synthesis(make_synthesis({**options, "opacity": [0.25, 0.25]}))
+        found, mask = synthesis(before, np.random.default_rng(seed))
+        # The texture is recoloured by at most 0.45 and clipped to white.
+        assert 0.25 * 0.4 <= found[mask].min() <= found[mask].max() <= 0.25
+        means.append(found[mask].mean())
+    assert np.mean(means) == pytest.approx(0.25, abs=0.06)
+
+
+def one(seed: int) -> bytes:
+    found, mask = drawn(seed, kinds=list(KINDS))
+    return found.tobytes() + mask.tobytes()
+
+
+def test_the_same_in_threads_and_in_worker_processes() -> None:
+    alone = [one(seed) for seed in range(6)]
+    assert len(set(alone)) == 6
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(one, range(6))) == alone
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert list(processes.map(one, range(6))) == alone
+
+
+def test_defects_lie_on_the_object_where_there_is_one() -> None:
+    y, x = np.mgrid[:128, :128]
+    disc = (y - 60) ** 2 + (x - 70) ** 2 < 30**2
+    noise = np.random.default_rng(0).normal(0, 0.02, (128, 128, 3)).astype(np.float32)
+    for bright in (True, False):
+        image = np.where((disc == bright)[..., None], 0.8, 0.2).astype(np.float32) + noise
+        found = object_mask(image)
+        assert found is not None
+        assert (found & disc).sum() / (found | disc).sum() > 0.9
+        for kind in KINDS:
+            synthesis = Synthesis(SynthesisConfig(kinds=(kind,), foreground="auto"))
+            for seed in range(10):
+                _, mask = synthesis(image, np.random.default_rng(seed))
+                assert mask.any()
+                assert not (mask & ~found).any()
+    # A texture has no object.
+    assert object_mask(photo()) is None
+
+
+def test_textures_lie_in_range_and_differ() -> None:
+    found = [procedural(SIZE, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(t.shape == (*SIZE, 3) and t.dtype == np.float32 for t in found)
+    assert all(t.min() >= 0 and t.max() <= 1 for t in found)
+    assert all(t.std() > 0.005 for t in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kinds": ["perlins"]}, "kinds"),
+        ({"kinds": []}, "kinds"),
+        ({"opacity": [0.9, 0.1]}, "within 0 and 1"),
+        ({"scales": [3, 9]}, "within 0 and 8"),
+        ({"textures": ["folder"]}, "texture_folder belongs"),
+        ({"texture_folder": "x"}, "texture_folder belongs"),
+        ({"none_share": 1.0}, "none_share"),
+        ({"thresold": 0.3}, "threshold"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_synthesis(options)
+    assert words in str(caught.value)
+
+
+def test_an_empty_texture_folder(tmp_path: Path) -> None:
+    config = make_synthesis({"textures": ["folder"], "texture_folder": tmp_path})
+    with pytest.raises(DataError):
+        Synthesis(config)
+
+
+def test_the_sheet(rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "sheet.png"
+    command = ["synthesise", str(rings), "-o", str(target), "--images", "6", "--size", "64"]
+    assert run([*command, "--json", "-q"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["images"], answer["without_defect"]) == (6, 0)
+    assert (
+        0 < answer["area"]["smallest"] <= answer["area"]["median"] <= answer["area"]["largest"] < 1
+    )
+    sheet = np.asarray(Image.open(target))
+    # Two images side by side, three pictures each.
+    assert sheet.shape == (3 * 70 + 6, 2 * (3 * 64 + 6) + 6, 3)
+    plain, defect = sheet[6:70, 6:70], sheet[6:70, 70:134]
+    assert (plain != defect).any()
+    first = target.read_bytes()
+    assert run([*command, "-q"]) == 0
+    assert "6 of 6 images have a defect" in capsys.readouterr().out
+    assert target.read_bytes() == first
+
+
+def test_the_sheet_needs_a_picture_s_ending_and_a_known_kind(
+    rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["synthesise", str(rings), "-o", str(tmp_path / "sheet.docx"), "-q"]) == 2
+    assert ".png, .jpg" in capsys.readouterr().err
+    assert run(["synthesise", str(rings), "-o", "s.png", "--kind", "perlim", "-q"]) == 2
+    assert "perlin" in capsys.readouterr().err
