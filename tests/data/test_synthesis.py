@@ -157,6 +157,16 @@ def test_defects_lie_on_the_object_where_there_is_one() -> None:
     assert object_mask(photo()) is None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grey_image_stays_grey(kind: str) -> None:
+    grey = np.repeat(photo()[..., :1], 3, axis=-1)
+    synthesis = Synthesis(SynthesisConfig(kinds=(kind,)))
+    for seed in range(10):
+        found, mask = synthesis(grey, np.random.default_rng(seed), [photo(1)])
+        assert (found[mask] != grey[mask]).any()
+        np.testing.assert_array_equal(found, np.repeat(found[..., :1], 3, axis=-1))
+
+
 def test_textures_lie_in_range_and_differ() -> None:
     found = [procedural(SIZE, np.random.default_rng(seed)) for seed in range(30)]
     assert all(t.shape == (*SIZE, 3) and t.dtype == np.float32 for t in found)

@@ -6,7 +6,8 @@ MIT; also used by DeSTSeg and DMDD). CutPaste: a piece of the image, recoloured,
 a patch or as a thin turned scar (Li et al., CVPR 2021, arXiv 2104.04015).
 
 What differs: the noise is computed at turned places instead of being turned as a picture; an empty
-mask is drawn anew, so that no defect means no defect by choice only; textures need no download.
+mask is drawn anew, so that no defect means no defect by choice only; textures need no download, and
+are grey on a grey image.
 
 Everything comes from the generator that is passed in: the same seed and sample give the same defect
 in any thread, process or order.
@@ -160,6 +161,9 @@ class Synthesis:
         box = _box(mask)
         inside, before = mask[box], image[box]
         texture = self._texture(before, generator, others)
+        if _is_grey(image):
+            # Colour alone would give the defect away.
+            texture = texture.mean(axis=-1, keepdims=True)
         opacity = np.float32(generator.uniform(*self.config.opacity))
         # Rounding must not carry a px out of range.
         mixed = np.clip(before + opacity * (texture - before), 0, 1)
@@ -329,6 +333,8 @@ def _pasted(
         rows = np.clip(np.rint(v[inside] + high / 2 + top), 0, height - 1).astype(np.intp)
         columns = np.clip(np.rint(u[inside] + wide / 2 + left), 0, width - 1).astype(np.intp)
         gain = generator.uniform(0.9, 1.1, 3).astype(np.float32)
+        if _is_grey(image):
+            gain[:] = gain[0]
         found, mask = image.copy(), np.zeros((height, width), dtype=np.bool_)
         mask[box] = inside
         found[mask] = np.clip(image[rows, columns] * gain, 0, 1)
@@ -343,6 +349,13 @@ def _place(
         return int(generator.integers(height)), int(generator.integers(width))
     index = int(generator.choice(np.flatnonzero(allowed)))
     return index // width, index % width
+
+
+def _is_grey(image: FloatArray) -> bool:
+    return bool(
+        np.array_equal(image[..., 0], image[..., 1])
+        and np.array_equal(image[..., 1], image[..., 2])
+    )
 
 
 def _box(mask: BoolArray) -> tuple[slice, slice]:
