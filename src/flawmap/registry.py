@@ -78,6 +78,7 @@ METHODS = Registry(
         "intra": "flawmap.methods.intra:InTra",
         "mkd": "flawmap.methods.mkd:MKD",
         "patchcore": "flawmap.methods.patchcore:PatchCore",
+        "rd4ad": "flawmap.methods.rd4ad:RD4AD",
     },
     group="flawmap.methods",
 )
