@@ -6,9 +6,8 @@ arXiv 2011.11108. Reference code: rohban-lab/Knowledge_Distillation_AD, MIT.
 With a VGG16 encoder and the preset "paper" this is the published form: the cloner copies the last
 four max-pools, the image score is the loss of the image, the map is the gradient of that score with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
-the networks see normalised images; the loss is its direction term alone, since outside a VGG the
-differences of a few wide channels drown all else; maps are not scaled one by one, so that they can
-be compared between images.
+the networks see normalised images; the loss is its direction term alone; maps are not scaled one by
+one, so that they can be compared between images.
 
 A cloner for another encoder has the widths and strides of the levels that it copies. A level that
 takes negative values is copied by a convolution without ReLU. A source whose px per feature px are
