@@ -48,6 +48,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "training.batch_size": 4,
         "training.validate_every": 50,
     },
+    "rd4ad": {
+        "data.size": 64,
+        "training.iterations": 40,
+        "training.batch_size": 4,
+        "method.embedding_blocks": 1,
+        "method.decoder_blocks": [1, 1, 1],
+    },
     "patchcore": {
         "data.size": 64,
         "method.levels": ["blocks.1", "blocks.2"],
