@@ -79,14 +79,6 @@ class Geometry:
     offset: tuple[int, int]
     input: tuple[int, int]
 
-    @property
-    def crops(self) -> bool:
-        """Whether parts of the image are not in the input."""
-        return any(
-            offset > 0 or offset + seen < whole
-            for offset, seen, whole in zip(self.offset, self.input, self.resized, strict=True)
-        )
-
     def of_input(self) -> Geometry:
         """The geometry with which a map covers the input alone, as if that were the image."""
         return Geometry(self.input, self.input, (0, 0), self.input)

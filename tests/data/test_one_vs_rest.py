@@ -149,6 +149,10 @@ def test_mnist_and_fashion_mnist_are_told_apart(tmp_path: Path) -> None:
         write_idx(tmp_path / name, np.arange(10), test, zipped=True)
         (found,) = [r.name for r in (Mnist(), FashionMnist()) if r.matches(tmp_path / name)]
         assert found == name
+    # Others have as many of each class: they are not called so by their folder.
+    write_idx(tmp_path / "kana", np.arange(10), test, zipped=True)
+    assert not any(r.matches(tmp_path / "kana") for r in (Mnist(), FashionMnist()))
+    assert read_data(tmp_path / "kana", check=False).format == "idx"
 
 
 def test_fashion_mnist_names_its_classes(tmp_path: Path) -> None:

@@ -153,8 +153,21 @@ def test_defects_lie_on_the_object_where_there_is_one() -> None:
                 _, mask = synthesis(image, np.random.default_rng(seed))
                 assert mask.any()
                 assert not (mask & ~found).any()
-    # A texture has no object.
+    # A texture has no object, nor has a plain image.
     assert object_mask(photo()) is None
+    assert object_mask(np.ones((32, 32, 3), dtype=np.float32)) is None
+
+
+@pytest.mark.parametrize("kind", ["patch", "scar"])
+def test_plain_ground_is_not_pasted_on_plain_ground(kind: str) -> None:
+    image = np.zeros((128, 128, 3), dtype=np.float32)
+    image[40:90, 40:90] = photo(0, (50, 50))
+    synthesis = Synthesis(SynthesisConfig(kinds=(kind,)))
+    unseen = 0
+    for seed in range(60):
+        found, mask = synthesis(image, np.random.default_rng(seed))
+        unseen += (np.abs(found - image).max(axis=-1)[mask] > 2 / 255).mean() <= 0.5
+    assert unseen <= 6
 
 
 @pytest.mark.parametrize("kind", KINDS)

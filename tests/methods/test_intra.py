@@ -574,3 +574,11 @@ def test_bfloat16_maps_are_near_those_of_float32(rings: Path) -> None:
         options = {**FIT, "training.precision": precision, "calibration.strategy": "off"}
         maps.append(flawmap.fit(rings, method="intra", options=options).predict(image).anomaly_map)
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
+
+
+def test_restoring_keeps_the_parameters_that_an_optimiser_knows() -> None:
+    method = make(position="auto")
+    optimizer = method.optimizer()
+    method.restore({k: v + 1 for k, v in method.state_dict().items()})
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in method.parameters()} == known

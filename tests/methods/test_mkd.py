@@ -480,3 +480,29 @@ def test_the_score_is_the_loss_everywhere(rings: Path) -> None:
     pooled = flawmap.fit(rings, method="mkd", options={**OPTIONS, "scoring.pooling": "max"})
     prediction = pooled.predict(paths[0])
     assert prediction.score != pytest.approx(found[0], rel=0.01)
+
+
+def test_looking_at_held_out_images_teaches_nothing(conv: Encoder) -> None:
+    method = make(conv, terms="both")
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    features = method.extract(rand(2, 3, 64, 64))
+    with torch.no_grad():
+        method.eval().validation_loss(features)
+    for name, value in method.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    method.train().loss(features, 0)
+    assert float(method.value_weight) > 0
+
+
+def test_a_source_with_relus_is_copied_where_it_stands() -> None:
+    spec = resolve("resnet18")
+    levels = MKD.default_levels(spec)
+    encoder = _wrap(spec, _create(spec, levels), levels)
+    encoder.freeze()
+    method = make(encoder)
+    assert method._rectified() == (True,) * 4
+    encoder.to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError)) as caught:
+        method._rectified()
+    # It fails where values are asked for, not because the picture lies elsewhere.
+    assert "expected device" not in str(caught.value)

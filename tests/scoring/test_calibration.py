@@ -90,7 +90,8 @@ def test_an_image_that_sets_the_threshold_by_itself_stands_out() -> None:
     scores[[7, 3]] = 25, 18
     found = conformal(scores, 0.01)
     assert standing_out(scores, found.value) == [7]
-    # At a higher rate neither of them sets the threshold, but both lie above it.
-    assert standing_out(scores, conformal(scores, 0.2).value) == [7, 3]
+    # At a higher rate an ordinary image sets the threshold, and both lie above it.
+    assert standing_out(scores, conformal(scores, 0.2).value) == []
+    assert standing_out(scores, conformal(scores, 0.06).value) == [7, 3]
     assert standing_out(scores[:9], 0.0) == []
     assert standing_out(np.full(40, 2.0), 2.0) == []

@@ -32,5 +32,6 @@ def test_the_images_that_set_a_threshold_by_themselves_are_named() -> None:
     assert "threshold of 'nut'" in note
     assert "041.png (60)" in note
     assert "040.png" not in note
-    (both,) = found.notes(Calibration(0.2, found.categories()))
+    assert found.notes(Calibration(0.2, found.categories())) == []
+    (both,) = found.notes(Calibration(0.06, found.categories()))
     assert both.index("041.png (60)") < both.index("040.png (30)")

@@ -197,8 +197,8 @@ class _Run:
         """Leave out what the file holds already, so that progress speaks of the rest."""
         known = {cell.key: cell for cell in self.store.cells()}
         for cell in self.waiting:
-            if cell.key not in known and (older := _before_newer_options(cell, known.values())):
-                self.store.adopt(cell, older)
+            older = None if cell.key in known else before_newer_options(cell, known.values())
+            if older is not None and self.store.adopt(cell, older):
                 known[cell.key] = known.pop(older.key)
         todo: deque[Cell] = deque()
         for cell in self.waiting:
@@ -412,7 +412,7 @@ class _Run:
         return total / self.jobs
 
 
-def _before_newer_options(cell: Cell, known: Iterable[StoredCell]) -> StoredCell | None:
+def before_newer_options(cell: Cell, known: Iterable[StoredCell]) -> StoredCell | None:
     """The finished cell that an earlier version measured, if options have only been added since.
 
     An option that is new has a default with which everything is as it was.
@@ -420,7 +420,9 @@ def _before_newer_options(cell: Cell, known: Iterable[StoredCell]) -> StoredCell
     for stored in known:
         if stored.status != "done" or stored.method != cell.config.method.name:
             continue
-        if (stored.fingerprint, stored.seed) != (cell.fingerprint, cell.seed):
+        if (stored.data, stored.fingerprint, stored.categories, stored.setting, stored.seed) != (
+            *(cell.data, cell.fingerprint, cell.categories, cell.setting, cell.seed),
+        ):
             continue
         # Its key, from its own options, tells that all else is the same, the metrics too.
         if cell.key_with(stored.config) != stored.key:

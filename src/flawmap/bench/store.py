@@ -317,9 +317,18 @@ class Store:
                 self._clear(key)
             return bool(done.rowcount)
 
-    def adopt(self, cell: Cell, stored: StoredCell) -> None:
-        """Let a finished cell count as `cell`: the same one, before there were newer options."""
+    def adopt(self, cell: Cell, stored: StoredCell) -> bool:
+        """Let a finished cell count as `cell`: the same one, before there were newer options.
+
+        Returns:
+            False if another process has begun `cell`, or adopted the other, in the meantime.
+        """
         with self._transaction():
+            keys = self._db.execute(
+                "SELECT key FROM cells WHERE key IN (?, ?)", (cell.key, stored.key)
+            ).fetchall()
+            if [row["key"] for row in keys] != [stored.key]:
+                return False
             for table in ("cells", "figures", "scores"):
                 self._db.execute(
                     f"UPDATE {table} SET key = ? WHERE key = ?", (cell.key, stored.key)
@@ -328,6 +337,7 @@ class Store:
                 "UPDATE cells SET config = ? WHERE key = ?",
                 (cell.config.model_dump_json(), cell.key),
             )
+        return True
 
     def forget_failed(self) -> int:
         """Remove the cells that failed; returns how many."""

@@ -213,8 +213,8 @@ def table(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="From these tables of the papers instead: components, mixer, model_size, "
-            "input_size; several times.",
+            help="From these tables of the papers instead: components, mixer, dropout, "
+            "model_size, input_size, encoder, attribution; several times.",
         ),
     ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Heading.")] = "Results",
@@ -416,13 +416,18 @@ def _grid(path: Path | None, flags: dict[str, Any]) -> Grid:
 
 
 def _print_plan(cells: list[Cell], results: Path, json: bool) -> None:
+    from flawmap.bench.runner import before_newer_options
     from flawmap.bench.store import Store
 
-    known: dict[str, str] = {}
+    stored: list[StoredCell] = []
     if results.is_file():
         with Store(results) as store:
-            known = {cell.key: cell.status for cell in store.cells()}
-    states = [known.get(cell.key, "to do") for cell in cells]
+            stored = store.cells()
+    known: dict[str, str] = {cell.key: cell.status for cell in stored}
+    states = [
+        known.get(cell.key) or ("done" if before_newer_options(cell, stored) else "to do")
+        for cell in cells
+    ]
     if json:
         show.json_out(
             [

@@ -17,8 +17,7 @@ Examples:
   flawmap synthesise photos -o sheet.png --texture folder --texture-folder dtd/images
 
 \b
-Each image stands there as it is, with a defect, and with the defect outlined. Methods that learn
-from such defects take the same options with --set, such as method.synthesis.kinds=[scar].
+Each image stands there as it is, with a defect, and with the defect outlined.
 
 \b
 JSON: {"output", "images", "without_defect", "area": {"smallest", "median", "largest"}}
@@ -66,7 +65,7 @@ def run(
 ) -> None:
     """Draw synthetic defects on good images, to look at.
 
-    Some methods learn from such defects: they should look like what could go wrong.
+    What learns from such defects needs some that look like what could go wrong.
     """
     import statistics
 
@@ -83,6 +82,7 @@ def run(
         "foreground": foreground,
         "none_share": none_share,
     }
+    kind_of_picture = _format(output)
     synthesis = Synthesis(make_synthesis({k: v for k, v in given.items() if v is not None}))
     table = read_data(data, format=format, categories=category, seed=seed)
     with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
@@ -95,7 +95,7 @@ def run(
             on_progress=lambda done, total: task.update(done),
         )
     with atomic_path(output, error=DataError) as part:
-        sheet.picture.save(part, format=_format(output))
+        sheet.picture.save(part, format=kind_of_picture)
     drawn = sorted(area for area in sheet.areas if area)
     area = {
         "smallest": drawn[0] if drawn else None,

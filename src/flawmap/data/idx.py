@@ -43,7 +43,7 @@ class Idx:
     def matches(self, root: Path) -> str | None:
         """The four files are there, and are not those of a data set with a name of its own."""
         counts = _test_counts(root)
-        if counts is None or counts in (_MNIST_TEST, _FASHION_TEST):
+        if counts is None or Mnist().matches(root) or FashionMnist().matches(root):
             return None
         return "it has IDX files of images and labels"
 
@@ -107,9 +107,13 @@ class FashionMnist(Idx):
     )
 
     def matches(self, root: Path) -> str | None:
-        """The test labels are 1,000 of each of ten kinds."""
-        counts = _test_counts(root)
-        return "its test labels are Fashion-MNIST's" if counts == _FASHION_TEST else None
+        """1,000 test labels of each of ten kinds, as others have too: the folder's name tells."""
+        place = root.resolve()
+        folder = place.parent if place.name == "raw" else place
+        named = "fashion" in folder.name.casefold()
+        if not named or _test_counts(root) != _FASHION_TEST:
+            return None
+        return "its test labels and its folder are Fashion-MNIST's"
 
 
 def read_idx(path: Path, dimensions: int) -> Pixels:

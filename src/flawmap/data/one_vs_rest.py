@@ -93,15 +93,19 @@ def _unpacked(packed: Packed) -> Path:
             return folder
     reasons = []
     for folder in folders:
-        part = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
+        token = secrets.token_hex(4)
+        part, old = (folder.with_name(f"{folder.name}.{token}{end}") for end in ("", ".old"))
         try:
             part.mkdir(parents=True)
             _write(packed, part)
             (part / _DONE).write_text(json.dumps(state), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            # Another process may have been faster; its images are the same.
-            with contextlib.suppress(OSError):
-                part.rename(folder)
+            # Another process may have been faster: its images are the same, and are being read.
+            if _read(folder / _DONE) != state:
+                with contextlib.suppress(OSError):
+                    # What is there belongs to other files; readers of it keep what they opened.
+                    folder.rename(old)
+                with contextlib.suppress(OSError):
+                    part.rename(folder)
             if _read(folder / _DONE) == state:
                 return folder
             reasons.append(f"{shown(folder)}: the folder is in use")
@@ -109,6 +113,7 @@ def _unpacked(packed: Packed) -> Path:
             reasons.append(f"{shown(folder)}: {error.strerror or error}")
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     raise DataError(
         f"the images cannot be unpacked: {'; '.join(reasons)}",
         where=shown(packed.root),

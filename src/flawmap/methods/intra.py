@@ -113,6 +113,8 @@ class InTra(IterativeMethod):
             "training.batch_size": 8,
             "training.validation_images": 5,
             "training.validate_every": 100,
+            # The rate falls until the end: the last steps are the best ones.
+            "training.patience": None,
             "method.width": 192,
             "method.depth": 6,
             "method.heads": 6,
@@ -195,8 +197,9 @@ class InTra(IterativeMethod):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         # Of position=auto only what was learnt tells which kind was kept.
-        if self.config.position == "auto":
-            self.positions = nn.Parameter(torch.empty_like(state["positions"]))
+        kept = state["positions"]
+        if self.config.position == "auto" and kept.shape != self.positions.shape:
+            self.positions = nn.Parameter(torch.empty_like(kept, device=self.positions.device))
         super().restore(state)
 
     def extract(self, images: Tensor) -> Features:
@@ -383,7 +386,7 @@ class InTra(IterativeMethod):
         n = 0
         for features in batches:
             found = self.difference(tuple(t.to(self.mean_difference.device) for t in features))
-            total += found.double().sum(dim=0).cpu()
+            total += found.cpu().double().sum(dim=0)
             n += len(found)
         self.mean_difference = (total / max(1, n)).float().to(self.mean_difference.device)
 

@@ -100,6 +100,7 @@ class MKD(IterativeMethod):
             "method.value_weight": 0.5,
             "method.normalise_input": False,
             "method.map_scale": "image",
+            "scoring.opening": 3,
             # Published models learn every training image.
             "calibration.strategy": "off",
         },
@@ -178,6 +179,7 @@ class MKD(IterativeMethod):
         if self.vgg:
             return (True,) * len(self.encoder.channels)
         probe = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        probe = probe.to(self.encoder.mean.device)
         with torch.no_grad():
             return tuple(bool((level >= 0).all()) for level in self._source(probe))
 
@@ -208,7 +210,9 @@ class MKD(IterativeMethod):
         images, targets = features[0].float(), features[1:]
         clones = self._clone(images)
         direction, value = distances(targets, [clones[i] for i in self.compared])
-        if step == 0 and self.config.value_weight == "auto" and not bool(self.value_weight):
+        # In training alone: held-out images are looked at before the first step too.
+        first = self.training and step == 0
+        if first and self.config.value_weight == "auto" and not bool(self.value_weight):
             means = gathered(torch.stack([direction, value], dim=1).detach()).mean(dim=0)
             self.value_weight.copy_(means[0] / means[1].clamp(min=1e-12))
         return self._joined(direction, value).mean()
@@ -256,7 +260,9 @@ class MKD(IterativeMethod):
                 with torch.no_grad():
                     scores = self.image_scores(images)
                 copies = self._noisy(images)
-                gradient = torch.stack([self._gradient(c)[1] for c in copies]).mean(dim=0)
+                gradient = torch.zeros_like(images)
+                for copy in copies:
+                    gradient += self._gradient(copy)[1] / self.config.noisy_copies
             else:
                 scores, gradient = self._gradient(images)
         maps = gradient.abs().sum(dim=1, keepdim=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from flawmap.data.samples import SampleTable, shown
 from flawmap.data.synthesis import Synthesis, as_float
 from flawmap.data.transform import Transform
 from flawmap.errors import DataError
-from flawmap.types import BoolArray, FloatArray
+from flawmap.types import BoolArray, FloatArray, Sample
 
 _GAP = 6
 _OUTLINE = np.array([1.0, 0.0, 0.4], dtype=np.float32)
@@ -64,10 +65,10 @@ def contact_sheet(
         raise DataError(
             "there is no good training image to draw a defect on", where=shown(table.root)
         )
-    chosen = np.random.default_rng(seed).permutation(len(good))[:images]
     transform = Transform((size, size))
     pictures = [
-        as_float(transform(read_image(good[i].path, white_level=white_level))[0]) for i in chosen
+        as_float(transform(read_image(sample.path, white_level=white_level))[0])
+        for sample in _drawn(good, images, seed)
     ]
     cells: list[FloatArray] = []
     areas: list[float] = []
@@ -79,6 +80,16 @@ def contact_sheet(
         if on_progress is not None:
             on_progress(number + 1, len(pictures))
     return Sheet(Image.fromarray(_laid_out(cells, columns)), tuple(areas))
+
+
+def _drawn(good: Sequence[Sample], images: int, seed: int) -> list[Sample]:
+    """Random images, from every category in turn."""
+    generator = np.random.default_rng(seed)
+    by_category: dict[str, list[Sample]] = {}
+    for index in generator.permutation(len(good)):
+        by_category.setdefault(good[index].category, []).append(good[index])
+    rounds = zip_longest(*(by_category[name] for name in sorted(by_category)))
+    return [sample for each in rounds for sample in each if sample is not None][:images]
 
 
 def outlined(image: FloatArray, mask: BoolArray) -> FloatArray:

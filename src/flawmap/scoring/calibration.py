@@ -107,26 +107,28 @@ def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Thre
 
 
 def standing_out(scores: npt.ArrayLike, threshold: float) -> list[int]:
-    """Good images whose scores are far above all others and set the threshold.
+    """Good images that stand out, where it is they that set the threshold.
 
-    One flaw that was overlooked among the good images raises the threshold so far that others
+    One flaw that was overlooked among few good images raises the threshold so far that others
     escape. A score stands out when it lies more than 6 robust standard deviations (1.4826 times the
     median absolute deviation) above the median.
 
     Args:
         scores: (n,) scores of good images.
-        threshold: Only scores as high as this matter.
+        threshold: Set from them.
 
     Returns:
-        Their positions, the highest first; none where there are fewer than 10 images.
+        Positions of the scores as high as the threshold, the highest first; none where the
+        threshold itself does not stand out, or where there are fewer than 10 images.
     """
     values = np.asarray(scores, dtype=np.float64).ravel()
     if values.size < _ENOUGH_TO_STAND_OUT:
         return []
     centre = np.median(values)
     deviation = 1.4826 * np.median(np.abs(values - centre))
-    high = (values > centre + _STANDS_OUT * deviation) & (values >= threshold) & (values > centre)
-    return [int(i) for i in np.argsort(-values, kind="stable") if high[i]]
+    if threshold <= centre + max(_STANDS_OUT * deviation, 1e-12):
+        return []
+    return [int(i) for i in np.argsort(-values, kind="stable") if values[i] >= threshold]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flawmap.config import TrainingConfig
+from flawmap.errors import FitError
 from flawmap.methods.base import Features
 from flawmap.resources import available_memory
 
@@ -85,8 +86,17 @@ class FeatureCache:
             if shared is not None:
                 path = _shared_path(f"{shared}-{number}", place, folder, shape, tensor.dtype)
                 self._paths.append(path)
-                with path.open("x+b" if create else "r+b") as file:
-                    self._tensors.append(_mapped(file, shape, tensor.dtype, create))
+                try:
+                    with path.open("x+b" if create else "r+b") as file:
+                        self._tensors.append(_mapped(file, shape, tensor.dtype, create))
+                except OSError as error:
+                    if create:
+                        self.unname()
+                    raise FitError(
+                        f"the features cannot be kept: {error.strerror or error}",
+                        where=str(path),
+                        hint="free some space, or use --set training.cache=off",
+                    ) from error
             elif place == "memory":
                 self._tensors.append(torch.empty(shape, dtype=tensor.dtype))
             else:

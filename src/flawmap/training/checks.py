@@ -56,6 +56,13 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
                     given=getattr(training, option),
                     hint="leave it out, or use an iterative method",
                 )
+    elif training.patience is not None and not training.validation_fraction:
+        raise ConfigError(
+            "without held-out images there is no loss to be patient with",
+            where="training.patience",
+            given=training.patience,
+            hint="set training.validation_fraction too, such as 0.1, or leave it out",
+        )
     elif training.batch_size % processes:
         raise ConfigError(
             f"a batch must be shared by {processes} processes alike",

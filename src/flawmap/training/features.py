@@ -144,6 +144,8 @@ class FeatureReader:
         if peers == 1:
             return FeatureCache(like, images, place, run.folder)
         name = run.fabric.broadcast(f"flawmap-{secrets.token_hex(6)}")
+        # Machines may have the folder in common.
+        name = f"{name}-{run.fabric.node_rank}"
         cache: FeatureCache | None = None
         if rank == 0:
             cache = FeatureCache(like, images, place, run.folder, shared=name, create=True)
