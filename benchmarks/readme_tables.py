@@ -31,6 +31,7 @@ FILES = {
     "patchcore_fit": "PatchCore: time of a fit",
     "dinomaly_speed": "Dinomaly: speed of training and scoring",
     "forgetting": "Dinomaly: what is forgotten when a product is added",
+    "mkd_speed": "MKD: localising together and one by one",
     "intra_speed": "InTra: windows together and one by one",
     "intra_inpainting": "InTra: the covered patch",
     "throughput": "Throughput of scoring",
