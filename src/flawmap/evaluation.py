@@ -199,10 +199,10 @@ def evaluate_table(
                     pause = time.perf_counter()
                     if sample.label == 0 or sample.masks:
                         standard = detector.scorer.map(raw, geometry, STANDARD_SIZE)
-                        pixels.add(sample, standard, full)
+                        seen = None
                         if pixels.wants_crop:
                             seen = detector.scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
-                            pixels.add_crop(sample, seen, geometry)
+                        pixels.add(sample, geometry, standard, full, seen)
                     done += 1
                     task.update(done)
                     metrics_time += time.perf_counter() - pause
@@ -255,7 +255,7 @@ class _Pixels:
         self._wanted = wanted
         self._saturation = saturation or {}
         self.wants_crop = cropped and any(name.endswith(CROP) for name in wanted)
-        """Whether `add_crop` is to be called beside `add`."""
+        """Whether `add` needs the map of what the network sees."""
         endings = ("", ORIGINAL, CROP) if self.wants_crop else ("", ORIGINAL)
         self._sizes = {ending: PixelScores() for ending in endings}
         self._saturated = SaturatedScores() if "spro_0.05" in wanted and self._saturation else None
@@ -272,13 +272,22 @@ class _Pixels:
                 if scores is not None:
                     stack.callback(scores.close)
 
-    def add(self, sample: Sample, standard: FloatArray, full: FloatArray) -> None:
+    def add(
+        self,
+        sample: Sample,
+        geometry: Geometry,
+        standard: FloatArray,
+        full: FloatArray,
+        seen: FloatArray | None,
+    ) -> None:
         """Add a good image, or a defect with masks.
 
         Args:
             sample: The image.
+            geometry: How the image became the network's input.
             standard: (256, 256) float32, its map at the standard size.
             full: (H, W) float32, its map at the size of the image.
+            seen: (256, 256) float32, its map over the input alone, where `wants_crop` says so.
 
         Raises:
             DataError: A mask cannot be read.
@@ -290,32 +299,15 @@ class _Pixels:
         self._sizes[""].add(
             standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)
         )
+        if seen is not None:
+            window = (geometry.resized, geometry.offset, geometry.input)
+            self._sizes[CROP].add(
+                seen, None if mask is None else crop_mask_nearest(mask, STANDARD_SIZE, *window)
+            )
         if self._decided is not None:
             self._decided.add(full, mask)
         if self._saturated is not None:
             self._saturated.add(full, _regions(sample, full, self._saturation))
-
-    def add_crop(self, sample: Sample, seen: FloatArray, geometry: Geometry) -> None:
-        """Add the same image once more, as far as the network sees it.
-
-        Args:
-            sample: The image.
-            seen: (256, 256) float32, its map over the network's input.
-            geometry: How the image became the input.
-
-        Raises:
-            DataError: A mask cannot be read.
-        """
-        mask: BoolArray | None = None
-        if sample.label:
-            mask = crop_mask_nearest(
-                read_mask(sample.masks, geometry.source),
-                STANDARD_SIZE,
-                geometry.resized,
-                geometry.offset,
-                geometry.input,
-            )
-        self._sizes[CROP].add(seen, mask)
 
     def compute(self) -> dict[str, float]:
         """All pixel metrics, the optional ones last."""

@@ -43,7 +43,7 @@ class Idx:
     def matches(self, root: Path) -> str | None:
         """The four files are there, and are not those of a data set with a name of its own."""
         counts = _test_counts(root)
-        if counts is None or Mnist().matches(root) or FashionMnist().matches(root):
+        if counts is None or _known(root, counts) is not None:
             return None
         return "it has IDX files of images and labels"
 
@@ -93,7 +93,9 @@ class Mnist(Idx):
 
     def matches(self, root: Path) -> str | None:
         """The test labels are as many of each digit as MNIST has."""
-        return "its test labels are MNIST's" if _test_counts(root) == _MNIST_TEST else None
+        if _known(root, _test_counts(root)) != self.name:
+            return None
+        return "its test labels are MNIST's"
 
 
 class FashionMnist(Idx):
@@ -108,10 +110,7 @@ class FashionMnist(Idx):
 
     def matches(self, root: Path) -> str | None:
         """1,000 test labels of each of ten kinds, as others have too: the folder's name tells."""
-        place = root.resolve()
-        folder = place.parent if place.name == "raw" else place
-        named = "fashion" in folder.name.casefold()
-        if not named or _test_counts(root) != _FASHION_TEST:
+        if _known(root, _test_counts(root)) != self.name:
             return None
         return "its test labels and its folder are Fashion-MNIST's"
 
@@ -169,6 +168,15 @@ def _files(root: Path) -> dict[tuple[Part, str], Path] | None:
         if len(found) == 4:
             return found
     return None
+
+
+def _known(root: Path, counts: tuple[int, ...] | None) -> str | None:
+    """The reader of a data set with a name of its own; None for any other."""
+    place = root.resolve()
+    folder = place.parent if place.name == "raw" else place
+    if counts == _FASHION_TEST and "fashion" in folder.name.casefold():
+        return FashionMnist.name
+    return Mnist.name if counts == _MNIST_TEST else None
 
 
 def _test_counts(root: Path) -> tuple[int, ...] | None:

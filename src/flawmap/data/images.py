@@ -204,6 +204,12 @@ def read_regions(
     return regions
 
 
+def as_float(image: RgbArray) -> npt.NDArray[np.float32]:
+    """An image in float32, RGB in [0, 1], whichever type it was decoded to."""
+    found = image.astype(np.float32, copy=False)
+    return found / np.float32(255) if image.dtype == np.uint8 else found
+
+
 def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = None) -> RgbArray:
     """An image that is in memory already, as RGB.
 

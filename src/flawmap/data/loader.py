@@ -12,7 +12,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from flawmap.data.images import MAX_PIXELS, RgbArray, read_image
+from flawmap.data.images import MAX_PIXELS, RgbArray, as_float, read_image
 from flawmap.data.pool import map_in_threads
 from flawmap.data.transform import Transform
 from flawmap.errors import ConfigError
@@ -92,7 +92,7 @@ def stack(items: list[tuple[RgbArray, Geometry, Sample]]) -> Batch:
     if all(a.dtype == np.uint8 for a in arrays):
         whole = torch.from_numpy(np.stack(arrays)).to(torch.float32).div_(255)
     else:
-        floats = [a.astype(np.float32) / 255 if a.dtype == np.uint8 else a for a in arrays]
+        floats = [as_float(a) for a in arrays]
         whole = torch.from_numpy(np.stack(floats))
     images = whole.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), still channels last
     return Batch(images=images, geometries=geometries, samples=samples)

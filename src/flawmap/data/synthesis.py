@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from scipy import ndimage
 
 from flawmap.config import Section, explain
-from flawmap.data.images import RgbArray, read_image
+from flawmap.data.images import as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
 from flawmap.errors import ConfigError, DataError
@@ -368,9 +368,3 @@ def _box(mask: BoolArray) -> tuple[slice, slice]:
     """The smallest rectangle that holds the mask, which is not empty."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def as_float(image: RgbArray) -> FloatArray:
-    """An image in float32, RGB in [0, 1], whichever type it was decoded to."""
-    found = image.astype(np.float32, copy=False)
-    return found / np.float32(255) if image.dtype == np.uint8 else found

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flawmap.data.images import read_image
+from flawmap.data.images import as_float, read_image
 from flawmap.data.samples import SampleTable, shown
-from flawmap.data.synthesis import Synthesis, as_float
+from flawmap.data.synthesis import Synthesis
 from flawmap.data.transform import Transform
 from flawmap.errors import DataError
 from flawmap.types import BoolArray, FloatArray, Sample
