@@ -75,6 +75,7 @@ METHODS = Registry(
     "method",
     {
         "dinomaly": "flawmap.methods.dinomaly:Dinomaly",
+        "dmdd": "flawmap.methods.dmdd:DMDD",
         "intra": "flawmap.methods.intra:InTra",
         "mkd": "flawmap.methods.mkd:MKD",
         "patchcore": "flawmap.methods.patchcore:PatchCore",

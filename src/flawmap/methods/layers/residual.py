@@ -79,8 +79,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """He's initialisation (fan out) of every convolution; biases are zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # The weight of a transposed convolution has its input channels first.
-            out = layer.out_channels * math.prod(layer.kernel_size)
+            out = layer.out_channels * math.prod(layer.kernel_size) / layer.groups
             nn.init.normal_(layer.weight, std=math.sqrt(2 / out), generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
