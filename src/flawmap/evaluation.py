@@ -23,6 +23,7 @@ from flawmap.detector import Detector
 from flawmap.errors import DataError
 from flawmap.metrics import (
     DecidedPixels,
+    EdgeScores,
     PixelScores,
     ProVariant,
     SaturatedScores,
@@ -48,6 +49,9 @@ PRO_VARIANTS = {
     "pro_per_image": ProVariant(per_image=True),
 }
 """Optional metrics that one more sum over the scores of the AUPRO gives."""
+
+EDGES = ("pixel_ap_edge", "pixel_ap_centre")
+"""Optional metrics that `EdgeScores` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,11 @@ class _Pixels:
         """Whether `add` needs the map of what the network sees."""
         endings = ("", ORIGINAL, CROP) if self.wants_crop else ("", ORIGINAL)
         self._sizes = {ending: PixelScores() for ending in endings}
+        self._edges = {
+            ending: EdgeScores()
+            for ending in endings
+            if any(name + ending in wanted for name in EDGES)
+        }
         self._saturated = SaturatedScores() if "spro_0.05" in wanted and self._saturation else None
         self._decided = (
             DecidedPixels(threshold.value) if "segf1" in wanted and threshold is not None else None
@@ -268,7 +277,7 @@ class _Pixels:
 
     def __exit__(self, *exc_info: object) -> None:
         with ExitStack() as stack:
-            for scores in (*self._sizes.values(), self._saturated):
+            for scores in (*self._sizes.values(), *self._edges.values(), self._saturated):
                 if scores is not None:
                     stack.callback(scores.close)
 
@@ -295,15 +304,18 @@ class _Pixels:
         mask: BoolArray | None = None
         if sample.label:
             mask = read_mask(sample.masks, (full.shape[0], full.shape[1]))
-        self._sizes[ORIGINAL].add(full, mask)
-        self._sizes[""].add(
-            standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)
-        )
+        found: dict[str, tuple[FloatArray, BoolArray | None]] = {
+            ORIGINAL: (full, mask),
+            "": (standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)),
+        }
         if seen is not None:
             window = (geometry.resized, geometry.offset, geometry.input)
-            self._sizes[CROP].add(
-                seen, None if mask is None else crop_mask_nearest(mask, STANDARD_SIZE, *window)
-            )
+            cut = None if mask is None else crop_mask_nearest(mask, STANDARD_SIZE, *window)
+            found[CROP] = (seen, cut)
+        for ending, (anomaly_map, truth) in found.items():
+            self._sizes[ending].add(anomaly_map, truth)
+            if ending in self._edges:
+                self._edges[ending].add(anomaly_map, truth)
         if self._decided is not None:
             self._decided.add(full, mask)
         if self._saturated is not None:
@@ -328,6 +340,9 @@ class _Pixels:
                     optional[name + suffix] = value
             for name, value in zip(variants, found.variants, strict=True):
                 optional[name + suffix] = value
+            if suffix in self._edges:
+                values = zip(EDGES, self._edges[suffix].compute(), strict=True)
+                optional |= {n + suffix: v for n, v in values if n + suffix in self._wanted}
         if "spro_0.05" in self._wanted:
             saturated = self._saturated
             optional["spro_0.05"] = math.nan if saturated is None else saturated.compute(0.05)

@@ -76,12 +76,12 @@ def test_rows_become_a_table_and_a_chart(speed: ModuleType, tmp_path: Path) -> N
     meta = {"data": "drawn maps", "headline_maps": 1725, "device": "2 cores", "versions": {}}
     speed.chart(rows, tmp_path / "metrics_speed.svg", "Exact metrics")
     (tmp_path / "metrics_speed.json").write_text(json.dumps({"meta": meta, "rows": rows}))
-    text = load("readme_tables").tables(tmp_path)
+    text = load("write_tables").table(tmp_path, "metrics_speed", {}, tmp_path / "docs" / "page.md")
     assert "| flawmap | all seven | – | 2 | 900 | 300 | 9.095e-13 |" in text
     assert "| anomalib AUPRO | AUPRO | over 16 GB | – | – | – | – |" in text
     assert text.count("| flawmap |") == 1
     assert "Data: 1,725 drawn maps." in text
-    assert "![Exact metrics](benchmarks/results/metrics_speed.svg)" in text
+    assert "![metrics_speed](../metrics_speed.svg)" in text
     drawn = "".join(ElementTree.parse(tmp_path / "metrics_speed.svg").getroot().itertext())
     assert "flawmap (all seven)" in drawn
     assert "anomalib AUPRO (AUPRO), stopped at 100: over 16 GB" in drawn

@@ -20,6 +20,12 @@ from flawmap.methods.base import IterativeMethod, OnePassMethod
 from flawmap.registry import METHODS
 
 SMALL: dict[str, dict[str, Any]] = {
+    "dmdd": {
+        "data.size": 64,
+        "training.iterations": 40,
+        "training.batch_size": 4,
+        "method.width": 16,
+    },
     "dinomaly": {
         "encoder.name": "lite0",
         "data.size": 64,

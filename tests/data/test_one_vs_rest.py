@@ -75,6 +75,18 @@ def test_each_class_is_a_category(tmp_path: Path, zipped: bool, inside: str, mar
     assert not [f for f in check_table(table) if f.severity == "error"]
 
 
+def test_a_class_without_training_images_is_left_out_and_said(tmp_path: Path) -> None:
+    write_idx(tmp_path / "gap", np.array([0, 3, 3]), np.array([0, 1, 3]), zipped=False)
+    table = read_data(tmp_path / "gap")
+    assert table.categories == ("0", "3")
+    assert table.notes[-2:] == (
+        "'1' has no training image: left out",
+        "'2' has no training image: left out",
+    )
+    # Its test images are still defects of the others.
+    assert {s.defect for s in table.only(["3"]).select(split="test")} == {"0", "1", "good"}
+
+
 def test_images_are_unpacked_once_and_anew_when_the_files_change(tmp_path: Path) -> None:
     root = tmp_path / "digits"
     write_idx(root, TRAIN, TEST, zipped=True)

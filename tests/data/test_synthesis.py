@@ -232,10 +232,28 @@ def test_the_sheet(rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert target.read_bytes() == first
 
 
-def test_the_sheet_needs_a_picture_s_ending_and_a_known_kind(
+def test_the_sheet_needs_a_picture_s_ending(
     rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["synthesise", str(rings), "-o", str(tmp_path / "sheet.docx"), "-q"]) == 2
     assert ".png, .jpg" in capsys.readouterr().err
-    assert run(["synthesise", str(rings), "-o", "s.png", "--kind", "perlim", "-q"]) == 2
-    assert "perlin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kind", "perlim"], ("--kind", "did you mean 'perlin'?")),
+        (["--texture", "image"], ("--texture", "did you mean 'images'?")),
+        (["--foreground", "on"], ("--foreground", "auto, off")),
+        (["--texture", "folder"], ("--texture-folder", "--texture-folder DIR")),
+        (["--texture", "images", "--texture-folder", "x"], ("--texture-folder", "not be used")),
+        (["--none-share", "1"], ("--none-share", "0.99")),
+    ],
+)
+def test_the_sheet_s_wrong_options_are_named_as_they_were_given(
+    rings: Path, options: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["synthesise", str(rings), "-o", "s.png", "-q", *options]) == 2
+    err = capsys.readouterr().err
+    for word in words:
+        assert word in err

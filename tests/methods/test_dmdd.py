@@ -10,7 +10,7 @@ import torch
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, resolve
 from flawmap.encoders.unlearnt import Unlearnt
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, DataError
 from flawmap.methods.dmdd import DMDD, Branches, DMDDConfig, branch_losses, distance
 from flawmap.methods.layers.segmentation import ChannelAttention, SpatialAttention, focal
 
@@ -132,6 +132,14 @@ def test_defects_are_drawn_from_the_seed(lite: Encoder) -> None:
     assert masks.flatten(1).amax(dim=1).tolist() == [1.0] * 4
     changed = (found != clean).any(dim=1, keepdim=True)
     assert not (changed & (masks == 0)).any()
+
+
+def test_a_fitted_model_needs_no_folder_of_textures(lite: Encoder) -> None:
+    synthesis = {"textures": ["folder"], "texture_folder": "/nowhere"}
+    method = make(lite, synthesis=synthesis).eval()
+    assert method.anomaly_map(method.extract(images())).shape == (2, 1, 16, 16)
+    with pytest.raises(DataError, match="nowhere"):
+        method.corrupted(images(), 0)
 
 
 @pytest.mark.parametrize("branches", ["both", "normality", "abnormality"])

@@ -197,6 +197,26 @@ def test_the_direction_ignores_lengths_and_the_value_does_not() -> None:
     torch.testing.assert_close(value, (2 * a).square().mean(dim=(1, 2, 3)))
 
 
+def test_an_encoder_that_rounds_sizes_down_is_compared_where_both_have_px(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    network = timm.create_model("convnext_atto")
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    spec = resolve("convnext_atto")
+    encoder = build(EncoderConfig(name="convnext_atto", weights=path), MKD.default_levels(spec))
+    method = make(encoder, size=75)
+    images = rand(2, 3, 75, 75)
+    source, clones = method._source(images), method._clone(images)
+    assert [x.shape[-1] for x in source] == [18, 9, 4, 2]
+    assert [x.shape[-1] for x in clones] == [19, 10, 5, 3]
+    cut = [c[..., :n, :n] for c, n in zip(clones, (18, 9, 4, 2), strict=True)]
+    for found, wanted in zip(distances(source, clones), distances(source, cut), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert method.scored_maps(images)[0].shape == (2, 1, 75, 75)
+
+
 def test_auto_weighs_both_terms_alike_before_any_learning(conv: Encoder) -> None:
     method = make(conv, value_weight="auto").train()
     features = method.extract(rand(4, 3, 64, 64))

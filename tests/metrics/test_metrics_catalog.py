@@ -10,7 +10,15 @@ def test_the_seven_are_official_and_first():
     assert tuple(CATALOG)[:7] == HEADLINE
     assert all(info(name).official for name in ALWAYS)
     variants = [name for name, found in CATALOG.items() if not found.official]
-    assert variants == ["aupro_0.05", "pro_per_image", "spro_0.05", "sample_auroc", "segf1"]
+    assert variants == [
+        "aupro_0.05",
+        "pro_per_image",
+        "pixel_ap_edge",
+        "pixel_ap_centre",
+        "spro_0.05",
+        "sample_auroc",
+        "segf1",
+    ]
 
 
 def test_every_entry_stands_under_its_name_in_one_line():

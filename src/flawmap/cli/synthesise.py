@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -29,9 +30,9 @@ def run(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The picture to write.")
     ],
-    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many images.")] = 16,
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="How many images.")] = 16,
     size: Annotated[
-        int, typer.Option(metavar="PX", min=16, help="Height and width of each picture.")
+        int, typer.Option(metavar="PX", min=16, max=2048, help="Height and width of each picture.")
     ] = 192,
     kind: Annotated[
         list[str] | None,
@@ -55,7 +56,10 @@ def run(
         str, typer.Option(metavar="off|auto", help="auto: only on the object, if there is one.")
     ] = "off",
     none_share: Annotated[
-        float, typer.Option(metavar="SHARE", help="Share of the images without a defect.")
+        float,
+        typer.Option(
+            metavar="SHARE", min=0, max=0.99, help="Share of the images without a defect."
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws images and defects.")] = 0,
     format: options.Format = None,
@@ -70,11 +74,27 @@ def run(
     import statistics
 
     from flawmap.data.detect import read_data
-    from flawmap.data.synthesis import Synthesis, make_synthesis
-    from flawmap.errors import DataError
+    from flawmap.data.synthesis import Kind, Synthesis, Texture, make_synthesis
+    from flawmap.errors import ConfigError, DataError
     from flawmap.files import atomic_path
     from flawmap.outputs.sheet import contact_sheet
 
+    _known("--kind", kind or (), get_args(Kind))
+    _known("--texture", texture or (), get_args(Texture))
+    _known("--foreground", [foreground], ("off", "auto"))
+    if "folder" in (texture or ()) and texture_folder is None:
+        raise ConfigError(
+            "--texture folder needs the folder",
+            where="--texture-folder",
+            expected="--texture-folder DIR, with pictures of textures",
+        )
+    if texture and texture_folder and "folder" not in texture:
+        raise ConfigError(
+            "the folder of textures would not be used",
+            where="--texture-folder",
+            given=str(texture_folder),
+            hint="give --texture folder too, or no --texture at all",
+        )
     given = {
         "kinds": kind,
         "textures": texture or (["folder"] if texture_folder else None),
@@ -118,6 +138,14 @@ def run(
             f"  area of the image: {area['smallest']:.2%} to {area['largest']:.2%}, "
             f"median {area['median']:.2%}"
         )
+
+
+def _known(option: str, values: Sequence[str], known: Sequence[str]) -> None:
+    from flawmap.errors import unknown_name
+
+    for value in values:
+        if value not in known:
+            raise unknown_name("choice", value, known, where=option)
 
 
 def _format(output: Path) -> str:

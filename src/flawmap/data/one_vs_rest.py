@@ -63,7 +63,15 @@ def one_vs_rest(reader: Reader, packed: Packed) -> SampleTable:
     """
     folder = _unpacked(packed)
     samples = []
+    taught = set(packed.labels["train"])
+    notes = [
+        f"'{name}' has no training image: left out"
+        for number, name in enumerate(packed.names)
+        if number not in taught
+    ]
     for number, category in enumerate(packed.names):
+        if number not in taught:
+            continue
         for part in PARTS:
             for index, label in enumerate(packed.labels[part]):
                 good = label == number
@@ -71,7 +79,8 @@ def one_vs_rest(reader: Reader, packed: Packed) -> SampleTable:
                     path = _path(folder, part, label, index)
                     kind = GOOD if good else packed.names[label]
                     samples.append(Sample(path, category, part, int(not good), kind))
-    return replace(table_of(reader, folder, samples, Lister()), one_vs_rest=True)
+    table = table_of(reader, folder, samples, Lister())
+    return replace(table, one_vs_rest=True, notes=(*table.notes, *notes))
 
 
 def _path(folder: Path, part: Part, label: int, index: int) -> str:

@@ -13,6 +13,7 @@ can be chosen: losses, sizes, the segmentation network, how the maps are joined.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -104,7 +105,6 @@ class DMDD(IterativeMethod):
         super().__init__(encoder)
         require_pyramid(encoder)
         self.config = config
-        self.synthesis = Synthesis(config.synthesis)
         channels = encoder.channels
         self.student: nn.Module
         if config.student == "encoder":
@@ -121,6 +121,11 @@ class DMDD(IterativeMethod):
         self.final_images = config.scale_images if self._joins else 0
         # Mean of good px and of drawn defects, of the distances and of the segmentation.
         self.register_buffer("scales", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+    @cached_property
+    def synthesis(self) -> Synthesis:
+        """Made when it is needed: a fitted model needs no folder of textures."""
+        return Synthesis(self.config.synthesis)
 
     @property
     def _joins(self) -> bool:
@@ -181,20 +186,19 @@ class DMDD(IterativeMethod):
         with torch.no_grad():
             seen = self.encoder(images)
         n = len(clean)
-        both = self.branch_levels(
-            torch.cat([images, clean]),
-            [torch.cat(pair) for pair in zip(seen, teacher, strict=True)],
-        )
+        targets = [torch.cat(pair) for pair in zip(seen, teacher, strict=True)]
+        both = self.branch_levels(torch.cat([images, clean]), targets)
         loss = torch.zeros((), device=clean.device)
         distances = []
         for branch, levels in zip(self._names, both, strict=True):
             bad, good = [x[:n] for x in levels], [x[n:] for x in levels]
             loss = loss + sum(branch_losses(branch, bad, good, seen, teacher, masks))
-            distances.append(distance_maps(seen, bad))
+            distances.append(distance_maps(targets, levels))
         if self.segment is not None:
             # The branches do not learn from the segmentation.
             logits = self.segment(torch.cat(distances, dim=1).detach())
             wanted = F.adaptive_max_pool2d(masks, logits.shape[-2:])
+            wanted = torch.cat([wanted, torch.zeros_like(wanted)])
             loss = loss + focal(logits, wanted) + (logits.sigmoid() - wanted).abs().mean()
         return loss
 

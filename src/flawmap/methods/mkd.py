@@ -309,13 +309,15 @@ def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tenso
 
     Args:
         source: (B, C, h, w) each.
-        clones: The same shapes.
+        clones: The same shapes, or some px more at the right and the bottom, which are left out:
+            there are encoders that round sizes down.
 
     Returns:
         1 - cosine of the whole activations, and the mean squared difference; (B,) each.
     """
     direction, value = [], []
     for target, clone in zip(source, clones, strict=True):
+        clone = clone[..., : target.shape[-2], : target.shape[-1]]
         a, b = target.flatten(1).float(), clone.flatten(1).float()
         direction.append(1 - F.cosine_similarity(a, b, dim=1))
         value.append((a - b).square().mean(dim=1))

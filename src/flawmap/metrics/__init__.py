@@ -1,6 +1,7 @@
 """Exact metrics on numpy arrays: per image, per pixel and per region."""
 
 from flawmap.metrics.decided import DecidedPixels
+from flawmap.metrics.edges import EdgeScores, edges
 from flawmap.metrics.masks import crop_mask_nearest, label_regions, resize_mask_nearest
 from flawmap.metrics.pixel import (
     PixelMetrics,
@@ -24,6 +25,7 @@ from flawmap.metrics.saturated import SaturatedScores, spro
 __all__ = [
     "Confusion",
     "DecidedPixels",
+    "EdgeScores",
     "PixelMetrics",
     "PixelScores",
     "ProVariant",
@@ -33,6 +35,7 @@ __all__ = [
     "average_precision",
     "confusion",
     "crop_mask_nearest",
+    "edges",
     "f1_max",
     "label_regions",
     "pixel_ap",

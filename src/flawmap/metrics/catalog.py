@@ -198,6 +198,25 @@ CATALOG: Mapping[str, MetricInfo] = MappingProxyType(
                 about="regions averaged within each image first, as in some older papers",
             ),
             MetricInfo(
+                "pixel_ap_edge",
+                "Pixel AP, edge",
+                "P-AP edge",
+                official=False,
+                per_pixel=True,
+                original_size=True,
+                about="average precision over the pixels within 3 px of a defect's border",
+            ),
+            MetricInfo(
+                "pixel_ap_centre",
+                "Pixel AP, centre",
+                "P-AP centre",
+                official=False,
+                per_pixel=True,
+                original_size=True,
+                about="average precision over the pixels that are not within 3 px of a defect's "
+                "border",
+            ),
+            MetricInfo(
                 "spro_0.05",
                 "Saturated PRO to 0.05",
                 "sPRO.05",

@@ -22,9 +22,6 @@ from flawmap.training.device import precision_of
 from flawmap.training.run import Run
 from flawmap.types import Batch, Sample
 
-_SCORE_COST = 3
-"""Scoring an image takes about this many times as long as its features alone."""
-
 
 class FeatureReader:
     """Reads images, and takes them through the frozen part of a method.
@@ -107,11 +104,9 @@ class FeatureReader:
         chosen = [samples[row] for row in mine] or list(samples[:1])
         with closing(self.batches(chosen)) as batches:
             first = next(batches)
-            began = time.monotonic()
             probe = self.stored(method, first)
-            self.score_seconds = _SCORE_COST * (time.monotonic() - began) / len(first.samples)
-            if run.deadline is not None and not method.needs_encoder:
-                self.score_seconds = self._timed_score(method, probe)
+            if run.deadline is not None:
+                self.score_seconds = self._timed_score(method, first)
             if run.config.training.augment != "off":
                 return None
             cache = self._room(probe, n)
@@ -157,13 +152,17 @@ class FeatureReader:
             cache.unname()
         return cache
 
-    def _timed_score(self, method: Method, features: Features) -> float:
-        """Seconds to score an image where no encoder tells by its own time."""
+    def _timed_score(self, method: Method, batch: Batch) -> float:
+        """Seconds that an image takes from its pixels to its map."""
+        device = self.run.fabric.device
+        images = batch.images.to(device)
         method.eval()
         began = time.monotonic()
-        with torch.no_grad(), self.run.fabric.autocast():
-            method.anomaly_map(tuple(t[:1] for t in features))
-        return time.monotonic() - began
+        with torch.inference_mode(), self.run.fabric.autocast():
+            method.scored_maps(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.monotonic() - began) / len(batch.samples)
 
     def _seen(self, batch: Batch, step: int) -> Batch:
         """The batch as it is learnt in a step."""

@@ -1,14 +1,19 @@
-"""Writes the tables of README.md from the files in benchmarks/results.
+"""Writes the tables of README.md and docs/ from the files in benchmarks/results.
 
-    python benchmarks/readme_tables.py            # rewrite the part between the markers
-    python benchmarks/readme_tables.py --check    # exit with 1 if README.md is out of date
+    python benchmarks/write_tables.py            # rewrite what stands between the markers
+    python benchmarks/write_tables.py --check    # exit with 1 if a page is out of date
 
-A results file is {"meta": {...}, "rows": [{...}, ...]}. Files that are not there are left out.
-`accuracy.json` is what `flawmap bench export` wrote, and becomes what `flawmap bench table` shows;
-`vs_anomalib.json` has a row per run and category, and becomes means over seeds with their spread,
-with what could not be run and its reason below; of `metrics_speed.json` the rows at one number of
-maps are shown; of all others each row is a line of the table. A chart of the same name is shown
-below its table.
+A page marks the place of a table, with words of people before and after it:
+
+    <!-- results: NAME -->
+    <!-- end of results -->
+
+NAME is that of a file in benchmarks/results. What `flawmap bench export` wrote becomes what
+`flawmap bench table` shows; `<!-- results: NAME by=category columns=image_auroc,aupro -->` chooses
+lines and columns. Any other file is {"meta": {...}, "rows": [{...}, ...]}: `vs_anomalib` has a row
+per run and category, and becomes means over seeds with their spread, with what could not be run and
+its reason below; of `metrics_speed` the rows at one number of maps are shown; of all others each
+row is a line. A chart of the same name is shown below its table.
 """
 
 from __future__ import annotations
@@ -16,28 +21,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- tables:start -->", "<!-- tables:end -->"
-FILES = {
-    "accuracy": "Accuracy",
-    "vs_anomalib": "Against anomalib",
-    "patchcore_fit": "PatchCore: time of a fit",
-    "dinomaly_speed": "Dinomaly: speed of training and scoring",
-    "forgetting": "Dinomaly: what is forgotten when a product is added",
-    "mkd_speed": "MKD: localising together and one by one",
-    "intra_speed": "InTra: windows together and one by one",
-    "intra_inpainting": "InTra: the covered patch",
-    "throughput": "Throughput of scoring",
-    "metrics_speed": "Exact metrics",
-    "startup": "Start-up",
-}
+MARKED = re.compile(
+    r"(?P<start><!-- results: (?P<name>\w+)(?P<choices>( \w+=[\w,.]+)*) -->\n)"
+    r".*?(?P<end><!-- end of results -->)",
+    re.DOTALL,
+)
 ACCURACY = ("image_auroc", "image_ap", "aupro", "pixel_auroc", "fit_seconds", "images_per_second")
 AGAINST = ("data", "category", "library", "method", "settings", "setting", "encoder", "size")
 AGAINST_FIGURES = {
@@ -58,20 +55,23 @@ DETAILS = frozenset({"stages", "values"})
 Row = Mapping[str, Any]
 
 
-def tables(results: Path) -> str:
-    """All tables, as Markdown."""
-    parts = []
-    for name, title in FILES.items():
-        path = results / f"{name}.json"
-        if path.is_file():
-            if name == "accuracy":
-                shown = accuracy(path)
-            else:
-                shown = section(name, json.loads(path.read_text(encoding="utf-8")))
-            parts.append(f"### {title}\n\n{shown}")
-        if (chart := path.with_suffix(".svg")).is_file():
-            parts.append(f"![{title}](benchmarks/results/{chart.name})")
-    return "\n\n".join(parts) or "No results yet."
+def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> str:
+    """What stands between two markers.
+
+    Args:
+        results: The folder of the results files.
+        name: Of the file, without its ending.
+        choices: What the marker says after the name.
+        page: The page, from whose folder a chart is found.
+    """
+    path = results / f"{name}.json"
+    if not path.is_file():
+        return "Not measured yet."
+    content = json.loads(path.read_text(encoding="utf-8"))
+    parts = [grid(path, **choices) if "cells" in content else section(name, content)]
+    if (chart := path.with_suffix(".svg")).is_file():
+        parts.append(f"![{name}]({os.path.relpath(chart, page.parent).replace(os.sep, '/')})")
+    return "\n\n".join(parts)
 
 
 def section(name: str, content: Row) -> str:
@@ -85,25 +85,16 @@ def section(name: str, content: Row) -> str:
     return f"{body}\n\n{caption(meta, run, with_seeds=name == 'vs_anomalib')}"
 
 
-def accuracy(path: Path) -> str:
-    """The table of a grid, by category where a data set has several."""
+def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str:
+    """The table of a grid: a line per method and data set, or per category (by=category)."""
     from flawmap.bench.render import markdown as render
     from flawmap.bench.store import read_cells
     from flawmap.bench.table import make_table
 
     cells = read_cells(path)
-    parts = [render(make_table(cells, columns=ACCURACY))]
-    categories: dict[str, set[str]] = {}
-    for cell in cells:
-        categories.setdefault(cell.data, set()).update(cell.figures)
-    several = [cell for cell in cells if len(categories[cell.data]) > 1]
-    if several:
-        by_category = make_table(
-            several, columns=ACCURACY[:-2], by_category=True, with_significance=False
-        )
-        parts.append("By category:\n\n" + render(replace(by_category, notes=())))
-    encoders = sorted({c.encoder for c in cells})
-    return "\n\n".join([*parts, f"*{' '.join(about_weights(encoders))}*"])
+    shown = make_table(cells, columns=columns.split(","), by_category=by == "category")
+    about = about_weights(sorted({c.encoder for c in cells}))
+    return "\n\n".join([render(shown), f"*{' '.join(about)}*"])
 
 
 def over_seeds(
@@ -291,36 +282,45 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], *, n_text: int
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *lines])
 
 
-def replaced(readme: str, content: str) -> str:
-    """README's text with other tables.
+def filled(page: Path, results: Path) -> str:
+    """A page's text with its tables as they should be.
 
     Raises:
-        ValueError: The markers are missing.
+        ValueError: A marker has no end.
     """
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"README.md needs the lines {START} and {END}")
-    return f"{before}{START}\n\n{content}\n\n{END}{after}"
+
+    def one(match: re.Match[str]) -> str:
+        choices = dict(choice.split("=") for choice in match["choices"].split())
+        content = table(results, match["name"], choices, page)
+        return f"{match['start']}\n{content}\n\n{match['end']}"
+
+    old = page.read_text(encoding="utf-8")
+    if old.count("<!-- results:") != len(MARKED.findall(old)):
+        raise ValueError(f"{page.name}: a marker of results is misspelt, or has no end")
+    return MARKED.sub(one, old)
+
+
+def pages(root: Path) -> list[Path]:
+    """README.md and the documentation."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write the tables of README.md.")
+    parser = argparse.ArgumentParser(description="Write the tables of README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="README.md, docs, benchmarks")
     options = parser.parse_args(arguments)
-    old = options.readme.read_text(encoding="utf-8")
-    new = replaced(old, tables(options.results))
-    if old == new:
-        return 0
-    if options.check:
-        print(
-            f"{options.readme.name} is out of date: run python benchmarks/readme_tables.py",
-            file=sys.stderr,
-        )
+    old = []
+    for page in pages(options.root):
+        text = filled(page, options.root / "benchmarks" / "results")
+        if text != page.read_text(encoding="utf-8"):
+            old.append(page)
+            if not options.check:
+                page.write_text(text, encoding="utf-8")
+    if old and options.check:
+        names = ", ".join(page.name for page in old)
+        print(f"out of date: {names}; run python benchmarks/write_tables.py", file=sys.stderr)
         return 1
-    options.readme.write_text(new, encoding="utf-8")
     return 0
 
 
