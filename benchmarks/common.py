@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PEER_VERSION = "2.7.0"
 """Of anomalib, where an environment for it is made."""
 
+KILLED = "killed by the system"
+"""How the reason of a process begins that was ended from outside, as for want of memory."""
+
 PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
 
@@ -95,6 +98,8 @@ def run_cell(
         return found
     if over:
         return {"reason": f"over the limit of {limit_seconds / 60:.3g} minutes"}
+    if process.returncode == -signal.SIGKILL:
+        return {"reason": f"{KILLED}, probably because the memory was full"}
     return {"reason": f"ended with status {process.returncode} and no result, see its log"}
 
 

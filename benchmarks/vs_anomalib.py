@@ -20,15 +20,17 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cells import KEY, PEER, PEER_METHODS, SAME, Cell, plan, wanted
 from common import (
+    KILLED,
     PEER_SCRIPT,
     full_mask,
     judged,
@@ -48,112 +50,8 @@ from flawmap.types import Sample
 
 HERE = Path(__file__).parent
 OUR_SCRIPT = HERE / "peer" / "flawmap_run.py"
-PEER = "anomalib"
-KEY = ("data", "cell_category", "setting", "library", "method", "settings", "seed")
-
-CNN, VIT = ("lite0", 256), ("vit-s14", 280)
-"""Encoder and input size of the rows that share their settings."""
-PYRAMID = ["blocks.1", "blocks.2", "blocks.4"]
-PATCH_LEVELS = ["blocks.2", "blocks.4"]
-
-SAME: dict[str, dict[str, Any]] = {
-    "patchcore": {
-        "encoder.name": CNN[0],
-        "data.size": CNN[1],
-        "method.levels": PATCH_LEVELS,
-        "method.normalise": "none",
-        "method.border": "zero",
-        "method.coreset_ratio": 0.1,
-        "method.min_bank": 1,
-        "method.max_bank": 1_000_000,
-        "scoring.sigma": 4.0,
-        "scoring.pooling": "max",
-        "training.batch_size": 16,
-        "calibration.strategy": "off",
-    },
-    "dinomaly": {
-        "encoder.name": VIT[0],
-        "data.size": VIT[1],
-        "method.depth": 8,
-        "method.loosen_iterations": 1000,
-        "method.warmup_iterations": 100,
-        "training.iterations": 5000,
-        "training.batch_size": 8,
-        "calibration.strategy": "off",
-    },
-}
-"""flawmap's options that give it the peer's settings."""
-
-
-@dataclass(frozen=True)
-class PeerMethod:
-    """How a method of the peer is run.
-
-    Attributes:
-        cls: Its class in anomalib.models.
-        encoder: flawmap's name of the weights put in, and the input size.
-        options: Arguments of the class; "backbone" stands for the encoder's name in timm.
-        batch_size: Training images a step.
-        trained: Whether it trains until the time given is over.
-        plan_steps: Whether its schedule needs the number of steps beforehand.
-    """
-
-    cls: str
-    encoder: tuple[str, int] = CNN
-    options: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 16
-    trained: bool = False
-    plan_steps: bool = False
-
-
-PEER_METHODS = {
-    "patchcore": PeerMethod("Patchcore", options={"layers": PATCH_LEVELS, "num_neighbors": 9}),
-    "padim": PeerMethod("Padim", options={"layers": PYRAMID, "n_features": 100}),
-    "stfpm": PeerMethod("Stfpm", options={"layers": PYRAMID}, batch_size=32, trained=True),
-    "reverse-distillation": PeerMethod(
-        "ReverseDistillation", options={"layers": PYRAMID}, batch_size=32, trained=True
-    ),
-    "dinomaly": PeerMethod("Dinomaly", encoder=VIT, batch_size=8, trained=True, plan_steps=True),
-    "efficient-ad": PeerMethod("EfficientAd", batch_size=1, trained=True, plan_steps=True),
-}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one process does.
-
-    Attributes:
-        data: Name of the data set.
-        category: One category, or "all" for one model over all.
-        setting: "separate" or "unified".
-        library: "flawmap" or "anomalib".
-        method: Its name.
-        settings: "default", "same settings", or how it differs from these.
-        seed: Decides the split and everything random.
-        ratio: Of the peer's coreset.
-        schedule: "step" where the learning rate of the peer's Dinomaly moves with every step.
-    """
-
-    data: str
-    category: str
-    setting: str
-    library: str
-    method: str
-    settings: str
-    seed: int
-    ratio: float | None = None
-    schedule: str | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What a stored row of the cell starts with."""
-        named = {**asdict(self), "cell_category": self.category}
-        return tuple(named[name] for name in KEY)
-
-    @property
-    def name(self) -> str:
-        """For messages, folders and --only."""
-        return "/".join(str(part).replace(" ", "-") for part in self.key)
+TOO_LARGE = ("over the limit", KILLED)
+"""How the reason begins where a smaller coreset may help."""
 
 
 def main() -> None:
@@ -206,7 +104,8 @@ def parse() -> argparse.Namespace:
         nargs="+",
         type=float,
         default=[0.1, 0.01, 0.001],
-        help="of anomalib's coreset; each further one only if those before were over the limit",
+        help="of the coreset in both libraries; each further one only if anomalib could not do "
+        "those before within the limit and the memory",
     )
     parser.add_argument("--train-images", type=int, help="the first of each category, for a trial")
     parser.add_argument("--test-images", type=int, help="good and defect each, for a trial")
@@ -247,37 +146,6 @@ def subset(samples: Sequence[Sample], args: argparse.Namespace) -> list[Sample]:
         if most is None or seen[group] <= most:
             kept.append(sample)
     return kept
-
-
-def plan(tables: dict[tuple[str, int], list[Sample]], args: argparse.Namespace) -> Iterator[Cell]:
-    """All cells, flawmap's first."""
-    for (data, seed), samples in tables.items():
-        categories = sorted({sample.category for sample in samples})
-        if len(categories) > 1:
-            for method in SAME:
-                yield Cell(data, "all", "unified", "flawmap", method, "default", seed)
-        for category in categories:
-            base = (data, category, "separate")
-            for method in SAME:
-                yield Cell(*base, "flawmap", method, "default", seed)
-                yield Cell(*base, "flawmap", method, "same settings", seed)
-            for method in PEER_METHODS:
-                if method == "patchcore":
-                    for ratio in args.ratios:
-                        text = f"same settings, coreset {ratio:.3g}"
-                        yield Cell(*base, PEER, method, text, seed, ratio=ratio)
-                    continue
-                yield Cell(*base, PEER, method, "same settings", seed)
-                if method == "dinomaly":
-                    text = "same settings, schedule per step"
-                    yield Cell(*base, PEER, method, text, seed, schedule="step")
-
-
-def wanted(cell: Cell, only: Sequence[str]) -> bool:
-    """Whether one of the texts, with all its parts, stands in the cell's name."""
-    return not only or any(
-        all(part in cell.name for part in text.replace(" ", "-").split("+")) for text in only
-    )
 
 
 class Runner:
@@ -336,10 +204,13 @@ class Runner:
             fit="anomalib without validation; flawmap's default settings include its threshold, "
             "'same settings' do not",
             memory="highest resident memory of the main process, without anomalib's data loaders",
-            training=f"trained methods of anomalib, and flawmap's Dinomaly with the same settings, "
-            f"end after {self.args.train_minutes:g} minutes; the limit of a cell is "
-            f"{self.args.limit_minutes:g} minutes",
+            training="trained methods of anomalib, and flawmap's Dinomaly with the same settings, "
+            "end after the minutes that stand there",
         )
+        # Rows may be of several days and machines: each says its own.
+        for row in rows:
+            row.update({name: about[name] for name in ("date", "device")})
+        about = {k: v for k, v in about.items() if k not in ("date", "device", "threads")}
         about["versions"].update(self.versions)
         write_results(self.target, self.rows, about)
         seconds = time.perf_counter() - began
@@ -352,18 +223,19 @@ class Runner:
         return [r for r in self.rows if tuple(r.get(name) for name in KEY) == cell.key]
 
     def _needs(self, cell: Cell) -> bool:
-        """Whether all larger coresets were over the limit."""
+        """Whether the peer could do no larger coreset."""
         earlier = [
             row
             for row in self.rows
-            if all(
+            if row["library"] == PEER
+            and all(
                 row.get(name) == value
                 for name, value in zip(KEY, cell.key, strict=True)
-                if name != "settings"
+                if name not in ("settings", "library")
             )
             and (row.get("coreset_ratio") or 0) > cell.ratio
         ]
-        return all(str(row.get("reason", "")).startswith("over the limit") for row in earlier)
+        return all(str(row.get("reason", "")).startswith(TOO_LARGE) for row in earlier)
 
     def _samples(self, cell: Cell) -> list[Sample]:
         samples = self.tables[cell.data, cell.seed]
@@ -386,6 +258,7 @@ class Runner:
                 "training.device": "cpu",
                 "separate": cell.setting == "separate",
                 **(SAME[cell.method] if same else {}),
+                **({} if cell.ratio is None else {"method.coreset_ratio": cell.ratio}),
             },
             "train_seconds": self.args.train_minutes * 60
             if same and cell.method == "dinomaly"

@@ -125,7 +125,7 @@ def over_seeds(
 
 def against(rows: Sequence[Row]) -> str:
     """Both libraries, data set by data set, and below what could not be run and why."""
-    run: list[Row] = []
+    run: list[dict[str, Any]] = []
     failed: dict[str, list[str]] = {}
     for row in rows:
         library = f"{text(row.get('library'))} {text(row.get('version'))}".removesuffix(" –")
@@ -134,9 +134,17 @@ def against(rows: Sequence[Row]) -> str:
             where = f"{text(row.get('data'))} {text(row.get('category'))}"
             failed.setdefault(what, []).append(where)
             continue
-        # What the peer says itself is shown where it says something else.
-        own = {o: row.get(o) if row.get(o) != row.get(ours) else None for o, ours in OWN.items()}
-        run.append({**row, **own, "library": library})
+        run.append({**row, "library": library})
+    # What the peer says itself is shown on the lines where it says something else.
+    differs = {
+        (own, *(row.get(key) for key in AGAINST))
+        for row in run
+        for own, ours in OWN.items()
+        if row.get(own) != row.get(ours)
+    }
+    for row in run:
+        here = tuple(row.get(key) for key in AGAINST)
+        row.update({own: row.get(own) if (own, *here) in differs else None for own in OWN})
     figures = dict(AGAINST_FIGURES)
     for own, ours in OWN.items():
         figures[own] = (f"anomalib's own {AGAINST_FIGURES[ours][0]}", 4)
@@ -209,6 +217,7 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         if seeds is not None:
             parts.append(f"Seeds: {text(seeds)}.")
     device = text(known.pop("device", known.pop("hardware", "not recorded")))
+    device = "; ".join(_named(rows, "device")) or device
     threads = known.pop("threads", None)
     if threads is not None and "thread" not in device:
         device += f", {text(threads)} thread{'' if threads == 1 else 's'}"
@@ -223,7 +232,8 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         parts.append(f"Versions: {listed}.")
     date = known.pop("date", None)
     commit = known.pop("commit", None)
-    commit = ", ".join(sorted({str(row["commit"]) for row in rows if row.get("commit")})) or commit
+    commit = ", ".join(_named(rows, "commit")) or commit
+    date = ", ".join(_named(rows, "date")) or date
     parts.append(f"Commit: {text(commit) if commit else 'not recorded'}.")
     if date:
         parts.append(f"Date: {text(date)}.")
@@ -231,6 +241,11 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         if value not in (None, "", [], {}) and not isinstance(value, Mapping):
             parts.append(f"{key.replace('_', ' ').capitalize()}: {text(value)}.")
     return "*" + " ".join(part.replace("*", "\\*") for part in parts) + "*"
+
+
+def _named(rows: Sequence[Row], key: str) -> list[str]:
+    """What the rows say of something, each value once."""
+    return sorted({str(row[key]) for row in rows if row.get(key)})
 
 
 def about_weights(encoders: Sequence[str], named: str = "") -> list[str]:

@@ -1,0 +1,68 @@
+"""The plan of the comparison with anomalib: what runs beside what, and what is left out."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from flawmap.types import Sample
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("vs_anomalib")
+
+
+def planned(script: ModuleType) -> list[Any]:
+    tables = {("tiles", 0): [Sample("a.png", "tile", "train", 0, "good")]}
+    args = Namespace(ratios=[0.1, 0.01], train_minutes=3.0)
+    return list(script.plan(tables, args))
+
+
+def test_both_libraries_run_each_coreset_and_trained_methods_say_their_time(
+    script: ModuleType,
+) -> None:
+    cells = planned(script)
+    banks = [(c.library, c.settings) for c in cells if c.ratio]
+    assert banks == [
+        ("flawmap", "same settings, coreset 0.1"),
+        ("anomalib", "same settings, coreset 0.1"),
+        ("flawmap", "same settings, coreset 0.01"),
+        ("anomalib", "same settings, coreset 0.01"),
+    ]
+    trained = {c.method: c.settings for c in cells if c.library == "anomalib" and not c.schedule}
+    assert trained["stfpm"] == "same settings, 3 min"
+    assert trained["padim"] == "same settings"
+    assert len({c.key for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("reason", "needed"),
+    [
+        (None, False),
+        ("over the limit of 15 minutes", True),
+        ("killed by the system, probably because the memory was full", True),
+        ("ValueError: no such layer", False),
+    ],
+)
+def test_a_smaller_coreset_runs_where_the_peer_could_not_do_a_larger_one(
+    script: ModuleType, tmp_path: Path, reason: str | None, needed: bool
+) -> None:
+    cells = planned(script)
+    (large,) = (c for c in cells if c.library == "anomalib" and c.ratio == 0.1)
+    runner = script.Runner(Namespace(out=tmp_path), {}, None, {})
+    row = dict(zip(script.KEY, large.key, strict=True))
+    runner.rows = [{**row, "coreset_ratio": 0.1, "reason": reason}]
+    # What flawmap itself could do decides nothing.
+    runner.rows.append({**row, "library": "flawmap", "coreset_ratio": 0.1})
+    small = [c for c in cells if c.ratio == 0.01]
+    assert [runner._needs(c) for c in small] == [needed, needed]
+    assert runner._needs(large)
