@@ -20,7 +20,7 @@ from flawmap.config import ScoringConfig
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.evaluation import Evaluation, evaluate_table
-from flawmap.metrics import aupro, resize_mask_nearest, sample_auroc, spro
+from flawmap.metrics import aupro, auroc, resize_mask_nearest, sample_auroc, spro
 from flawmap.metrics.catalog import ALWAYS, names
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.scorer import Scorer
@@ -28,6 +28,7 @@ from flawmap.types import Geometry, RawMap, Sample, Saturation
 
 SIZE = (40, 48)
 SATURATION = {255: Saturation(0.5, relative=True), 254: Saturation(10, relative=False)}
+KINDS = {"logical": "gap", "structural": "dent"}
 
 
 class MapDetector:
@@ -75,9 +76,15 @@ def table(tmp_path: Path) -> SampleTable:
             pixels += np.where(first + second > 0, rng.integers(-30, 90, SIZE), 0).astype(int)
             masks = tuple(save(tmp_path / f"{i}_{n}.png", m) for n, m in enumerate((first, second)))
         path = save(tmp_path / f"{i}.png", pixels.clip(0, 255))
-        kind = "gap" if masks else "good"
+        kind = ("gap", "dent")[i % 2] if masks else "good"
         samples.append(Sample(path, "box", "test", int(bool(masks)), kind, masks, f"S{i // 2}"))
-    return SampleTable(str(tmp_path), "mvtec-loco", tuple(samples), saturation={"box": SATURATION})
+    return SampleTable(
+        str(tmp_path),
+        "mvtec-loco",
+        tuple(samples),
+        saturation={"box": SATURATION},
+        judged_apart={"box": KINDS},
+    )
 
 
 def evaluate(table: SampleTable, *metrics: str, **options: Any) -> Evaluation:
@@ -138,6 +145,16 @@ def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> No
     assert found["spro_0.05"] == spro(maps, regions, 0.05)
     labels = [s.label for s in table.samples]
     scores = [float(m.max()) for m in maps]
+    for kind, defect in KINDS.items():
+        judged = [i for i, s in enumerate(table.samples) if s.defect in ("good", defect)]
+        overlap = spro([maps[i] for i in judged], [regions[i] for i in judged], 0.05)
+        assert found[f"spro_0.05_{kind}"] == overlap
+        ranking = auroc([labels[i] for i in judged], [scores[i] for i in judged])
+        assert found[f"image_auroc_{kind}"] == ranking
+        assert result.categories["box"].by_defect[defect] == ranking
+    for base in ("spro_0.05", "image_auroc"):
+        both = [found[f"{base}_{kind}"] for kind in KINDS]
+        assert found[f"{base}_by_kind"] == pytest.approx(sum(both) / 2, abs=1e-12)
     groups = [s.group for s in table.samples]
     assert found["sample_auroc"] == sample_auroc(labels, scores, groups)
     truth = np.concatenate([np.zeros(SIZE) if u is None else u for u in unions]).ravel()
@@ -148,21 +165,69 @@ def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> No
     assert result.notes == ()
 
 
+def test_kinds_judged_apart_by_hand(tmp_path: Path) -> None:
+    """One good image, one with a logical defect, three with a structural one; 50 px each."""
+
+    def image(name: str, kind: str, *bright: int) -> Sample:
+        pixels = np.zeros((5, 10))
+        pixels.flat[: len(bright)] = bright
+        masks: tuple[str, ...] = ()
+        if kind != "good":
+            mask = np.zeros((5, 10))
+            mask.flat[0] = 255
+            masks = (save(tmp_path / f"{name}_mask.png", mask),)
+        path = save(tmp_path / f"{name}.png", pixels)
+        return Sample(path, "box", "test", int(kind != "good"), kind, masks)
+
+    samples = (
+        image("good", "good", 100),
+        # The flaw has 90 and the px beside it, a normal one, 95: it is found below a false alarm.
+        image("logical", "gap", 90, 95),
+        *(image(f"structural{i}", "dent", 200) for i in range(3)),
+    )
+    table = SampleTable(
+        str(tmp_path),
+        "mvtec-loco",
+        samples,
+        saturation={"box": {255: Saturation(1.0, relative=True)}},
+        judged_apart={"box": KINDS},
+    )
+    bases = ("image_auroc", "spro_0.05")
+    endings = ("", "_by_kind", "_logical", "_structural")
+    asked = [f"{name}{ending}" for name in bases for ending in endings]
+    found = evaluate(table, *asked).mean
+    # Image scores: good 100, logical 95, structural 200.
+    assert found["image_auroc_logical"] == 0.0
+    assert found["image_auroc_structural"] == 1.0
+    assert found["image_auroc_by_kind"] == 0.5
+    assert found["image_auroc"] == 0.75
+    # The good and the logical image have 50 + 49 normal px, and two of them lie above the flaw: it
+    # is found at an FPR of 2/99. Above the structural flaws lies none of theirs.
+    assert found["spro_0.05_logical"] == pytest.approx(1 - (2 / 99) / 0.05)
+    assert found["spro_0.05_structural"] == 1.0
+    assert found["spro_0.05_by_kind"] == pytest.approx(1 - (2 / 99) / 0.05 / 2)
+    # Together one region of four is found at an FPR of 2 in 50 + 4 * 49.
+    assert found["spro_0.05"] == pytest.approx(1 - 0.25 * (2 / 246) / 0.05)
+
+
 def test_the_seven_are_the_same_with_and_without_them(table: SampleTable) -> None:
     alone, more = evaluate(table), evaluate(table, "aupro_0.05", "spro_0.05", "aupro")
     assert set(alone.mean) == set(ALWAYS)
     for name in ALWAYS:
         assert more.mean[name] == alone.mean[name]
     assert more.optional == ("aupro_0.05", "spro_0.05")
-    assert (alone.optional, alone.not_official) == ((), {})
+    assert alone.optional == ()
 
 
 def test_the_result_says_what_is_not_official(table: SampleTable) -> None:
-    result = evaluate(table, "aupro_0.05", "spro_0.05")
+    result = evaluate(table, "aupro_0.05", "spro_0.05", "spro_0.05_by_kind")
     said = result.to_dict()["not_official"]
-    # The reader's name is that of LOCO, where saturation is the official definition.
-    assert list(said) == ["aupro_0.05"]
+    # The reader's name is that of LOCO: saturation is its definition, and kinds are judged apart.
+    pixel = [name for name in ALWAYS if name.startswith(("pixel_", "aupro"))]
+    assert list(said) == ["image_auroc", *pixel, "aupro_0.05", "spro_0.05"]
+    assert said["image_auroc"].startswith("not the official metric of MVTec LOCO: chance")
     assert said["aupro_0.05"].startswith("not the official metric: AUPRO up to an FPR of 0.05")
+    assert evaluate(replace(table, format="mvtec")).not_official == {}
 
 
 def test_what_the_data_cannot_define_is_nan_and_said(table: SampleTable) -> None:
@@ -178,6 +243,26 @@ def test_what_the_data_cannot_define_is_nan_and_said(table: SampleTable) -> None
         "'box': segf1 is undefined: no threshold is set",
     )
     assert evaluate(plain, pixel_threshold=None).notes == ()
+
+
+def test_why_kinds_are_not_judged_apart(table: SampleTable) -> None:
+    asked = ("spro_0.05_by_kind", "image_auroc_logical")
+    together = evaluate(replace(table, judged_apart={}), *asked)
+    assert all(math.isnan(together.mean[name]) for name in asked)
+    assert together.notes == (
+        "'box': spro_0.05_by_kind is undefined: the data set judges no kinds of defects apart",
+        "'box': image_auroc_logical is undefined: the data set judges no kinds of defects apart",
+    )
+    bare = evaluate(replace(table, saturation={}), *asked)
+    assert bare.notes == (
+        "'box': spro_0.05_by_kind is undefined: the data set defines no saturation",
+    )
+    # The mean is not that of the kinds which happen to be there.
+    one = replace(table, samples=tuple(s for s in table.samples if s.defect != "dent"))
+    figures = evaluate(one, "image_auroc_by_kind", "spro_0.05_by_kind", "image_auroc_logical").mean
+    assert math.isnan(figures["image_auroc_by_kind"])
+    assert math.isnan(figures["spro_0.05_by_kind"])
+    assert figures["image_auroc_logical"] == figures["image_auroc"]
 
 
 @pytest.mark.parametrize("label", [0, 1])

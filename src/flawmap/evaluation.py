@@ -35,7 +35,17 @@ from flawmap.metrics import (
     resize_mask_nearest,
     sample_auroc,
 )
-from flawmap.metrics.catalog import ALWAYS, CATALOG, CROP, HEADLINE, ORIGINAL, marks, resolve
+from flawmap.metrics.catalog import (
+    ALWAYS,
+    BY_KIND,
+    CATALOG,
+    CROP,
+    HEADLINE,
+    KINDS,
+    ORIGINAL,
+    marks,
+    resolve,
+)
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
@@ -52,6 +62,11 @@ PRO_VARIANTS = {
 
 EDGES = ("pixel_ap_edge", "pixel_ap_centre")
 """Optional metrics that `EdgeScores` gives."""
+
+SPRO = "spro_0.05"
+
+APART = {base: (base + BY_KIND, *(f"{base}_{k}" for k in KINDS)) for base in ("image_auroc", SPRO)}
+"""Optional metrics that judge kinds of defects apart, by what they are for each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +142,7 @@ class Evaluation:
     @property
     def not_official(self) -> dict[str, str]:
         """A footnote for each metric that is not the official one, for tables to show."""
-        return marks(self.optional, str(self.data.get("format", "")))
+        return marks(self.mean, str(self.data.get("format", "")))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is undefined is None."""
@@ -192,8 +207,9 @@ def evaluate_table(
             began = time.perf_counter()
             metrics_time = 0.0
             images: list[ImageResult] = []
-            saturation = table.saturation.get(category)
-            with _Pixels(wanted, saturation, pixel, cropped=cropped) as pixels:
+            saturation = table.saturation.get(category, {})
+            kinds = table.judged_apart.get(category, {})
+            with _Pixels(wanted, saturation, kinds, pixel, cropped=cropped) as pixels:
                 for sample, geometry, raw in detector.raw_maps(samples):
                     score, _ = detector.scorer.score(raw, geometry)
                     full = detector.scorer.map(raw, geometry)
@@ -211,7 +227,7 @@ def evaluate_table(
                     task.update(done)
                     metrics_time += time.perf_counter() - pause
                 seconds += time.perf_counter() - began - metrics_time
-                results[category] = _category(images, pixels.compute(), threshold, wanted)
+                results[category] = _category(images, pixels.compute(), threshold, wanted, kinds)
             unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
             if unmasked:
                 notes.append(
@@ -219,7 +235,7 @@ def evaluate_table(
                     "metrics"
                 )
             notes += _why_undefined(
-                wanted, category, samples, table.saturation, pixel, cropped=cropped
+                wanted, category, samples, saturation, kinds, pixel, cropped=cropped
             )
     names = list(next(iter(results.values())).metrics)
     return Evaluation(
@@ -244,6 +260,7 @@ class _Pixels:
     Args:
         wanted: Names of optional metrics.
         saturation: By the value of a mask's pixels, where the data set defines it.
+        kinds: The defects that are judged apart, by the word for them in names of metrics.
         threshold: The calibrated pixel threshold, or None.
         cropped: Whether the network sees a crop of the images.
     """
@@ -251,13 +268,14 @@ class _Pixels:
     def __init__(
         self,
         wanted: Sequence[str],
-        saturation: Mapping[int, Saturation] | None,
+        saturation: Mapping[int, Saturation],
+        kinds: Mapping[str, str],
         threshold: Threshold | None,
         *,
         cropped: bool,
     ) -> None:
         self._wanted = wanted
-        self._saturation = saturation or {}
+        self._saturation = saturation
         self.wants_crop = cropped and any(name.endswith(CROP) for name in wanted)
         """Whether `add` needs the map of what the network sees."""
         endings = ("", ORIGINAL, CROP) if self.wants_crop else ("", ORIGINAL)
@@ -267,7 +285,12 @@ class _Pixels:
             for ending in endings
             if any(name + ending in wanted for name in EDGES)
         }
-        self._saturated = SaturatedScores() if "spro_0.05" in wanted and self._saturation else None
+        self._saturated = SaturatedScores() if SPRO in wanted and saturation else None
+        self._saturated_by_kind = {
+            kind: (defect, SaturatedScores())
+            for kind, defect in kinds.items()
+            if saturation and any(name in wanted for name in APART[SPRO])
+        }
         self._decided = (
             DecidedPixels(threshold.value) if "segf1" in wanted and threshold is not None else None
         )
@@ -276,8 +299,9 @@ class _Pixels:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        saturated = (self._saturated, *(s for _, s in self._saturated_by_kind.values()))
         with ExitStack() as stack:
-            for scores in (*self._sizes.values(), *self._edges.values(), self._saturated):
+            for scores in (*self._sizes.values(), *self._edges.values(), *saturated):
                 if scores is not None:
                     stack.callback(scores.close)
 
@@ -318,8 +342,14 @@ class _Pixels:
                 self._edges[ending].add(anomaly_map, truth)
         if self._decided is not None:
             self._decided.add(full, mask)
-        if self._saturated is not None:
-            self._saturated.add(full, _regions(sample, full, self._saturation))
+        saturated = [] if self._saturated is None else [self._saturated]
+        for defect, scores in self._saturated_by_kind.values():
+            if not sample.label or sample.defect == defect:
+                saturated.append(scores)
+        if saturated:
+            regions = _regions(sample, full, self._saturation)
+            for scores in saturated:
+                scores.add(full, regions)
 
     def compute(self) -> dict[str, float]:
         """All pixel metrics, the optional ones last."""
@@ -343,9 +373,10 @@ class _Pixels:
             if suffix in self._edges:
                 values = zip(EDGES, self._edges[suffix].compute(), strict=True)
                 optional |= {n + suffix: v for n, v in values if n + suffix in self._wanted}
-        if "spro_0.05" in self._wanted:
-            saturated = self._saturated
-            optional["spro_0.05"] = math.nan if saturated is None else saturated.compute(0.05)
+        if SPRO in self._wanted:
+            optional[SPRO] = math.nan if self._saturated is None else self._saturated.compute(0.05)
+        by_kind = {k: scores.compute(0.05) for k, (_, scores) in self._saturated_by_kind.items()}
+        optional |= _kinds_apart(SPRO, by_kind, self._wanted)
         if "segf1" in self._wanted:
             optional["segf1"] = math.nan if self._decided is None else self._decided.f1
         return metrics | optional
@@ -372,24 +403,44 @@ def _regions(
                 where=shown(path),
                 given=value,
                 expected=f"one of: {', '.join(map(str, sorted(saturation)))}",
-                hint="leave out the metric spro_0.05, or repair the mask",
+                hint="leave out the metrics named spro_0.05, or repair the mask",
             )
         regions.append((region, saturation[value].pixels(area)))
     return regions
+
+
+def _kinds_apart(
+    base: str, by_kind: Mapping[str, float], wanted: Sequence[str]
+) -> dict[str, float]:
+    """The metrics in `APART` that are wanted; one that lacks a kind is NaN.
+
+    Args:
+        base: What the figures are for each kind.
+        by_kind: The figure of each kind that the data set judges apart.
+        wanted: Names of optional metrics.
+    """
+    mean = math.fsum(by_kind.values()) / len(by_kind) if by_kind else math.nan
+    figures = (mean, *(by_kind.get(kind, math.nan) for kind in KINDS))
+    return {n: value for n, value in zip(APART[base], figures, strict=True) if n in wanted}
 
 
 def _why_undefined(
     wanted: Sequence[str],
     category: str,
     samples: Sequence[Sample],
-    saturation: Mapping[str, Mapping[int, Saturation]],
+    saturation: Mapping[int, Saturation],
+    kinds: Mapping[str, str],
     threshold: Threshold | None,
     *,
     cropped: bool,
 ) -> list[str]:
     """Notes for the optional metrics that this category cannot have."""
+    unsaturated = "" if saturation else "the data set defines no saturation"
+    together = "" if kinds else "the data set judges no kinds of defects apart"
     reasons = {
-        "spro_0.05": "the data set defines no saturation" if not saturation.get(category) else "",
+        SPRO: unsaturated,
+        **dict.fromkeys(APART[SPRO], unsaturated or together),
+        **dict.fromkeys(APART["image_auroc"], together),
         "sample_auroc": ""
         if any(s.group for s in samples)
         else "the data set does not say which images show one part",
@@ -412,6 +463,7 @@ def _category(
     pixels: Mapping[str, float],
     threshold: Threshold | None,
     wanted: Sequence[str],
+    apart: Mapping[str, str],
 ) -> CategoryResult:
     labels = np.array([r.sample.label for r in images])
     scores = np.array([r.score for r in images])
@@ -430,11 +482,13 @@ def _category(
         found["escape_rate"] = at.escape_rate
     else:
         found.update(dict.fromkeys(("f1", "false_reject_rate", "escape_rate"), math.nan))
-    kinds = sorted({r.sample.defect for r in images if r.sample.label == 1 and r.sample.defect})
+    defects = sorted({r.sample.defect for r in images if r.sample.label == 1 and r.sample.defect})
     by_defect = {}
-    for kind in kinds:
-        chosen = np.array([r.sample.label == 0 or r.sample.defect == kind for r in images])
-        by_defect[kind] = auroc(labels[chosen], scores[chosen])
+    for defect in defects:
+        chosen = np.array([r.sample.label == 0 or r.sample.defect == defect for r in images])
+        by_defect[defect] = auroc(labels[chosen], scores[chosen])
+    by_kind = {kind: by_defect.get(defect, math.nan) for kind, defect in apart.items()}
+    found |= _kinds_apart("image_auroc", by_kind, wanted)
     return CategoryResult(
         metrics=_in_order(found, wanted),
         by_defect=by_defect,

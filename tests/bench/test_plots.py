@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,26 @@ def test_a_panel_per_cost_with_every_method_named(cells: list[StoredCell], tmp_p
     again = tmp_path / "again.svg"
     plot(cells, again)
     assert again.read_text(encoding="utf-8") == text
+
+
+def test_an_axis_that_is_marked_has_its_footnote(stored: Make, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    cost = {"fit_seconds": 10.0}
+    figures = {"x": {"spro_0.05_by_kind": 0.5, "pixel_auroc": 0.5}}
+    loco = [stored("a", figures, cost=cost, format="mvtec-loco")]
+    target = tmp_path / "plot.svg"
+
+    def drawn(metric: str) -> str:
+        plot(loco, target, metric=metric, against=["fit_seconds"])
+        # Letters are drawn as curves; what they say stands in comments.
+        return " ".join(re.findall("<!-- (.*?) -->", target.read_text(encoding="utf-8")))
+
+    official = drawn("spro_0.05_by_kind")
+    assert "sPRO.05 by kind, %" in official
+    assert "official" not in official
+    marked = drawn("pixel_auroc")
+    assert "P-AUROC*, %" in marked
+    assert "* P-AUROC: not the official metric of MVTec LOCO" in marked
 
 
 def test_pictures_in_other_forms(cells: list[StoredCell], tmp_path: Path) -> None:

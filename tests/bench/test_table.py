@@ -192,6 +192,22 @@ def test_metrics_that_are_not_official_are_marked(stored: Make) -> None:
     assert [c.title.endswith("*") for c in official.columns] == [False, True, False]
 
 
+def test_marks_name_the_data_sets_that_they_are_for(stored: Make) -> None:
+    figures = {"x": {"pixel_auroc": 0.5, "image_ap": 0.5, "spro_0.05_by_kind": 0.5}}
+    columns = ("pixel_auroc", "image_ap", "spro_0.05_by_kind")
+    ours = stored("a", figures, data="ours", format="mvtec")
+    loco = stored("a", figures, data="loco", format="mvtec-loco")
+    mixed = make_table([ours, loco], columns=columns)
+    assert [c.title.endswith("*") for c in mixed.columns] == [True, False, True]
+    pixel, overlap = mixed.footnotes
+    assert pixel.startswith("P-AUROC: not the official metric of MVTec LOCO: AUROC over all")
+    assert overlap.endswith("(official for MVTec LOCO only)")
+    joined = make_table([stored("a", figures, format="mvtec-loco+mvtec")], columns=columns)
+    assert joined.footnotes == mixed.footnotes
+    alone = make_table([loco], columns=columns)
+    assert [c.title.endswith("*") for c in alone.columns] == [True, False, False]
+
+
 def test_published_figures_stand_beside_ours_with_their_source(stored: Make) -> None:
     figures = {
         "bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63},

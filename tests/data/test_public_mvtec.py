@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flawmap.data import inspect, read_data, read_mask, verify_data
+from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
 from flawmap.types import Saturation
@@ -165,12 +166,25 @@ class TestBTAD:
             read_data(root)
         assert "category '02' has no folder 'test'" in str(caught.value)
 
-    def test_defects_without_masks_are_read_all_the_same(self, root: Path) -> None:
+    def test_a_category_without_masks_is_not_whole(self, root: Path) -> None:
         (root / "02" / "ground_truth").rename(root.parent / "gone")
+        with pytest.raises(DataError, match="BTAD is not complete") as caught:
+            read_data(root)
+        text = str(caught.value)
+        assert "category '02': no mask in ground_truth/ko, for 2 defect images" in text
+        assert "'01'" not in text
+        for file in (root / "02" / "test" / "ko").iterdir():
+            file.unlink()
+        assert len(read_data(root, categories=["02"])) == 5
+
+    def test_single_defects_may_lack_their_mask(self, root: Path) -> None:
         (root / "03" / "ground_truth" / "ko" / "001.bmp").unlink()
         table = read_data(root)
         bare = [s for s in table.select(split="test", label=1) if not s.masks]
-        assert [s.category for s in bare] == ["02", "02", "03"]
+        assert [table.relative(s.path) for s in bare] == ["03/test/ko/001.bmp"]
+        (warning,) = [p for p in inspect(root).problems if "no mask" in p.message]
+        assert "category '03': 1 of 2 defect images have no mask" in warning.message
+        assert warning.hint == "add the masks, or pixel metrics leave these images out"
 
     def test_a_mask_without_an_image(self, root: Path) -> None:
         (root / "01" / "test" / "ko" / "000.bmp").unlink()
@@ -289,6 +303,26 @@ class TestMVTecLOCO:
             read_data(root, categories=["juice_bottle"]),
         ):
             assert table.saturation == {"juice_bottle": expected}
+
+    def test_the_kinds_that_are_judged_apart(self, root: Path) -> None:
+        kinds = {"logical": "logical_anomalies", "structural": "structural_anomalies"}
+        table = read_data(root)
+        assert table.judged_apart == {"breakfast_box": kinds, "juice_bottle": kinds}
+        assert set(kinds.values()) == {s.defect for s in table.select(label=1)}
+        assert table.only(["juice_bottle"]).judged_apart == {"juice_bottle": kinds}
+
+    def test_joined_with_a_data_set_of_another_layout(self, root: Path, mvtec: Path) -> None:
+        loco = read_data(root)
+        joined = read_joined([mvtec, root])
+        assert joined.format == "mvtec+mvtec-loco"
+        assert joined.judged_apart == loco.judged_apart
+        assert joined.saturation == loco.saturation
+
+    def test_without_one_of_the_kinds(self, root: Path) -> None:
+        (root / "juice_bottle" / "test" / "logical_anomalies").rename(root.parent / "gone")
+        with pytest.raises(DataError, match="MVTec LOCO is not complete") as caught:
+            read_data(root)
+        assert "category 'juice_bottle' has no folder 'test/logical_anomalies'" in str(caught.value)
 
     def test_without_the_configuration(self, root: Path) -> None:
         (root / "juice_bottle" / "defects_config.json").unlink()

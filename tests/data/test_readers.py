@@ -206,7 +206,7 @@ class TestMagneticTile:
         for i in range(10):
             write_image(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{i}.jpg")
             write_mask(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{i}.png", None)
-        for kind in ("Blowhole", "Crack"):
+        for kind in ("Blowhole", "Break", "Crack", "Fray", "Uneven"):
             write_image(tmp_path / f"MT_{kind}" / "Imgs" / "a.jpg")
             write_mask(tmp_path / f"MT_{kind}" / "Imgs" / "a.png")
         return tmp_path
@@ -217,8 +217,10 @@ class TestMagneticTile:
         assert summary(table) == {
             ("magnetic_tile", "train", 0, "good"): 8,
             ("magnetic_tile", "test", 0, "good"): 2,
-            ("magnetic_tile", "test", 1, "blowhole"): 1,
-            ("magnetic_tile", "test", 1, "crack"): 1,
+            **{
+                ("magnetic_tile", "test", 1, kind): 1
+                for kind in ("blowhole", "break", "crack", "fray", "uneven")
+            },
         }
         assert all(not s.masks for s in table.select(label=0))
         assert table.select(label=1)[0].masks == (str(tiles / "MT_Blowhole" / "Imgs" / "a.png"),)
@@ -230,6 +232,20 @@ class TestMagneticTile:
         ]
         assert training[0] == training[1]
         assert training[0] != training[2]
+
+    def test_half_unpacked(self, tiles: Path, write_image: WriteImage) -> None:
+        (tiles / "MT_Crack").rename(tiles / "gone")
+        (tiles / "MT_Fray" / "Imgs" / "a.jpg").unlink()
+        (tiles / "MT_Uneven" / "Imgs" / "a.png").unlink()
+        write_image(tiles / "MT_Break" / "Imgs" / "b.jpg")
+        with pytest.raises(DataError, match="the magnetic-tile data set is not complete") as caught:
+            read_data(tiles)
+        text = str(caught.value)
+        assert "no image in MT_Crack/Imgs" in text
+        assert "no image in MT_Fray/Imgs" in text
+        assert "no mask in MT_Uneven/Imgs, for 1 defect images" in text
+        assert "1 of 2 defect images have no mask in MT_Break/Imgs, the first is that of b" in text
+        assert "Blowhole" not in text
 
     def test_a_lone_mask_is_refused(self, tiles: Path, write_mask: WriteImage) -> None:
         write_mask(tiles / "MT_Crack" / "Imgs" / "b.png")

@@ -16,6 +16,12 @@ def test_the_seven_are_official_and_first():
         "pixel_ap_edge",
         "pixel_ap_centre",
         "spro_0.05",
+        "spro_0.05_by_kind",
+        "spro_0.05_logical",
+        "spro_0.05_structural",
+        "image_auroc_by_kind",
+        "image_auroc_logical",
+        "image_auroc_structural",
         "sample_auroc",
         "segf1",
     ]
@@ -54,8 +60,40 @@ def test_a_variant_is_official_for_its_data_set_at_original_size_only():
     assert info("aupro_0.05_original").is_official("mvtec_ad2")
     assert not info("aupro_0.05_original").is_official("mvtec")
     assert not info("aupro_0.05_original").is_official()
-    assert info("spro_0.05").is_official("mvtec-loco")
-    assert info("image_auroc").is_official("mvtec-loco")
+
+
+def test_mvtec_loco_judges_kinds_apart():
+    for base in ("spro_0.05", "image_auroc"):
+        for ending in ("_by_kind", "_logical", "_structural"):
+            assert info(base + ending).is_official("mvtec-loco")
+            assert not info(base + ending).is_official("mvtec")
+        assert not info(base).is_official("mvtec-loco")
+    assert info("image_auroc").footnote(["mvtec-loco"]) == (
+        "not the official metric of MVTec LOCO: chance that a defect scores above a good image, "
+        "ties half"
+    )
+    for other in ("mvtec", "mvtec-ad-2", "real-iad", ""):
+        assert info("image_auroc").is_official(other)
+    # Its evaluation has no figures in their place.
+    assert info("image_ap").is_official("mvtec-loco")
+
+
+def test_several_data_sets_are_judged_one_by_one():
+    pooled = info("pixel_auroc")
+    assert pooled.is_official("mvtec+visa")
+    assert not pooled.is_official("mvtec-loco+mvtec")
+    about = "AUROC over all pixels of a category"
+    # The data sets that it is official for are not named.
+    for formats in (["mvtec", "mvtec-loco"], ["mvtec-loco+mvtec"]):
+        assert pooled.footnote(formats) == f"not the official metric of MVTec LOCO: {about}"
+    assert pooled.footnote(["mvtec-ad-2", "mvtec-loco", "mvtec-ad-2"]) == (
+        f"not the official metric of MVTec AD 2 and MVTec LOCO: {about}"
+    )
+    apart = info("spro_0.05_by_kind")
+    assert apart.is_official("mvtec-loco+mvtec-loco")
+    assert not apart.is_official("mvtec-loco+mvtec")
+    assert apart.footnote(["mvtec-loco", "mvtec"]).endswith("(official for MVTec LOCO only)")
+    assert list(marks(["image_ap", "aupro"], "visa+mvtec-ad-2")) == ["aupro"]
 
 
 def test_a_data_set_with_pixel_metrics_of_its_own_has_no_other_official_ones():
@@ -64,7 +102,8 @@ def test_a_data_set_with_pixel_metrics_of_its_own_has_no_other_official_ones():
         assert not info("pixel_auroc_original").is_official(name)
     assert info("aupro").is_official("real-iad")
     assert info("aupro").is_official("mvtec")
-    assert marks(["aupro"], "mvtec-loco")["aupro"].startswith("not the official metric of this")
+    said = marks(["aupro"], "mvtec-loco")["aupro"]
+    assert said.startswith("not the official metric of MVTec LOCO: area under")
 
 
 def test_marks_name_what_is_not_official():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from flawmap.metrics import EdgeScores, edges
+from flawmap.metrics import EdgeScores, edge_pixels
 
 
 def by_distance(mask: np.ndarray, reach: int) -> np.ndarray:
@@ -30,12 +30,12 @@ def test_edges_by_the_distance_to_the_other_class(reach: int) -> None:
     rng = np.random.default_rng(0)
     mask = rng.random((30, 24)) > 0.97
     mask[10:22, 0:13] = True
-    np.testing.assert_array_equal(edges(mask, reach), by_distance(mask, reach))
+    np.testing.assert_array_equal(edge_pixels(mask, reach), by_distance(mask, reach))
 
 
 def test_nothing_but_defect_or_nothing_but_good_has_no_edge() -> None:
-    assert not edges(np.ones((5, 5), dtype=bool)).any()
-    assert not edges(np.zeros((5, 5), dtype=bool)).any()
+    assert not edge_pixels(np.ones((5, 5), dtype=bool)).any()
+    assert not edge_pixels(np.zeros((5, 5), dtype=bool)).any()
 
 
 def test_both_figures_by_their_definition() -> None:
@@ -65,7 +65,7 @@ def test_a_map_that_is_right_in_the_middle_alone() -> None:
         edge, centre = scores.compute()
     assert centre == 1.0
     # At the border the map says nothing: its AP is the share of defect px there.
-    assert edge == pytest.approx(mask[edges(mask)].mean())
+    assert edge == pytest.approx(mask[edge_pixels(mask)].mean())
 
 
 def test_without_a_defect_both_are_undefined() -> None:

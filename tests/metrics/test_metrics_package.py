@@ -19,6 +19,7 @@ import flawmap.metrics
         ("catalog", 1),
         ("saturated", 7),
         ("decided", 3),
+        ("edges", 4),
     ],
 )
 def test_examples_in_docstrings(name, n_examples):
@@ -30,6 +31,7 @@ def test_public_names():
     assert set(flawmap.metrics.__all__) == {
         "Confusion",
         "DecidedPixels",
+        "EdgeScores",
         "PixelMetrics",
         "PixelScores",
         "ProVariant",
@@ -39,6 +41,7 @@ def test_public_names():
         "average_precision",
         "confusion",
         "crop_mask_nearest",
+        "edge_pixels",
         "f1_max",
         "label_regions",
         "pixel_ap",

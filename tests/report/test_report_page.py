@@ -134,12 +134,28 @@ def test_optional_metrics_are_marked_unless_official(detector: Any, usual: Any) 
     assert "AUPRO *" not in page.text
 
 
+def test_usual_metrics_are_marked_where_the_data_set_has_others(detector: Any, usual: Any) -> None:
+    lists = Page(render(detector, usual)).attributes("ul")
+    assert "Not the official metric" not in [found.get("aria-label") for found in lists]
+    loco = replace(usual, data={**usual.data, "format": "mvtec-loco"})
+    page = Page(render(detector, loco))
+    words = "not the official metric of MVTec LOCO: "
+    assert f"* Image AUROC: {words}chance that a defect scores above" in page.text
+    assert f"* AUPRO, original size: {words}area under the per-region overlap" in page.text
+    marks = [a["title"] for a in page.attributes("abbr") if a.get("title", "").startswith(words)]
+    # Image AUROC and four pixel metrics at two sizes, each above its column.
+    assert len(marks) == 1 + 4 * 2
+    assert "AP F1-max AUROC *" in page.text
+
+
 @pytest.mark.parametrize(
     ("metric", "counts", "has_threshold", "words"),
     [
         ("segf1", (2, 2, 2), False, "no threshold is set"),
         ("segf1", (2, 2, 0), True, "no defect has a mask"),
         ("spro_0.05", (2, 2, 2), True, "the data set defines no saturation"),
+        ("spro_0.05_by_kind", (2, 2, 2), True, "the data set defines no saturation or judges"),
+        ("image_auroc_by_kind", (2, 2, 0), True, "the data set judges no kinds of defects apart"),
         ("sample_auroc", (2, 2, 2), True, "no images are known to show one part"),
         ("pro_per_image", (2, 0, 0), True, "no defects in the test"),
         ("aupro_0.05_original", (2, 2, 2), True, "the masks mark no px"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flawmap.bench.store import StoredCell
-from flawmap.bench.table import COSTS, Line, columns_of, make_table
+from flawmap.bench.table import COSTS, Column, Line, make_table
 from flawmap.errors import BenchError, ConfigError, ExportError, unknown_name
 from flawmap.files import atomic_path
+from flawmap.metrics.catalog import MARK
 
 AGAINST = ("images_per_second", "parameters", "fit_seconds")
 """The costs that `flawmap bench plot` draws by default, one panel each."""
@@ -55,6 +57,7 @@ def plot(
     lines = [line for line in table.lines if metric in line.values]
     if not lines:
         raise BenchError(f"no finished cell has the metric '{metric}'", where="--metric")
+    column = next(c for c in table.columns if c.name == metric)
     labels = list(dict.fromkeys(line.label for line in lines))
     data = list(dict.fromkeys((line.data, line.setting) for line in lines))
     with matplotlib.rc_context({"svg.hashsalt": "flawmap", "font.size": 9}):
@@ -63,9 +66,19 @@ def plot(
         figure = Figure(figsize=(4.2 * len(against), 3.8), layout="constrained")
         axes = figure.subplots(1, len(against), squeeze=False)[0]
         for panel, cost in zip(axes, against, strict=True):
-            _panel(panel, lines, metric, cost, labels, data)
+            _panel(panel, lines, column, cost, labels, data)
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        footnote = f"{MARK} {column.footnote}" if column.footnote else ""
+        figure.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=len(against),
+            frameon=False,
+            # Room is kept for a legend, not for text beside it.
+            title=textwrap.fill(footnote, 60 * len(against)),
+            title_fontsize=7,
+        )
         with atomic_path(target, error=ExportError) as path:
             # Without a date the same results give the same file.
             metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
@@ -75,14 +88,14 @@ def plot(
 def _panel(
     panel: Any,
     lines: Sequence[Line],
-    metric: str,
+    metric: Column,
     cost: str,
     labels: Sequence[str],
     data: Sequence[tuple[str, str]],
 ) -> None:
     column = COSTS[cost]
     for line in lines:
-        x, y = line.values.get(cost), line.values[metric]
+        x, y = line.values.get(cost), line.values[metric.name]
         if x is None or x.mean is None or y.mean is None:
             continue
         colour = f"C{data.index((line.data, line.setting)) % 10}"
@@ -99,7 +112,7 @@ def _panel(
         )
     panel.set_xscale("log")
     panel.set_xlabel(column.title)
-    panel.set_ylabel(f"{columns_of([metric])[0].title}, %")
+    panel.set_ylabel(f"{metric.title}, %")
     panel.grid(alpha=0.3)
 
 

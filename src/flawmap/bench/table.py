@@ -133,7 +133,8 @@ def columns_of(wanted: Sequence[str], formats: Sequence[str] = ("",)) -> tuple[C
 
     Args:
         wanted: The names.
-        formats: Readers of the data sets: what is official for all of them stands unmarked.
+        formats: Readers of the data sets: what is official for all of them stands unmarked; the
+            footnote of what is not names those that it concerns.
 
     Raises:
         ConfigError: A name is unknown; the nearest right one is given.
@@ -147,15 +148,15 @@ def columns_of(wanted: Sequence[str], formats: Sequence[str] = ("",)) -> tuple[C
             raise unknown_name("column", name, [*names(), *COSTS], where="--column")
         metric = info(name)
         error_rate = name in ("false_reject_rate", "escape_rate")
-        official = all(metric.is_official(data_format) for data_format in formats)
+        footnote = metric.footnote(formats)
         found.append(
             Column(
                 name,
-                metric.short + ("" if official else MARK),
+                metric.short + (MARK if footnote else ""),
                 100,
                 2,
                 not error_rate,
-                footnote="" if official else f"{metric.short}: {metric.footnote()}",
+                footnote=f"{metric.short}: {footnote}" if footnote else "",
             )
         )
     return tuple(found)

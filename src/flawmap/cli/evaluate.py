@@ -21,12 +21,20 @@ pixel figures need masks. A star marks a metric that is not the official one.
 
 \b
 Metrics for --metric:
-  aupro_0.05     AUPRO up to a false-positive rate of 0.05
-  pro_per_image  PRO with the regions of each image averaged first
-  spro_0.05      saturated PRO of MVTec LOCO, original size only
-  sample_auroc   AUROC over parts with several views
-  segf1          pixel F1 at the calibrated pixel threshold, original size only
-With _original behind their names, the first two are taken at original size. _crop behind a name,
+  aupro_0.05              AUPRO up to a false-positive rate of 0.05
+  pro_per_image           PRO with the regions of each image averaged first
+  pixel_ap_edge           pixel AP within 3 px of a defect's border
+  pixel_ap_centre         pixel AP over all other pixels
+  spro_0.05               saturated PRO, original size only
+  spro_0.05_by_kind       mean of the next two, official for MVTec LOCO
+  spro_0.05_logical       saturated PRO of logical defects and good images alone
+  spro_0.05_structural    saturated PRO of structural defects and good images alone
+  image_auroc_by_kind     mean of the next two, official for MVTec LOCO
+  image_auroc_logical     image AUROC of logical defects alone
+  image_auroc_structural  image AUROC of structural defects alone
+  sample_auroc            AUROC over parts with several views
+  segf1                   pixel F1 at the calibrated pixel threshold, original size only
+With _original behind their names, the first four are taken at original size. _crop behind a name,
 such as aupro_crop, means the centre crop alone that the network sees, as some papers print.
 
 \b
@@ -111,8 +119,9 @@ def print_figures(result: Evaluation, metrics: Sequence[str] = ()) -> None:
     titles = [info(name).short + (MARK if name in footnotes else "") for name in columns]
     show.table(["category", *titles, *(info(name).short for name in rates)], rows)
     show.out()
-    for name, footnote in footnotes.items():
-        show.out(f"{MARK} {info(name).short}: {footnote}")
+    for name in columns:
+        if name in footnotes:
+            show.out(f"{MARK} {info(name).short}: {footnotes[name]}")
     for name, part in result.categories.items():
         show.out(
             f"{name}: {part.counts['good']} good, {part.counts['defect']} defects "

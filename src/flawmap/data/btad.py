@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.folder import category_name
-from flawmap.data.splits import SplitFolders
+from flawmap.data.splits import MaskDemand, SplitFolders
 
 _CATEGORIES = frozenset({"01", "02", "03"})
 
@@ -25,7 +25,7 @@ class BTAD(SplitFolders):
     )
     title: ClassVar[str] = "BTAD"
     # Not every defect of the set was annotated, as its published counts say.
-    every_mask: ClassVar[bool] = False
+    masked: ClassVar[MaskDemand] = "some"
     inside: ClassVar[str] = "BTech_Dataset_transformed"
 
     def mark(self, folder: Path) -> str | None:

@@ -229,7 +229,7 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
                 "warning",
                 f"category '{shown(category)}': {len(bare)} of {len(defects)} defect images have "
                 f"no mask: {_some(table, bare)}",
-                "add the masks, or pixel metrics take the whole image as good",
+                "add the masks, or pixel metrics leave these images out",
                 tuple(bare),
             )
 

@@ -92,6 +92,7 @@ def read_joined(
         orphan_masks=tuple(m for t in tables for m in t.orphan_masks),
         notes=tuple(n for t in tables for n in t.notes),
         saturation={k: v for t in tables for k, v in t.saturation.items()},
+        judged_apart={k: v for t in tables for k, v in t.judged_apart.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
         one_vs_rest=any(t.one_vs_rest for t in tables),
     )

@@ -10,7 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, shown, stem, table_of, training_part
+from flawmap.data.samples import (
+    Lister,
+    SampleTable,
+    listed,
+    shown,
+    stem,
+    table_of,
+    training_part,
+)
+from flawmap.data.splits import masks_missing
+from flawmap.data.unpacked import require_whole
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
 
@@ -37,7 +47,7 @@ class MagneticTile:
         """List the tiles; the masks of good tiles are empty and are not attached.
 
         Raises:
-            DataError: MT_Free/Imgs is missing.
+            DataError: MT_Free/Imgs is missing, or the tiles or masks of another kind are.
         """
         if self.matches(root) is None:
             raise DataError(
@@ -49,14 +59,16 @@ class MagneticTile:
         lister = Lister()
         samples: list[Sample] = []
         orphans: list[str] = []
+        gaps: list[str] = []
         for kind in _KINDS:
-            folder = root / f"MT_{kind}" / "Imgs"
-            if not folder.is_dir():
-                continue
-            files = lister.images(folder)
+            place = f"MT_{kind}/Imgs"
+            folder = root / place
+            files = lister.images(folder) if folder.is_dir() else []
             masks = {stem(p): p for p in files if p.lower().endswith(".png")}
             images = {stem(p): p for p in files if not p.lower().endswith(".png")}
             orphans += [masks[name] for name in masks.keys() - images.keys()]
+            if not images:
+                gaps.append(f"no image in {place}")
             if kind == _GOOD_KIND:
                 training = training_part(list(images), seed)
                 samples += [
@@ -75,4 +87,10 @@ class MagneticTile:
                     )
                     for name, path in images.items()
                 ]
-        return table_of(self, root, samples, lister, orphan_masks=orphans)
+                bare = [path for name, path in images.items() if name not in masks]
+                gaps += masks_missing(CATEGORY, bare, len(images), place)
+        if not lister.problems:
+            hint = "unpack its archive again"
+            require_whole("the magnetic-tile data set", gaps, where=root, hint=hint)
+        notes = ["missing:\n" + listed(gaps)] if gaps else []
+        return table_of(self, root, samples, lister, orphan_masks=orphans, notes=notes)

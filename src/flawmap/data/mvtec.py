@@ -18,7 +18,7 @@ from flawmap.data.mvtec_3d import MVTec3D
 from flawmap.data.mvtec_ad_2 import MVTecAD2
 from flawmap.data.mvtec_loco import MVTecLOCO
 from flawmap.data.samples import Lister
-from flawmap.data.splits import MASKS, SplitFolders
+from flawmap.data.splits import MASKS, MaskDemand, SplitFolders
 from flawmap.data.visa import VisA
 from flawmap.types import Split
 
@@ -76,12 +76,12 @@ class MVTec(SplitFolders):
         "test": "test",
     }
     needed: ClassVar[tuple[str, ...]] = ()
-    every_mask: ClassVar[bool] = False
+    masked: ClassVar[MaskDemand] = "none"
 
-    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], bool]:
+    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], MaskDemand]:
         """Of the public data sets, everything."""
         if len(categories) >= _SURELY_PUBLIC and any(names >= set(categories) for names in _PUBLIC):
-            return ("train", "test", MASKS), True
+            return ("train", "test", MASKS), "every"
         return super().demands(categories)
 
     def mark(self, folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 `train/good`, `validation/good` and `test/{good,logical_anomalies,structural_anomalies}`; the masks
 of test/logical_anomalies/000.png are ground_truth/logical_anomalies/000/000.png, 001.png and so on,
 one for each region. The value of a mask's pixels names the defect in `defects_config.json`, which
-says how much of the region must be found.
+says how much of the region must be found. The two kinds of anomalies are judged apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flawmap.errors import DataError
 from flawmap.types import Saturation
 
 _CONFIG = "defects_config.json"
-_KINDS = ("logical_anomalies", "structural_anomalies")
+_KINDS = {"logical": "logical_anomalies", "structural": "structural_anomalies"}
 
 
 class MVTecLOCO(SplitFolders):
@@ -37,14 +37,21 @@ class MVTecLOCO(SplitFolders):
         """There are logical or structural anomalies, or the configuration of the defects."""
         if (folder / _CONFIG).is_file():
             return _CONFIG
-        places = [f"{top}/{kind}" for top in ("test", MASKS) for kind in _KINDS]
+        places = [f"{top}/{kind}" for top in ("test", MASKS) for kind in _KINDS.values()]
         return next((p for p in places if (folder / p).is_dir()), None)
 
     def read_category(
         self, lister: Lister, folder: Path, names: list[str], category: str, found: Found
     ) -> None:
-        """Add the images of one category and its saturation."""
+        """Add the images of one category, its kinds of anomalies and its saturation."""
         super().read_category(lister, folder, names, category, found)
+        found.judged_apart[category] = _KINDS
+        found.gaps += [
+            f"category '{shown(category)}' has no folder '{name}/{kind}'"
+            for name in names
+            for kind in _KINDS.values()
+            if self.splits.get(name.casefold()) == "test" and not (folder / name / kind).is_dir()
+        ]
         if (folder / _CONFIG).is_file():
             found.saturation[category] = read_saturation(folder / _CONFIG)
         else:

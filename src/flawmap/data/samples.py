@@ -83,6 +83,8 @@ class SampleTable:
         notes: What the reader left out or assumed, in sentences for the user.
         saturation: For categories whose data set defines it: how much of a region must be found,
             by the value of its mask's pixels. There each mask file is one region.
+        judged_apart: For categories whose data set judges kinds of defects apart: each one's
+            `Sample.defect` by the word for it in names of metrics, such as "logical".
         unsorted_training: The training split is known to hold defects that nobody sorted out: its
             images may do without a label, and a fit learns from all of them.
         one_vs_rest: The good images of a category are defects in all others, so one model over
@@ -96,6 +98,7 @@ class SampleTable:
     orphan_masks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     saturation: Mapping[str, Mapping[int, Saturation]] = field(default_factory=dict)
+    judged_apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsorted_training: bool = False
     one_vs_rest: bool = False
 
@@ -149,6 +152,7 @@ class SampleTable:
             problems=tuple(p for p in self.problems if kept(p.path)),
             orphan_masks=tuple(m for m in self.orphan_masks if kept(m)),
             saturation={c: s for c, s in self.saturation.items() if c not in others},
+            judged_apart={c: k for c, k in self.judged_apart.items() if c not in others},
         )
 
     def relative(self, path: str) -> str:
@@ -406,6 +410,7 @@ def table_of(
     orphan_masks: Sequence[str] = (),
     notes: Sequence[str] = (),
     saturation: Mapping[str, Mapping[int, Saturation]] | None = None,
+    judged_apart: Mapping[str, Mapping[str, str]] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
     ignored = sum(lister.ignored.values())
@@ -423,4 +428,5 @@ def table_of(
         orphan_masks=tuple(sorted(orphan_masks)),
         notes=tuple(notes),
         saturation=dict(saturation or {}),
+        judged_apart=dict(judged_apart or {}),
     )

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from flawmap.data.folder import GOOD_NAMES
 from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
@@ -21,6 +21,9 @@ from flawmap.types import GOOD, Sample, Saturation, Split
 MASKS = "ground_truth"
 _MASK_ENDING = "_mask"
 
+MaskDemand = Literal["every", "some", "none"]
+"""Of the defects of one kind: which must have a mask, or something was not unpacked."""
+
 
 @dataclass
 class Found:
@@ -30,18 +33,21 @@ class Found:
         samples: The images.
         orphans: Masks without an image.
         unused: Number of masks of good images.
+        masked: Which defects must have a mask.
         gaps: What is missing, one sentence each.
         notes: What was left out or assumed.
         saturation: As in `SampleTable`.
+        judged_apart: As in `SampleTable`.
     """
 
     samples: list[Sample] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     unused: int = 0
-    every_mask: bool = True
+    masked: MaskDemand = "every"
     gaps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     saturation: dict[str, Mapping[int, Saturation]] = field(default_factory=dict)
+    judged_apart: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class SplitFolders:
@@ -53,7 +59,7 @@ class SplitFolders:
         masks: The folder of the masks below a category.
         inside: The folder that the archive unpacks to, or "".
         needed: The folders that every category must have.
-        every_mask: Whether a defect without a mask means that something was not unpacked.
+        masked: Which defects must have a mask.
     """
 
     name: ClassVar[str]
@@ -69,11 +75,11 @@ class SplitFolders:
     masks: ClassVar[tuple[str, ...]] = (MASKS,)
     inside: ClassVar[str] = ""
     needed: ClassVar[tuple[str, ...]] = ("train", "test")
-    every_mask: ClassVar[bool] = True
+    masked: ClassVar[MaskDemand] = "every"
 
-    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], bool]:
-        """What must be there, `needed` and `every_mask`, of a data set with these categories."""
-        return self.needed, self.every_mask
+    def demands(self, categories: Collection[str]) -> tuple[tuple[str, ...], MaskDemand]:
+        """What must be there, `needed` and `masked`, of a data set with these categories."""
+        return self.needed, self.masked
 
     def mark(self, folder: Path) -> str | None:
         """What tells a category of this data set from those of others, or None."""
@@ -106,7 +112,7 @@ class SplitFolders:
         structure = Lister(problems=lister.problems)
         place = locate(structure, root, self.is_category, inside=self.inside)
         found = Found()
-        needed, found.every_mask = self.demands(place.categories if place is not None else ())
+        needed, found.masked = self.demands(place.categories if place is not None else ())
         for category, folder in place.categories.items() if place is not None else ():
             names = structure.folders(folder)
             have = {name.casefold() for name in names}
@@ -139,6 +145,7 @@ class SplitFolders:
             orphan_masks=found.orphans,
             notes=notes,
             saturation=found.saturation,
+            judged_apart=found.judged_apart,
         )
 
     def read_category(
@@ -180,8 +187,10 @@ class SplitFolders:
                     Sample(p, category, split, 1, kind, attached.get(_key(p, base), ()))
                     for p in paths
                 ]
-                if split == "test" and found.every_mask:
-                    bare = [p for p in paths if _key(p, base) not in attached]
+                if split != "test" or found.masked == "none":
+                    continue
+                bare = [p for p in paths if _key(p, base) not in attached]
+                if found.masked == "every" or len(bare) == len(paths):
                     where = "/".join((*self.masks, kind))
                     found.gaps += masks_missing(category, bare, len(paths), where)
         for kind, masks in by_kind.items():

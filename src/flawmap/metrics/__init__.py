@@ -1,7 +1,7 @@
 """Exact metrics on numpy arrays: per image, per pixel and per region."""
 
 from flawmap.metrics.decided import DecidedPixels
-from flawmap.metrics.edges import EdgeScores, edges
+from flawmap.metrics.edges import EdgeScores, edge_pixels
 from flawmap.metrics.masks import crop_mask_nearest, label_regions, resize_mask_nearest
 from flawmap.metrics.pixel import (
     PixelMetrics,
@@ -35,7 +35,7 @@ __all__ = [
     "average_precision",
     "confusion",
     "crop_mask_nearest",
-    "edges",
+    "edge_pixels",
     "f1_max",
     "label_regions",
     "pixel_ap",

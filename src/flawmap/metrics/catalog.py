@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from types import MappingProxyType
 
 from flawmap.errors import ConfigError, unknown_name
@@ -18,6 +17,12 @@ ORIGINAL = "_original"
 
 CROP = "_crop"
 """Ends the name of a pixel metric over the centre crop alone that the network sees."""
+
+BY_KIND = "_by_kind"
+"""Ends the name of the mean over the kinds of defects that a data set judges apart."""
+
+KINDS = ("logical", "structural")
+"""The kinds that have metrics of their own, such as `image_auroc_logical`."""
 
 HEADLINE = (
     "image_auroc",
@@ -49,6 +54,8 @@ class MetricInfo:
             exist too.
         about: What it is, in one line.
         official_for: Data sets whose official metric it is, always at original size.
+        in_place_of: The metric whose place it takes there. Pixel metrics need no such word: a data
+            set with official ones of its own has no others.
     """
 
     name: str
@@ -59,29 +66,80 @@ class MetricInfo:
     original_size: bool
     about: str
     official_for: tuple[str, ...] = ()
+    in_place_of: str = ""
 
     def is_official(self, data_format: str = "") -> bool:
         """Whether it may stand unmarked in a table of this data.
 
         Args:
             data_format: The name of the data's reader, such as "mvtec-ad-2"; hyphens and case do
-                not matter. "" for data of unknown kind.
+                not matter. "" for data of unknown kind. Of data sets that were joined, such as
+                "mvtec-loco+mvtec", it must be official for each.
         """
-        if self.official:
-            # A data set with official pixel metrics of its own has no others.
-            return not (self.per_pixel and _plain(data_format) in _own_pixel_metrics())
-        # One with a second form at original size is the form at 256 x 256, which is no data set's.
-        return not self.original_size and _plain(data_format) in map(_plain, self.official_for)
+        return not self.footnote([data_format])
 
-    def footnote(self) -> str:
-        """What a table says below it of a metric that is not official."""
+    def footnote(self, data_formats: Iterable[str] = ("",)) -> str:
+        """What a table says below it of this metric, or "" where it is official for all data.
+
+        Args:
+            data_formats: As for `is_official`, of all data in the table.
+        """
+        formats = [name for joined in data_formats for name in joined.split("+")]
         if self.official:
-            return f"not the official metric of this data set: {self.about}"
+            displaced = dict.fromkeys(filter(None, map(self._displaced_in, formats)))
+            if not displaced:
+                return ""
+            return f"not the official metric of {' and '.join(displaced)}: {self.about}"
+        # One with a second form at original size is the form at 256 x 256, which is no data set's.
+        own = () if self.original_size else tuple(map(_plain, self.official_for))
+        if all(_plain(name) in own for name in formats):
+            return ""
         text = f"not the official metric: {self.about}"
         if self.official_for:
             size = " at original size" if self.original_size else ""
             text += f" (official{size} for {', '.join(self.official_for)} only)"
         return text
+
+    def _displaced_in(self, data_format: str) -> str:
+        """The title of the data set if another metric is official for it in place of this one."""
+        for metric in CATALOG.values():
+            if metric.in_place_of == self.name or (metric.per_pixel and self.per_pixel):
+                for title in metric.official_for:
+                    if _plain(title) == _plain(data_format):
+                        return title
+        return ""
+
+
+def _apart(
+    name: str, title: str, short: str, *, per_pixel: bool, about: str
+) -> tuple[MetricInfo, ...]:
+    """A metric whose official form for MVTec LOCO judges the kinds of defects apart."""
+    official_for = ("MVTec LOCO",)
+    mean = MetricInfo(
+        name + BY_KIND,
+        f"{title}, by kind",
+        f"{short} by kind",
+        official=False,
+        per_pixel=per_pixel,
+        original_size=False,
+        about=f"mean of the kinds of defects, each judged apart with all good images: {about}",
+        official_for=official_for,
+        in_place_of=name,
+    )
+    kinds = (
+        MetricInfo(
+            f"{name}_{kind}",
+            f"{title}, {kind}",
+            f"{short} {kind}",
+            official=False,
+            per_pixel=per_pixel,
+            original_size=False,
+            about=f"{kind} defects and all good images alone: {about}",
+            official_for=official_for,
+        )
+        for kind in KINDS
+    )
+    return (mean, *kinds)
 
 
 CATALOG: Mapping[str, MetricInfo] = MappingProxyType(
@@ -223,9 +281,22 @@ CATALOG: Mapping[str, MetricInfo] = MappingProxyType(
                 official=False,
                 per_pixel=True,
                 original_size=False,
-                about="each mask file one region that may saturate, up to an FPR of 0.05, "
-                "at original size",
-                official_for=("MVTec LOCO",),
+                about="all kinds of defects together; each mask file one region that may "
+                "saturate, up to an FPR of 0.05, at original size",
+            ),
+            *_apart(
+                "spro_0.05",
+                "Saturated PRO to 0.05",
+                "sPRO.05",
+                per_pixel=True,
+                about="saturated PRO up to an FPR of 0.05",
+            ),
+            *_apart(
+                "image_auroc",
+                "Image AUROC",
+                "I-AUROC",
+                per_pixel=False,
+                about="image AUROC",
             ),
             MetricInfo(
                 "sample_auroc",
@@ -343,16 +414,8 @@ def marks(metrics: Iterable[str], data_format: str = "") -> dict[str, str]:
     Raises:
         ConfigError: A name is unknown.
     """
-    known = [info(name) for name in metrics]
-    return {m.name: m.footnote() for m in known if not m.is_official(data_format)}
-
-
-@lru_cache(maxsize=1)
-def _own_pixel_metrics() -> frozenset[str]:
-    """The data sets that name official pixel metrics of their own."""
-    return frozenset(
-        _plain(name) for m in CATALOG.values() if m.per_pixel for name in m.official_for
-    )
+    notes = {name: info(name).footnote([data_format]) for name in metrics}
+    return {name: note for name, note in notes.items() if note}
 
 
 def _plain(data_format: str) -> str:

@@ -63,7 +63,7 @@ class EdgeScores:
             self._rest.add(scores, None)
             return
         is_defect = check_mask(mask, scores.shape)
-        edge = edges(is_defect)
+        edge = edge_pixels(is_defect)
         for part, collector in ((edge, self._edge), (~edge, self._rest)):
             if part.any():
                 # The AP of pixels does not depend on where they lie.
@@ -74,7 +74,7 @@ class EdgeScores:
         return self._edge.compute().pixel_ap, self._rest.compute().pixel_ap
 
 
-def edges(mask: BoolArray, reach: int = EDGE) -> BoolArray:
+def edge_pixels(mask: BoolArray, reach: int = EDGE) -> BoolArray:
     """Pixels within reach of a border between defect and normal pixels.
 
     Args:
@@ -85,7 +85,7 @@ def edges(mask: BoolArray, reach: int = EDGE) -> BoolArray:
         (H, W) bool: up to `reach` px of the defect, and as many around it.
 
     Example:
-        >>> edges(np.array([[0, 0, 0, 1, 1, 1]], dtype=bool), 1).astype(int)
+        >>> edge_pixels(np.array([[0, 0, 0, 1, 1, 1]], dtype=bool), 1).astype(int)
         array([[0, 0, 1, 1, 0, 0]])
     """
     outer = ndimage.binary_dilation(mask, _SQUARE, iterations=reach)

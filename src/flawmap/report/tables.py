@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from flawmap.evaluation import CategoryResult, Evaluation
+from flawmap.evaluation import APART, SPRO, CategoryResult, Evaluation
 from flawmap.metrics.catalog import ALWAYS, HEADLINE, MARK, ORIGINAL, info
 from flawmap.report.head import Tally, limit_words
 from flawmap.report.text import esc, name, number, percent
@@ -52,12 +52,19 @@ def why_undefined(metric: str, counts: Mapping[str, int], has_threshold: bool) -
         return "no good images in the test"
     if metric == "sample_auroc":
         return "no images are known to show one part, or no part is good or no part a defect"
+    if metric in APART["image_auroc"]:
+        return "the data set judges no kinds of defects apart, or one of them is not in the test"
     if not info(metric).per_pixel:
         return "cannot be computed from these images"
     if not counts["defects_with_mask"]:
         return "no defect has a mask"
-    if metric == "spro_0.05":
+    if metric == SPRO:
         return "the data set defines no saturation, or the masks mark no px or every one"
+    if metric in APART[SPRO]:
+        return (
+            "the data set defines no saturation or judges no kinds of defects apart, or one of "
+            "them is not in the test"
+        )
     return "the masks mark no px, or leave none unmarked"
 
 
@@ -65,8 +72,10 @@ def metrics_table(evaluation: Evaluation) -> str:
     """The seven metrics per category and their mean, pixel metrics at both sizes, in percent."""
     reasons = Reasons()
     columns = (*HEADLINE, *_FULL)
+    footnotes = evaluation.not_official
     heads = "".join(
-        f'<th scope="col" class="n{_edge(metric)}">{_TITLES[metric.removesuffix(ORIGINAL)]}</th>'
+        f'<th scope="col" class="n{_edge(metric)}">{_TITLES[metric.removesuffix(ORIGINAL)]}'
+        f"{_mark(metric, footnotes)}</th>"
         for metric in columns
     )
     body = _body(evaluation, columns, reasons)
@@ -87,6 +96,7 @@ def metrics_table(evaluation: Evaluation) -> str:
             if len(evaluation.categories) > 1
             else "</p>"
         )
+        + _not_official(columns, footnotes)
         + reasons.html()
     )
 
@@ -116,10 +126,6 @@ def optional_table(evaluation: Evaluation) -> str:
         for metric in evaluation.optional
     )
     body = _body(evaluation, evaluation.optional, reasons)
-    notes = "".join(
-        f"<li>{MARK} {esc(info(metric).title)}: {esc(text)}</li>"
-        for metric, text in footnotes.items()
-    )
     return (
         "<h3>Further metrics</h3>"
         + _scroll(
@@ -127,9 +133,19 @@ def optional_table(evaluation: Evaluation) -> str:
             f'<thead><tr><th scope="col">category</th>{heads}</tr></thead>{body}',
             narrow=True,
         )
-        + (f'<ul class="reasons" aria-label="Not the official metric">{notes}</ul>' * bool(notes))
+        + _not_official(evaluation.optional, footnotes)
         + reasons.html()
     )
+
+
+def _not_official(metrics: Sequence[str], footnotes: Mapping[str, str]) -> str:
+    """The footnotes of a table with these metrics; "" where all are official."""
+    notes = "".join(
+        f"<li>{MARK} {esc(info(metric).title)}: {esc(footnotes[metric])}</li>"
+        for metric in metrics
+        if metric in footnotes
+    )
+    return f'<ul class="reasons" aria-label="Not the official metric">{notes}</ul>' * bool(notes)
 
 
 def _mark(metric: str, footnotes: Mapping[str, str]) -> str:
