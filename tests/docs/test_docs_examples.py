@@ -166,7 +166,7 @@ def test_the_page_of_a_command_names_every_option(
 def test_a_method_s_page_names_every_option_with_its_default(method: str) -> None:
     text = (ROOT / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
     own = [o for o in method_options(method) if o["name"].startswith("method.")]
-    assert re.findall(r"^\| `(method\.\w+)`", text, re.M) == [o["name"] for o in own]
+    assert re.findall(r"^\| `(method\.[\w.]+)`", text, re.M) == [o["name"] for o in own]
     for option in own:
         cell = re.search(rf"^\| `{option['name']}` \| ([^|]*)\|", text, re.M)
         assert cell is not None
