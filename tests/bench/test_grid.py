@@ -92,6 +92,7 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
         ({"data": {}}, "at least 1 item"),
         ({"options": {"x": {"seed": 3}}}, "use 'seeds' of the grid"),
         ({"options": {"x": {"separate": True}}}, "use 'settings' of the grid"),
+        ({"options": {"x": {"training.device": "cpu"}}}, "use --device"),
         (
             {
                 "methods": [{"method": "patchcore", "options": {"data.size": 64}}],
@@ -100,6 +101,7 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
             "name the same thing",
         ),
         ({"options": {"x": {}, "y": {"scoring.sigma": 6.0}}}, "are the same: 'patchcore, x'"),
+        ({"options": {"x": {}, "y": {"training.threads": 3}}}, "leave one of them out"),
     ],
 )
 def test_what_is_wrong_is_named(rings: Path, change: dict[str, object], words: str) -> None:

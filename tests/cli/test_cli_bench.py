@@ -133,6 +133,10 @@ def test_tables_in_every_form(
         (["bench", "--category", "x"], "--category needs --data"),
         (["bench", "--data", "a=x", "--data", "a=y"], "two data sets are called 'a'"),
         (["bench", "--data", "x", "--set", "a=1"], "--encoder and --set need --method"),
+        (
+            ["bench", "--data", "x", "--method", "patchcore", "--set", "training.device=cpu"],
+            "use --device",
+        ),
         (["bench", "table", "none.sqlite"], "the results file does not exist"),
         (["bench", "tabel", "none.sqlite"], "table"),
     ],

@@ -40,13 +40,14 @@ UNKEYED = frozenset(
 """Options that change how fast a figure comes, not the figure."""
 
 _OWN = {
-    "seed": "seeds",
-    "separate": "settings",
-    "method": "methods",
-    "method.name": "methods",
-    "encoder.name": "encoder",
+    "seed": "'seeds' of the grid",
+    "separate": "'settings' of the grid",
+    "method": "'methods' of the grid",
+    "method.name": "'methods' of the grid",
+    "encoder.name": "'encoder' of the grid",
+    "training.device": "--device, which holds for all cells of a run",
 }
-"""Options that a grid has words of its own for."""
+"""Options that are no option of a method here, and what stands in their place."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -287,7 +288,8 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                     f"two lines of the grid are the same: '{other.label}' and '{label}'",
                     where="methods and options",
                     expected="options that differ",
-                    hint="a method's own options win over the grid's: name them in one place",
+                    hint="leave one of them out; options that change only how fast a figure comes, "
+                    "such as training.cache, make no other line",
                 )
     return list(cells.values())
 
@@ -355,7 +357,7 @@ def _config(
                 raise ConfigError(
                     f"'{name}' cannot be an option of a grid",
                     where=name,
-                    hint=f"use '{_OWN[name]}' of the grid",
+                    hint=f"use {_OWN[name]}",
                 )
         if doubled := sorted(set(options) & set(entry.options)):
             raise ConfigError(
