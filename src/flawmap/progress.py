@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
 _PLAIN_SECONDS = 5.0
 
@@ -145,9 +145,10 @@ class Live:
             # Standard output belongs to results, also while a bar is shown.
             redirect_stdout=False,
         )
+        clockless = tuple(c for c in bars.columns if not isinstance(c, TimeRemainingColumn))
         with bars:
             task = bars.add_task(name, total=total, completed=start, values="")
-            yield _LiveTask(bars, task, start)
+            yield _LiveTask(bars, clockless, task, start)
 
     def note(self, text: str) -> None:
         from rich.console import Console
@@ -156,8 +157,14 @@ class Live:
 
 
 class _LiveTask:
-    def __init__(self, bars: RichProgress, task: TaskID, start: int) -> None:
-        self.bars, self.id, self.start = bars, task, start
+    def __init__(
+        self,
+        bars: RichProgress,
+        clockless: tuple[str | ProgressColumn, ...],
+        task: TaskID,
+        start: int,
+    ) -> None:
+        self.bars, self.clockless, self.id, self.start = bars, clockless, task, start
         self.began = time.monotonic()
 
     def update(
@@ -172,8 +179,10 @@ class _LiveTask:
         parts = [f"{name} {_format(value)}" for name, value in values.items()]
         if seconds_left is None:
             parts.append(f"{rate:.1f}/s")
-        elif math.isfinite(seconds_left):
-            parts.append(f"about {clock(seconds_left)} left")
+        else:
+            self.bars.columns = self.clockless
+            if math.isfinite(seconds_left):
+                parts.append(f"about {clock(seconds_left)} left")
         self.bars.update(self.id, completed=done, total=total, values=" ".join(parts))
 
 

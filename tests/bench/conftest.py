@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flawmap.bench.grid import setting_of
 from flawmap.bench.store import StoredCell
 
 Make = Callable[..., StoredCell]
@@ -21,10 +22,11 @@ def stored() -> Make:
         figures: Mapping[str, Mapping[str, float | None]],
         *,
         data: str = "parts",
-        setting: str = "unified",
+        setting: str | None = None,
         seed: int = 0,
         **other: Any,
     ) -> StoredCell:
+        setting = setting or setting_of(tuple(figures))
         known: dict[str, Any] = {
             "key": f"{label}-{data}-{setting}-{seed}-{'-'.join(figures)}",
             "method": label,

@@ -34,15 +34,43 @@ def test_a_grid_is_the_product_of_its_parts(two_products: Path) -> None:
     assert {c.config.encoder.name for c in cells} == {"lite0"}
 
 
-def test_one_category_is_fitted_once_for_both_settings(rings: Path) -> None:
-    grid = make_grid(
-        {
-            "data": {"rings": str(rings)},
-            "methods": "patchcore",
-            "settings": ["unified", "separate"],
-        }
-    )
-    assert [(c.setting, c.categories) for c in cells_of(grid)] == [("unified", ("rings",))]
+def test_one_category_is_one_model_whatever_the_settings(rings: Path) -> None:
+    keys = set()
+    for settings in (["unified", "separate"], ["separate", "unified"], ["unified"], ["separate"]):
+        tree = {"data": {"rings": str(rings)}, "methods": "patchcore", "settings": settings}
+        (cell,) = cells_of(make_grid(tree))
+        assert (cell.setting, cell.categories) == ("separate", ("rings",))
+        keys.add(cell.key)
+    assert len(keys) == 1
+
+
+def test_the_version_of_the_data_is_the_same_for_every_split(tmp_path: Path) -> None:
+    good, cracks = tmp_path / "MT_Free" / "Imgs", tmp_path / "MT_Crack" / "Imgs"
+    for folder in (good, cracks):
+        folder.mkdir(parents=True)
+        for i in range(10):
+            (folder / f"{i}.jpg").touch()
+            (folder / f"{i}.png").touch()
+    tree = {"data": {"tiles": str(tmp_path)}, "methods": "patchcore", "seeds": [1, 2]}
+    one, two = cells_of(make_grid(tree))
+    assert one.fingerprint != two.fingerprint
+    assert one.data_versions == two.data_versions
+    assert set(one.data_versions) == {"magnetic_tile"}
+    (good / "7.jpg").write_bytes(b"another")
+    for old, new in zip((one, two), cells_of(make_grid(tree)), strict=True):
+        assert new.data_versions != old.data_versions
+
+
+def test_the_version_of_a_category_does_not_depend_on_the_others(two_products: Path) -> None:
+    def versions(**more: object) -> dict[str, str]:
+        tree = {"data": {"two": {"path": str(two_products), **more}}, "methods": "patchcore"}
+        (cell,) = cells_of(make_grid(tree))
+        return dict(cell.data_versions)
+
+    both = versions()
+    assert set(both) == {"bolt", "nut"}
+    assert both["bolt"] != both["nut"]
+    assert versions(categories=["nut"]) == {"nut": both["nut"]}
 
 
 def test_the_key_is_what_decides_figures(rings: Path) -> None:
@@ -92,6 +120,7 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
         ({"data": {}}, "at least 1 item"),
         ({"options": {"x": {"seed": 3}}}, "use 'seeds' of the grid"),
         ({"options": {"x": {"separate": True}}}, "use 'settings' of the grid"),
+        ({"options": {"x": {"training.device": "cpu"}}}, "use --device"),
         (
             {
                 "methods": [{"method": "patchcore", "options": {"data.size": 64}}],
@@ -100,6 +129,7 @@ def test_a_file_starts_relative_paths_at_its_own_folder(rings: Path, tmp_path: P
             "name the same thing",
         ),
         ({"options": {"x": {}, "y": {"scoring.sigma": 6.0}}}, "are the same: 'patchcore, x'"),
+        ({"options": {"x": {}, "y": {"training.threads": 3}}}, "leave one of them out"),
     ],
 )
 def test_what_is_wrong_is_named(rings: Path, change: dict[str, object], words: str) -> None:

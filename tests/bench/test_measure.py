@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_environment_names_what_decides_figures() -> None:
 @pytest.mark.slow
 def test_a_cell_is_fitted_measured_and_stored(two_products: Path, tmp_path: Path) -> None:
     options = {"data.size": 64, "training.precision": "float32", "training.iterations": 2}
-    tree = {
+    tree: dict[str, Any] = {
         "data": {"two": str(two_products)},
         "methods": [
             {"method": "patchcore", "options": options},
@@ -44,9 +45,17 @@ def test_a_cell_is_fitted_measured_and_stored(two_products: Path, tmp_path: Path
         "metrics": ["pro_per_image"],
     }
     with Store(tmp_path / "r.sqlite", create=True) as store:
-        summary = run_cells(cells_of(make_grid(tree)), store)
+        summary = run_cells(cells_of(make_grid(tree)), store, keep_models=True)
         assert summary.failed == []
         patchcore, dinomaly = store.cells()
+        # A further metric is measured from the bundle that was kept.
+        more = {**tree, "methods": tree["methods"][:1], "metrics": ["segf1"]}
+        assert run_cells(cells_of(make_grid(more)), store).failed == []
+        (scored,) = (c for c in store.cells() if c.key not in (patchcore.key, dinomaly.key))
+    assert "fit_seconds" not in scored.cost
+    assert scored.cost["images_per_second"] > 0
+    assert scored.figures["nut"]["image_auroc"] == patchcore.figures["nut"]["image_auroc"]
+    assert 0 < scored.figures["bolt"]["segf1"] <= 1
     assert set(patchcore.figures) == {"bolt", "nut"}
     assert patchcore.figures["bolt"]["image_auroc"] == 1.0
     assert 0 < patchcore.figures["nut"]["pro_per_image"] <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -18,10 +19,12 @@ import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
-from flawmap.bench.runner import run_cells, work_folder
+from flawmap.bench.runner import run_cells
 from flawmap.bench.store import Outcome, Store
+from flawmap.bench.work import forget_unfinished, work_folder
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock
+from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
 
 SCRIPT = """
@@ -50,12 +53,14 @@ if stage == "fit":
     (folder / "model.flawmap").write_text("model")
     result = {"fit_seconds": 1.0}
 else:
+    (folder / job.get("bundle", "model.flawmap")).read_text()
+    asked = dict.fromkeys(job["metrics"], 0.25)
     result = {
         "cost": {"images_per_second": 3.0},
-        "figures": {"rings": {"image_auroc": 0.5 + seed / 10}},
+        "figures": {"rings": {"image_auroc": 0.5 + seed / 10, **asked}},
         "counts": {"rings": {"good": 4, "defect": 4}},
         "scores": [["rings", "a.png", 1, "stain", 0.5]],
-        "environment": {"threads": os.environ.get("OMP_NUM_THREADS")},
+        "environment": {"threads": os.environ.get("OMP_NUM_THREADS"), "jobs": job["jobs"]},
     }
 (folder / f"{stage}.json").write_text(json.dumps(result))
 """
@@ -77,6 +82,18 @@ class Stage:
     def plan(self, plan: dict[str, str]) -> None:
         self.patch.setenv("PLAN", json.dumps(plan))
 
+    def interrupt_at(self, call: str) -> threading.Thread:
+        """Presses Ctrl-C once the stand-in is called so, which had better be slow."""
+
+        def interrupt() -> None:
+            while call not in (self.log.read_text() if self.log.exists() else ""):
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        return thread
+
     def calls(self) -> list[str]:
         found = self.log.read_text().split() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
@@ -88,10 +105,24 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path, monkeypatch)
 
 
+class Notes(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def cells_for(data: Path, **more: object) -> list[Cell]:
+    tree = {"data": {"rings": str(data)}, "methods": ["patchcore"], "seeds": [0, 1, 2]}
+    return cells_of(make_grid({**tree, **more}))
+
+
 @pytest.fixture
 def cells(rings: Path) -> list[Cell]:
-    tree = {"data": {"rings": str(rings)}, "methods": ["patchcore"], "seeds": [0, 1, 2]}
-    return cells_of(make_grid(tree))
+    return cells_for(rings)
 
 
 @pytest.fixture
@@ -152,12 +183,80 @@ def test_an_option_added_since_does_not_make_another_cell(
         summary = run_cells(cells, store)
         assert (summary.before, summary.done) == (1, 2)
         assert stage.calls() == ["fit-1", "score-1", "fit-2", "score-2"]
-        assert store.scores(cells[0].key) == [("rings", "a", 1, "d", 0.5)]
-        (kept,) = (c for c in store.cells() if c.key == cells[0].key)
+        kept = next(c for c in store.cells() if c.key == before[0].key)
         assert kept.figures["rings"]["image_auroc"] == 0.9
-        # It is known by its new name from now on.
+        # Its options are those of the others from now on, so that it stands in their line.
+        assert kept.config["scoring"]["min_area"] == cells[0].config.scoring.min_area
         assert run_cells(cells, store).before == 3
         assert len(store.cells()) == 5
+
+
+def test_what_an_earlier_version_stored_as_unified_is_found(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    old = dataclasses.replace(cells[0], setting="unified", label="old name", data_versions={})
+    assert old.key != cells[0].key
+    with Store(path, create=True) as store:
+        store.claim(old, "it")
+        store.finish(old.key, "it", Outcome({"rings": {"image_auroc": 0.9}}, [], {}, {"jobs": 1}))
+        assert run_cells(cells[:1], store).before == 1
+        (kept,) = store.cells()
+    assert stage.calls() == []
+    assert (kept.setting, kept.label, kept.key) == ("separate", "patchcore", old.key)
+    # What the data is beside the seed's split is known since the grid has listed it.
+    assert kept.environment == {"jobs": 1, "data_versions": cells[0].data_versions}
+
+
+def test_metrics_that_were_measured_are_not_measured_again(
+    stage: Stage, rings: Path, path: Path
+) -> None:
+    def cells(*metrics: str) -> list[Cell]:
+        return cells_for(rings, seeds=[0], metrics=list(metrics))
+
+    with Store(path, create=True) as store:
+        notes = Notes()
+        assert run_cells(cells("segf1"), store, progress=notes).done == 1
+        assert run_cells(cells(), store, progress=notes).before == 1
+        assert run_cells(cells("aupro"), store, progress=notes).done == 1
+        assert stage.calls() == ["fit-0", "score-0"] * 2
+        said = "1 models were measured without aupro: 0 are scored again, 1 are fitted again"
+        assert [said in text for text in notes.texts] == [False, True]
+        # Together they have all of it.
+        assert run_cells(cells("aupro", "segf1"), store).before == 1
+        assert stage.calls() == []
+        assert len(store.cells()) == 2
+
+
+def test_a_kept_bundle_is_scored_for_further_metrics(stage: Stage, rings: Path, path: Path) -> None:
+    first = cells_for(rings, seeds=[0])
+    more = cells_for(rings, seeds=[0], metrics=["segf1"])
+    with Store(path, create=True) as store:
+        run_cells(first, store, keep_models=True)
+        stage.calls()
+        notes = Notes()
+        assert run_cells(more, store, keep_models=True, progress=notes).done == 1
+        assert stage.calls() == ["score-0"]
+        assert any("1 are scored again, 0 are fitted again" in text for text in notes.texts)
+        old, new = store.cells()
+    assert old.cost == {"fit_seconds": 1.0, "images_per_second": 3.0}
+    assert new.cost == {"images_per_second": 3.0}
+    assert new.figures["rings"]["segf1"] == 0.25
+    # One bundle of one model.
+    assert [folder.name for folder in work_folder(path).iterdir()] == [first[0].key]
+
+
+def test_a_bundle_that_could_not_be_scored_is_made_again_on_retry(
+    stage: Stage, rings: Path, path: Path
+) -> None:
+    with Store(path, create=True) as store:
+        run_cells(cells_for(rings, seeds=[0]), store, keep_models=True)
+        stage.plan({"score-0": "error"})
+        more = cells_for(rings, seeds=[0], metrics=["segf1"])
+        assert len(run_cells(more, store).failed) == 1
+        stage.calls()
+        stage.plan({})
+        assert run_cells(more, store, retry=True).done == 1
+        assert stage.calls() == ["fit-0", "score-0"]
 
 
 @pytest.mark.parametrize(
@@ -197,15 +296,8 @@ def test_ctrl_c_stops_politely_and_the_same_call_goes_on(
     stage: Stage, cells: list[Cell], path: Path
 ) -> None:
     stage.plan({"score-1": "slow"})
-
-    def interrupt() -> None:
-        while "score-1" not in (stage.log.read_text() if stage.log.exists() else ""):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
     with Store(path, create=True) as store:
-        thread.start()
+        thread = stage.interrupt_at("score-1")
         with pytest.raises(Interrupted, match="stopped after 1 of 3 cells"):
             run_cells(cells, store)
         thread.join()
@@ -214,6 +306,47 @@ def test_ctrl_c_stops_politely_and_the_same_call_goes_on(
         stage.plan({})
         assert run_cells(cells, store).done == 2
         assert stage.calls() == ["score-1", "fit-2", "score-2"]
+
+
+def test_a_retry_leaves_alone_what_had_only_been_stopped(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    stage.plan({"score-0": "error", "score-1": "slow"})
+    with Store(path, create=True) as store:
+        thread = stage.interrupt_at("score-1")
+        with pytest.raises(Interrupted):
+            run_cells(cells[:2], store)
+        thread.join()
+        stage.calls()
+        stage.plan({})
+        assert run_cells(cells[:2], store, retry=True).done == 2
+        assert stage.calls() == ["fit-0", "score-0", "score-1"]
+
+
+def test_a_stopped_cell_goes_on_with_other_jobs_but_not_on_another_device(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    def stop_in_scoring(device: str) -> list[str]:
+        stage.plan({"score-0": "slow"})
+        thread = stage.interrupt_at("score-0")
+        with pytest.raises(Interrupted):
+            run_cells(cells[:1], store, jobs=2, device=device, progress=notes)
+        thread.join()
+        stage.plan({})
+        return stage.calls()
+
+    notes = Notes()
+    with Store(path, create=True) as store:
+        stop_in_scoring("auto")
+        # On another device it begins anew, and says so.
+        assert stop_in_scoring("cpu") == ["fit-0", "score-0"]
+        (said,) = [text for text in notes.texts if "begins anew" in text]
+        assert "seed 0 begins anew: what was left of it had another config.training.device" in said
+        assert run_cells(cells[:1], store, jobs=1, device="cpu", progress=notes).done == 1
+        assert stage.calls() == ["score-0"]
+        # Its fit may have shared the machine.
+        assert store.cells()[0].environment["jobs"] == 2
+    assert len([text for text in notes.texts if "begins anew" in text]) == 1
 
 
 def test_a_cell_that_its_last_run_could_not_write_down_is_only_written_down(
@@ -282,11 +415,21 @@ def test_what_a_killed_run_had_claimed_is_taken_up_later(
         assert stage.calls()[-2:] == ["fit-0", "score-0"]
 
 
-def test_models_are_kept_when_asked_for(stage: Stage, cells: list[Cell], path: Path) -> None:
+def test_models_are_kept_when_asked_for_and_not_forgotten(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    stage.plan({"fit-1": "crash"})
     with Store(path, create=True) as store:
-        run_cells(cells[:1], store, keep_models=True)
-    kept = work_folder(path) / cells[0].key
+        run_cells(cells[:2], store, keep_models=True)
+        kept, failed = (work_folder(path) / cell.key for cell in cells[:2])
+        assert failed.is_dir()
+        store.forget_failed()
+        forget_unfinished(store)
+        assert list(work_folder(path).iterdir()) == [kept]
     assert (kept / "model.flawmap").read_text() == "model"
+    about = json.loads((kept / "cell.json").read_text())
+    assert about["cell"] == "patchcore on rings/rings, separate, seed 0"
+    assert about["config"]["method"]["name"] == "patchcore"
 
 
 def test_the_command_of_a_stage_can_be_run() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import threading
 from pathlib import Path
@@ -116,6 +117,19 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(BenchError, match="upgrade flawmap"):
         Store(newer)
+
+
+def test_cells_of_one_category_are_separate_however_they_were_stored(
+    cell: Cell, tmp_path: Path
+) -> None:
+    path, text = tmp_path / "r.sqlite", tmp_path / "r.json"
+    old = dataclasses.replace(cell, setting="unified")
+    with Store(path, create=True) as store:
+        store.claim(old, "me")
+        store.finish(old.key, "me", OUTCOME)
+    assert [c.setting for c in read_cells(path)] == ["separate"]
+    write_cells([dataclasses.replace(read_cells(path)[0], setting="unified")], text)
+    assert [c.setting for c in read_cells(text)] == ["separate"]
 
 
 def test_failed_cells_can_be_forgotten_and_lose_their_logs_in_an_export(

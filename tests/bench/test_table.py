@@ -113,13 +113,11 @@ def test_lines_of_other_seeds_are_not_compared(stored: Make) -> None:
 
 def test_unified_models_of_other_categories_are_other_lines(stored: Make) -> None:
     cells = [
-        stored("a", {"x": {"image_auroc": 0.5}}, cost={"fit_seconds": 100.0}),
-        stored(
-            "a", {"x": {"image_auroc": 0.8}, "y": {"image_auroc": 0.6}}, cost={"fit_seconds": 300.0}
-        ),
+        stored("a", {c: {"image_auroc": 0.5} for c in "xy"}, cost={"fit_seconds": 100.0}),
+        stored("a", {c: {"image_auroc": 0.7} for c in "xyz"}, cost={"fit_seconds": 300.0}),
     ]
     few, all_of_them = make_table(cells, columns=COLUMNS).lines
-    assert (few.label, all_of_them.label) == ("a (1 categories)", "a (2 categories)")
+    assert (few.label, all_of_them.label) == ("a (2 categories)", "a (3 categories)")
     assert not few.complete
     assert few.values["image_auroc"].mean == 0.5
     assert all_of_them.values["fit_seconds"].mean == 300.0
@@ -134,6 +132,91 @@ def test_cells_of_changed_data_are_left_out_of_every_line(stored: Make) -> None:
     table = make_table(cells, columns=COLUMNS)
     assert [(n.label, n.values["image_auroc"].mean) for n in table.lines] == [("b", 0.7)]
     assert any("2 cells are left out" in note for note in table.notes)
+
+
+def versioned(version: str, *categories: str) -> dict[str, object]:
+    return {"data_versions": dict.fromkeys(categories, version)}
+
+
+def test_cells_of_changed_data_are_left_out_of_every_seed(stored: Make) -> None:
+    # Each seed has a split of its own, and so a fingerprint.
+    old = [
+        stored(
+            "a",
+            {"x": {"image_auroc": 0.5}},
+            seed=seed,
+            fingerprint=f"old {seed}",
+            environment=versioned("old", "x"),
+        )
+        for seed in (0, 1, 2)
+    ]
+    new = stored(
+        "a",
+        {"x": {"image_auroc": 0.9}},
+        fingerprint="new 0",
+        environment=versioned("new", "x"),
+        key="new",
+    )
+    table = make_table([*old, new], columns=COLUMNS)
+    (line,) = table.lines
+    assert (line.seeds, line.values["image_auroc"].mean) == ((0,), 0.9)
+    assert any("3 cells are left out" in note for note in table.notes)
+
+
+def test_a_unified_model_is_left_out_if_one_of_its_categories_has_changed(stored: Make) -> None:
+    def separate(label: str, category: str, version: str) -> StoredCell:
+        figures = {category: {"image_auroc": 0.8}}
+        print_of = f"{category} {version}"
+        environment = versioned(version, category)
+        return stored(label, figures, fingerprint=print_of, environment=environment, key=print_of)
+
+    both = stored(
+        "b", {c: {"image_auroc": 0.9} for c in "xy"}, environment=versioned("old", "x", "y")
+    )
+    cells = [separate("a", "x", "old"), separate("a", "y", "old"), both]
+    assert [line.label for line in make_table(cells, columns=COLUMNS).lines] == ["a", "b"]
+    (line,) = make_table([*cells, separate("a", "y", "new")], columns=COLUMNS).lines
+    assert (line.label, line.complete) == ("a", True)
+
+
+def test_figures_of_one_model_that_were_measured_at_two_times_stand_together(stored: Make) -> None:
+    cost = {"fit_seconds": 10.0, "images_per_second": 5.0}
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.8, "aupro": 0.6}}, key="1", cost=cost),
+        # Scored again from the bundle, on another machine.
+        stored(
+            "a",
+            {"x": {"image_auroc": 0.9, "segf1": 0.5, "aupro": None}},
+            key="2",
+            cost={"images_per_second": 7.0},
+            environment={"device": "gpu"},
+        ),
+    ]
+    columns = ("image_auroc", "aupro", "segf1", "fit_seconds", "images_per_second")
+    (line,) = make_table(cells, columns=columns).lines
+    means = {name: value.mean for name, value in line.values.items()}
+    # What was measured twice is as it was the last time, undefined too.
+    assert means == {
+        "image_auroc": 0.9,
+        "segf1": 0.5,
+        "fit_seconds": 10.0,
+        "images_per_second": 7.0,
+    }
+    assert "several devices: 2 cores, gpu" in line.marks
+    assert line.about["device"] == "2 cores; gpu"
+
+
+def test_a_figure_of_some_seeds_alone_says_so_and_is_never_the_best(stored: Make) -> None:
+    cells = [
+        *(stored("a", {"x": {"image_auroc": 0.8, "segf1": 0.4}}, seed=seed) for seed in (0, 1)),
+        *(stored("c", {"x": {"image_auroc": 0.8, "segf1": 0.3}}, seed=seed) for seed in (0, 1)),
+        stored("b", {"x": {"image_auroc": 0.9, "segf1": 0.9}}, seed=0),
+        stored("b", {"x": {"image_auroc": 0.9}}, seed=1),
+    ]
+    a, _, b = make_table(cells, columns=("image_auroc", "segf1")).lines
+    assert b.marks == ("SegF1: over 1 of these 2 seeds",)
+    assert (a.values["segf1"].best, b.values["segf1"].best) == (True, False)
+    assert b.values["image_auroc"].best
 
 
 def test_defects_without_masks_and_several_devices_are_marked(stored: Make) -> None:
@@ -166,8 +249,8 @@ def test_the_best_is_bold_and_equal_as_shown_is_equally_good(stored: Make) -> No
     assert [line.values["image_auroc"].best for line in table.lines] == [True, True, False]
     assert [line.values["fit_seconds"].best for line in table.lines] == [False, True, False]
     text = render(table, "markdown")
-    assert "| parts | unified | b | lite0 | 1 | **90.00** | **3.0** |" in text
-    assert "| parts | unified | c | lite0 | 1 | 80.00 | 5.0 |" in text
+    assert "| parts | separate | b | lite0 | 1 | **90.00** | **3.0** |" in text
+    assert "| parts | separate | c | lite0 | 1 | 80.00 | 5.0 |" in text
 
 
 def test_undefined_figures_are_dashes_and_empty_columns_are_left_out(stored: Make) -> None:
@@ -225,8 +308,24 @@ def test_published_figures_stand_beside_ours_with_their_source(stored: Make) -> 
     assert [line.label for line in without.lines] == ["a"]
 
 
+def test_published_figures_are_those_of_the_same_setting(stored: Make) -> None:
+    bottle = {"bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63}}
+    zipper = {"zipper": {"image_auroc": 0.97, "n_good": 32, "n_defect": 119}}
+
+    def settings(figures: dict[str, dict[str, float]]) -> set[str]:
+        table = make_table([stored("patchcore", figures, data="mvtec")], columns=COLUMNS)
+        return {line.setting for line in table.lines if line.source}
+
+    # A model of one category is none of the published ones over all 15.
+    assert settings(bottle) == {"separate"}
+    assert settings({**bottle, **zipper}) == {"unified"}
+
+
 def test_other_tables_of_the_papers_can_be_named(stored: Make) -> None:
-    figures = {"bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63}}
+    figures = {
+        "bottle": {"image_auroc": 0.99, "n_good": 20, "n_defect": 63},
+        "zipper": {"image_auroc": 0.97, "n_good": 32, "n_defect": 119},
+    }
     cells = [stored("NB", figures, data="mvtec")]
     table = make_table(cells, columns=COLUMNS, published_from=("components",))
     papers = {n.label: n.values["image_auroc"].text for n in table.lines if n.source}
@@ -252,12 +351,21 @@ def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> N
 
 def test_failures_and_shared_machines_are_told(stored: Make) -> None:
     failed = stored(
-        "b", {}, status="failed", error={"message": "out of\n memory"}, categories=("x",)
+        "b",
+        {},
+        setting="separate",
+        status="failed",
+        error={"message": "out of\n memory"},
+        categories=("x",),
     )
     busy = stored("a", {"x": {"image_auroc": 0.5}}, environment={"jobs": 2})
     table = make_table([busy, failed], columns=COLUMNS)
-    assert any("failed: b on parts, unified, seed 0: out of memory" in n for n in table.notes)
+    reason = "failed: b on parts/x, separate, seed 0: out of memory"
+    assert any(reason in note for note in table.notes)
     assert any("while other cells ran" in f for f in table.footnotes)
+    resumed = stored("a", {"x": {"image_auroc": 0.5}}, cost={"fit_resumed": True})
+    (mark,) = make_table([resumed], columns=COLUMNS).footnotes
+    assert "its seconds and its peak memory are those of the last part" in mark
     with pytest.raises(BenchError, match="no cell is finished"):
         make_table([failed])
 
@@ -283,9 +391,10 @@ def test_wrong_names(stored: Make) -> None:
 
 
 def test_every_form_holds_awkward_names(stored: Make) -> None:
+    about = {"device": "2 cores", "commit": "abc", "date": "2026-01-02"}
     cells = [
-        stored("50% & | <b>_x", {"x": {"image_auroc": 0.8123456}}, seed=0),
-        stored("50% & | <b>_x", {"x": {"image_auroc": 0.9}}, seed=1),
+        stored("50% & | <b>_x", {"x": {"image_auroc": value}}, seed=seed, environment=about)
+        for seed, value in enumerate((0.8123456, 0.9))
     ]
     table = make_table(cells, columns=COLUMNS, title="A & B")
     assert r"50\% \& | <b>\_x" in render(table, "latex")
@@ -296,6 +405,7 @@ def test_every_form_holds_awkward_names(stored: Make) -> None:
     (row,) = csv.DictReader(io.StringIO(render(table, "csv")))
     assert row["method"] == "50% & | <b>_x"
     assert float(row["image_auroc"]) == fmean([0.8123456, 0.9])
+    assert (row["device"], row["commit"], row["date"]) == ("2 cores", "abc", "2026-01-02")
     head, rows = aligned(table)
     assert len(head) == len(rows[0])
     assert rows[0][-1] == "85.62 ± 6.20"

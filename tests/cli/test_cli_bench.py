@@ -80,13 +80,28 @@ def test_a_dry_run_runs_nothing(
     base = ["bench", "--data", str(rings), "--method", "patchcore", "--results", results(tmp_path)]
     assert run([*base, "--dry-run"]) == 0
     assert fake_run == []
-    assert "to do    patchcore on rings, unified, seed 0" in capsys.readouterr().out
+    assert "to do    patchcore on rings/rings, separate, seed 0" in capsys.readouterr().out
     assert not Path(results(tmp_path)).exists()
     run([*base, "--quiet"])
     capsys.readouterr()
     assert run([*base, "--dry-run", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)
     assert cell["status"] == "done"
+
+
+def test_a_dry_run_counts_what_a_run_would_do(
+    rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["bench", "--data", f"bad={rings}", "--method", "patchcore", "--seed", "0"]
+    base += ["--results", results(tmp_path)]
+    run([*base, "--quiet"])
+    capsys.readouterr()
+    run([*base, "--seed", "1", "--dry-run"])
+    shown = capsys.readouterr()
+    assert "failed   patchcore" in shown.out
+    assert "2 cells, 1 to do; 1 failed before and are left alone without --retry" in shown.err
+    run([*base, "--seed", "1", "--dry-run", "--retry"])
+    assert "2 cells, 2 to do\n" in capsys.readouterr().err
 
 
 def test_failures_show_in_the_exit_code_and_in_the_list(
@@ -133,6 +148,10 @@ def test_tables_in_every_form(
         (["bench", "--category", "x"], "--category needs --data"),
         (["bench", "--data", "a=x", "--data", "a=y"], "two data sets are called 'a'"),
         (["bench", "--data", "x", "--set", "a=1"], "--encoder and --set need --method"),
+        (
+            ["bench", "--data", "x", "--method", "patchcore", "--set", "training.device=cpu"],
+            "use --device",
+        ),
         (["bench", "table", "none.sqlite"], "the results file does not exist"),
         (["bench", "tabel", "none.sqlite"], "table"),
     ],

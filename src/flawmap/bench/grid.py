@@ -3,7 +3,8 @@
 A cell is one model that is fitted and measured. With the setting "unified" a cell fits all
 categories of a data set in one model; with "separate" there is a cell for each category. A cell is
 known by what decides its figures (the whole configuration, the data's name and fingerprint, the
-categories, the metrics), so the same cell is never run twice, whichever grid asks for it.
+categories, the metrics), so the same cell is never run twice, whichever grid asks for it; `known`
+tells which cells a results file has.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,13 +41,14 @@ UNKEYED = frozenset(
 """Options that change how fast a figure comes, not the figure."""
 
 _OWN = {
-    "seed": "seeds",
-    "separate": "settings",
-    "method": "methods",
-    "method.name": "methods",
-    "encoder.name": "encoder",
+    "seed": "'seeds' of the grid",
+    "separate": "'settings' of the grid",
+    "method": "'methods' of the grid",
+    "method.name": "'methods' of the grid",
+    "encoder.name": "'encoder' of the grid",
+    "training.device": "--device, which holds for all cells of a run",
 }
-"""Options that a grid has words of its own for."""
+"""Options that are no option of a method here, and what stands in their place."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -135,12 +137,13 @@ class Cell:
         format: Its layout, as the tables know it.
         fingerprint: Of the images that the cell sees.
         categories: The products that the model learns.
-        setting: "unified" or "separate".
+        setting: "unified" or "separate"; see `setting_of`.
         label: What the tables call the method with its options.
         config: The whole configuration of the fit.
         metrics: Metrics beyond the seven.
         images: How many images the cell sees; for estimates only.
         reader: The layout that the grid names; None recognises it.
+        data_versions: For each category, what its images are whatever the seed's split.
     """
 
     data: str
@@ -154,6 +157,7 @@ class Cell:
     metrics: tuple[str, ...] = ()
     images: int = 0
     reader: str | None = None
+    data_versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -163,20 +167,46 @@ class Cell:
     @property
     def key(self) -> str:
         """What decides the figures, as 32 hexadecimal digits."""
-        return self.key_with(self.config.model_dump(mode="json"))
-
-    def key_with(self, options: Mapping[str, Any]) -> str:
-        """The key of this cell with another configuration, given as plain values."""
-        tree = deepcopy(dict(options))
-        for name in UNKEYED:
-            tree.get("training", {}).pop(name.removeprefix("training."), None)
-        content = [tree, self.data, self.fingerprint, list(self.categories), self.setting]
+        options = deciding(self.config.model_dump(mode="json"))
+        content = [options, self.data, self.fingerprint, list(self.categories), self.setting]
         text = json.dumps([*content, sorted(self.metrics)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
         name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
         return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+
+
+def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, as plain values, without the options that decide no figure."""
+    tree = deepcopy(dict(options))
+    for name in UNKEYED:
+        tree.get("training", {}).pop(name.removeprefix("training."), None)
+    return tree
+
+
+def dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """A tree of plain values as dotted names with JSON texts.
+
+    Example:
+        >>> dotted({"data": {"size": [64, 64]}, "seed": 0})
+        {'data.size': '[64, 64]', 'seed': '0'}
+    """
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update(dotted(value, f"{above}{key}."))
+        else:
+            found[f"{above}{key}"] = json.dumps(value)
+    return found
+
+
+def setting_of(categories: Sequence[str]) -> Setting:
+    """The setting of a model: one of a single category is separate, whatever it was asked for as.
+
+    So it is one model in every grid, and stands beside published models of one category each.
+    """
+    return "separate" if len(categories) == 1 else "unified"
 
 
 def read_grid(path: Path, *, instead: Mapping[str, Any] | None = None) -> Grid:
@@ -280,6 +310,7 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                 metrics=tuple(grid.metrics),
                 images=part.images,
                 reader=grid.data[part.data].format,
+                data_versions=part.versions,
             )
             other = cells.setdefault(cell.key, cell)
             if other.label != label:
@@ -287,7 +318,8 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                     f"two lines of the grid are the same: '{other.label}' and '{label}'",
                     where="methods and options",
                     expected="options that differ",
-                    hint="a method's own options win over the grid's: name them in one place",
+                    hint="leave one of them out; options that change only how fast a figure comes, "
+                    "such as training.cache, make no other line",
                 )
     return list(cells.values())
 
@@ -303,6 +335,7 @@ class _Part:
     categories: tuple[str, ...]
     fingerprint: str
     images: int
+    versions: Mapping[str, str]
 
 
 def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
@@ -310,6 +343,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
     parts = []
     for name, place in grid.data.items():
         told: set[str] = set()
+        versions = _versions(place)
         for seed in grid.seeds:
             table = read_joined(
                 place.path, format=place.format, categories=place.categories, seed=seed
@@ -331,9 +365,16 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
                         categories=categories,
                         fingerprint=part.fingerprint(),
                         images=len(part),
+                        versions={category: versions[category] for category in categories},
                     )
                 )
     return parts
+
+
+def _versions(place: DataEntry) -> dict[str, str]:
+    """For each category what its images are, comparable between seeds: as for the seed 0."""
+    table = read_joined(place.path, format=place.format, categories=place.categories, seed=0)
+    return {name: table.only([name]).fingerprint()[:16] for name in table.categories}
 
 
 def _require_test(table: SampleTable, name: str) -> None:
@@ -355,7 +396,7 @@ def _config(
                 raise ConfigError(
                     f"'{name}' cannot be an option of a grid",
                     where=name,
-                    hint=f"use '{_OWN[name]}' of the grid",
+                    hint=f"use {_OWN[name]}",
                 )
         if doubled := sorted(set(options) & set(entry.options)):
             raise ConfigError(
@@ -380,13 +421,10 @@ def _together(
     categories: Sequence[str], settings: Sequence[Setting]
 ) -> list[tuple[Setting, tuple[str, ...]]]:
     """For each cell of a data set: its setting and its categories."""
-    if len(categories) == 1:
-        # Both settings are the same model then; it is fitted once.
-        return [(settings[0], tuple(categories))]
-    parts: list[tuple[Setting, tuple[str, ...]]] = []
-    for setting in dict.fromkeys(settings):
-        if setting == "unified":
-            parts.append((setting, tuple(categories)))
-        else:
-            parts += [(setting, (category,)) for category in categories]
-    return parts
+    together: dict[Setting, list[tuple[str, ...]]] = {
+        "unified": [tuple(categories)],
+        "separate": [(category,) for category in categories],
+    }
+    # Of a single category both settings are the same model; it is fitted once.
+    parts = dict.fromkeys(part for setting in settings for part in together[setting])
+    return [(setting_of(part), part) for part in parts]

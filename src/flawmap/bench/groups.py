@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flawmap.bench.grid import UNKEYED
+from flawmap.bench.grid import deciding, dotted
 from flawmap.bench.store import StoredCell
 
 Figures = Mapping[str, float]
@@ -22,7 +22,8 @@ class Group:
         data: The data set's name.
         setting: "unified" or "separate".
         label: What the table calls the method with its options.
-        cells: One per seed, or per seed and category.
+        cells: One per seed, or per seed and category; several where one model was measured again
+            with other metrics, the oldest first.
         categories: All that were measured on this data by any line.
         seeds: Likewise.
     """
@@ -35,13 +36,36 @@ class Group:
     seeds: tuple[int, ...]
 
     def by_seed(self) -> dict[int, dict[str, Figures]]:
-        """For each seed, the defined figures by category."""
-        found: dict[int, dict[str, Figures]] = {}
+        """For each seed, the defined figures by category; of one measured twice the last counts."""
+        found: dict[int, dict[str, dict[str, float | None]]] = {}
         for cell in self.cells:
             for category, figures in cell.figures.items():
-                defined = {k: v for k, v in figures.items() if v is not None}
-                found.setdefault(cell.seed, {})[category] = defined
-        return found
+                found.setdefault(cell.seed, {}).setdefault(category, {}).update(figures)
+        return {
+            seed: {
+                category: {k: v for k, v in figures.items() if v is not None}
+                for category, figures in categories.items()
+            }
+            for seed, categories in found.items()
+        }
+
+    def costs(self, seed: int, categories: Collection[str]) -> list[dict[str, Any]]:
+        """What each model of a seed cost that has any of these categories."""
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for cell in self.cells:
+            if cell.seed == seed and set(cell.categories) & set(categories):
+                found.setdefault(cell.categories, {}).update(cell.cost)
+        return list(found.values())
+
+    def about(self) -> dict[str, str]:
+        """Device, commit and date of the cells that count; several with semicolons between."""
+        seeds = self.counted_seeds()
+        cells = [c for c in self.cells if c.seed in seeds]
+        found = {
+            key: sorted({str(c.environment[key]) for c in cells if c.environment.get(key)})
+            for key in ("device", "commit", "date")
+        }
+        return {key: "; ".join(values) for key, values in found.items()}
 
     def counted_seeds(self) -> dict[int, dict[str, Figures]]:
         """The seeds that have every category; where none has, those that have the most."""
@@ -67,7 +91,10 @@ class Group:
         elif len(counted) < len(self.seeds):
             found.append(f"{len(counted)} of {len(self.seeds)} seeds")
         if any(c.cost.get("fit_resumed") for c in self.cells):
-            found.append("a fit was stopped and resumed: its seconds are those of the last part")
+            found.append(
+                "a fit was stopped and resumed: its seconds and its peak memory are those of the "
+                "last part"
+            )
         if any(c.environment.get("jobs", 1) > 1 for c in self.cells):
             found.append("times were taken while other cells ran on the same machine")
         for key, what in (("device", "devices"), ("precision", "precisions")):
@@ -91,44 +118,53 @@ class Group:
         }
 
     def mean_by_category(self, metric: str) -> dict[str, float]:
-        """Mean over seeds for each category in which the metric is defined."""
+        """Mean over seeds for each category in which all seeds that count have the metric."""
         values: dict[str, list[float]] = {}
-        for figures in self.counted_seeds().values():
+        seeds = self.counted_seeds()
+        for figures in seeds.values():
             for category, found in figures.items():
                 if metric in found:
                     values.setdefault(category, []).append(found[metric])
-        return {category: statistics.fmean(v) for category, v in values.items()}
+        return {c: statistics.fmean(v) for c, v in values.items() if len(v) == len(seeds)}
 
 
 def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
     """The lines of a table, and what was left out.
 
     What has the same name but other options, or a unified model of other categories, is another
-    line. Of several measurements of one cell (on data that was changed, or with other metrics) the
-    last one counts.
+    line. Cells of data that has changed since are left out: a category's images are those that the
+    last cell saw, with any seed. Where a cell does not say which these are, as older ones do not,
+    it is judged by the last cell of its own seed.
 
     Args:
         done: Finished cells with figures, the oldest first.
     """
-    latest = {(c.data, c.seed, c.categories): c.fingerprint for c in done}
-    kept = [c for c in done if latest[c.data, c.seed, c.categories] == c.fingerprint]
+    prints = {(c.data, c.seed, c.categories): c.fingerprint for c in done}
+    versions = {
+        (c.data, category): version for c in done for category, version in c.data_versions.items()
+    }
+    kept = [
+        c
+        for c in done
+        if prints[c.data, c.seed, c.categories] == c.fingerprint
+        and all(versions[c.data, name] == version for name, version in c.data_versions.items())
+    ]
     notes = []
     if old := len(done) - len(kept):
         notes.append(f"{old} cells are left out: they were measured on data that has changed since")
-    members: dict[tuple[str, ...], dict[tuple[object, ...], StoredCell]] = {}
+    members: dict[tuple[str, ...], list[StoredCell]] = {}
     for cell in kept:
-        members.setdefault(_identity(cell), {})[cell.seed, cell.categories] = cell
+        members.setdefault(_identity(cell), []).append(cell)
     groups = []
     for cells in members.values():
-        some = tuple(cells.values())
-        on_data = [c for c in kept if c.data == some[0].data]
+        on_data = [c for c in kept if c.data == cells[0].data]
         groups.append(
             Group(
-                data=some[0].data,
-                setting=some[0].setting,
+                data=cells[0].data,
+                setting=cells[0].setting,
                 # A cell may have been asked for under several names: the last one counts.
-                label=some[-1].label,
-                cells=some,
+                label=cells[-1].label,
+                cells=tuple(cells),
                 categories=tuple(sorted({name for c in on_data for name in c.figures})),
                 seeds=tuple(sorted({c.seed for c in on_data})),
             )
@@ -157,13 +193,6 @@ def _told_apart(groups: Sequence[Group]) -> list[Group]:
     return result
 
 
-def _options(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+def _options(config: Mapping[str, Any]) -> dict[str, str]:
     """A configuration as dotted names with values, without the seed and what decides no figure."""
-    found: dict[str, str] = {}
-    for key, value in tree.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            found.update(_options(value, f"{name}."))
-        elif name not in UNKEYED and name != "seed":
-            found[name] = json.dumps(value)
-    return found
+    return {name: text for name, text in dotted(deciding(config)).items() if name != "seed"}

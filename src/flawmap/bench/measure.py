@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 STAGES = ("fit", "score")
 
+BUNDLE = "model.flawmap"
+"""What a fit writes beside its job."""
+
 _LAST_SECONDS = 15.0
 
 _LATENCY_IMAGES = 50
@@ -83,7 +86,7 @@ def fit(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     config = validate(job["config"])
     table = _table(job)
-    bundle = folder / "model.flawmap"
+    bundle = folder / BUNDLE
     resumed = run_folder_of(bundle).exists()
     began = time.perf_counter()
     detector = fit_detector(table, output=bundle, config=config, resume=True, progress=Plain())
@@ -108,7 +111,8 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from flawmap.evaluation import evaluate_table
 
     config = validate(job["config"])
-    detector = load(folder / "model.flawmap", device=config.training.device)
+    bundle = folder / job.get("bundle", BUNDLE)
+    detector = load(bundle, device=config.training.device)
     table = _table(job)
     test = [s for s in table.samples if s.split == "test" and s.label is not None]
     if not test:

@@ -16,6 +16,9 @@ _LABEL = HEAD.index("method")
 
 _NOTHING = "–"
 
+_ABOUT = ("device", "commit", "date")
+"""What a row for machines says of where its figures come from."""
+
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -123,17 +126,19 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One row a line, means and spreads unrounded in the store's unit; published ones as shares."""
+    """For machines: a row a line, means and spreads unrounded in the store's unit (published ones
+    as shares), device, commit and date; the notes below a table are left out."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     figures = [f"{c.name}{end}" for c in table.columns for end in ("", "_std")]
-    writer.writerow([*HEAD, "source", "complete", *figures, "remarks"])
+    writer.writerow([*HEAD, "source", "complete", *figures, *_ABOUT, "remarks"])
     for line in table.lines:
         row: list[object] = [line.data, line.setting, line.label, line.encoder]
         row += [" ".join(map(str, line.seeds)), line.source, line.source == "" and line.complete]
         for column in table.columns:
             value = line.values.get(column.name, Value(None))
             row += [_plain(value.mean), _plain(value.spread)]
+        row += [line.about.get(name, "") for name in _ABOUT]
         official = [c.footnote for c in table.columns if c.footnote]
         writer.writerow([*row, "; ".join([*line.marks, *official])])
     return out.getvalue()

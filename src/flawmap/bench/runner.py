@@ -14,16 +14,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flawmap.bench.environment import environment
 from flawmap.bench.grid import Cell
-from flawmap.bench.measure import STAGES
-from flawmap.bench.store import Claim, Outcome, Store, StoredCell
-from flawmap.config import validate
+from flawmap.bench.known import Known
+from flawmap.bench.measure import BUNDLE, STAGES
+from flawmap.bench.store import Claim, Outcome, Store
+from flawmap.bench.work import changes, empty, left_job, work_folder
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock
 from flawmap.progress import Progress, Silent, Task
@@ -76,7 +77,7 @@ def run_cells(
             say so.
         retry: Run cells again that failed before.
         keep_models: Keep each cell's bundle in the working folder.
-        device: Where to compute.
+        device: Where to compute; wins over the option of that name.
         progress: Where progress is shown; nowhere by default.
 
     Raises:
@@ -86,11 +87,6 @@ def run_cells(
     if jobs < 1:
         raise ConfigError("there must be at least one job", where="--jobs", given=jobs)
     return _Run(cells, store, jobs, retry, keep_models, device, progress or Silent()).run()
-
-
-def work_folder(store: Path) -> Path:
-    """Where unfinished cells keep their checkpoints and logs."""
-    return store.with_name(store.name + ".work")
 
 
 def stage_command(stage: str, job: Path) -> list[str]:
@@ -168,12 +164,16 @@ class _Run:
         self.total = len(cells)
         self.finished = 0
         self.summary = Summary()
+        # Those that failed before, by their keys.
+        self.failed: set[str] = set()
+        # For those that lack nothing but metrics, the cell whose bundle an earlier run kept.
+        self.bundles: dict[str, str] = {}
         # Seconds per image, by method and data.
         self.durations: dict[tuple[str, str], list[float]] = {}
 
     def run(self) -> Summary:
         began = time.monotonic()
-        self._skip_known()
+        self._skip_known(Known(self.store.cells()))
         if self.summary.before:
             self.progress.note(f"{self.summary.before} of {self.total} cells are finished already")
         if self.summary.failed and not self.retry:
@@ -193,26 +193,38 @@ class _Run:
             self.work.rmdir()
         return self.summary
 
-    def _skip_known(self) -> None:
+    def _skip_known(self, known: Known) -> None:
         """Leave out what the file holds already, so that progress speaks of the rest."""
-        known = {cell.key: cell for cell in self.store.cells()}
-        for cell in self.waiting:
-            older = None if cell.key in known else before_newer_options(cell, known.values())
-            if older is not None and self.store.adopt(cell, older):
-                known[cell.key] = known.pop(older.key)
         todo: deque[Cell] = deque()
+        lacking: dict[str, list[str]] = {}
         for cell in self.waiting:
-            status = known[cell.key].status if cell.key in known else None
+            for stored in known.measured(cell):
+                self.store.adopt(stored, cell)
+            status = known.status(cell)
             if status == "done":
-                # The claim gives it the name that this grid has for it.
-                self.store.claim(cell, self.owner)
                 self.summary.before += 1
-            elif status == "failed" and not self.retry:
-                self.summary.failed.append(f"{cell}: {_reason(known[cell.key].error or {})}")
-            else:
-                todo.append(cell)
+                continue
+            if status == "failed":
+                self.failed.add(cell.key)
+                if not self.retry:
+                    self.summary.failed.append(f"{cell}: {_reason(known.error(cell))}")
+                    continue
+            todo.append(cell)
+            if models := known.measured(cell):
+                lacking[cell.key] = known.missing(cell)
+                kept = [m.key for m in models if (self.work / m.key / BUNDLE).is_file()]
+                # The bundle may be what was wrong with a cell that failed.
+                if kept and status != "failed":
+                    self.bundles[cell.key] = kept[-1]
         self.finished = self.total - len(todo)
         self.waiting = todo
+        if lacking:
+            names = sorted({name for found in lacking.values() for name in found})
+            self.progress.note(
+                f"{len(lacking)} models were measured without {', '.join(names)}: "
+                f"{len(self.bundles)} are scored again, {len(lacking) - len(self.bundles)} are "
+                "fitted again, as no bundle was kept (--keep-models)"
+            )
 
     def _loop(self, stop: PoliteStop, task: Task) -> None:
         last_alive = 0.0
@@ -279,15 +291,28 @@ class _Run:
             "fingerprint": cell.fingerprint,
             "categories": list(cell.categories),
             "config": tree,
-            "metrics": list(cell.metrics),
+            "metrics": sorted(cell.metrics),
             "jobs": self.jobs,
         }
-        text = json.dumps(job)
+        if cell.key in self.bundles:
+            job["bundle"] = f"../{self.bundles[cell.key]}/{BUNDLE}"
         file = folder / "job.json"
-        if self.retry or not file.is_file() or file.read_text(encoding="utf-8") != text:
+        left = left_job(file)
+        changed = [] if left is None else changes(left, job)
+        if left is None or changed or cell.key in self.failed:
             # What another job, device or fault left behind would be taken for this job's.
-            _empty(folder)
-        file.write_text(text, encoding="utf-8")
+            empty(folder)
+            if changed and cell.key not in self.failed:
+                self.progress.note(
+                    f"{cell} begins anew: what was left of it had another {', '.join(changed)}"
+                )
+        else:
+            # A part of the fit may have shared the machine.
+            job["jobs"] = max(self.jobs, left["jobs"])
+        file.write_text(json.dumps(job), encoding="utf-8")
+        if "bundle" in job:
+            # Its fit stands with the figures that were measured first.
+            (folder / "fit.json").write_text("{}", encoding="utf-8")
         todo = deque(s for s in STAGES if not (folder / f"{s}.json").is_file())
         child = _Child(cell, folder, todo, lock)
         if child.stages:
@@ -343,7 +368,7 @@ class _Run:
             },
             scores=[tuple(row) for row in score["scores"]],
             cost={**fit, **score["cost"]},
-            environment=score["environment"],
+            environment={**score["environment"], "data_versions": child.cell.data_versions},
         )
         if not self.store.finish(child.cell.key, self.owner, outcome):
             self.summary.elsewhere += 1
@@ -352,11 +377,20 @@ class _Run:
         seconds = time.monotonic() - child.began
         self.durations.setdefault(kind, []).append(seconds / max(1, child.cell.images))
         self.summary.done += 1
-        if self.keep_models:
-            for name in ("job.json", "fit.json", "score.json"):
-                (child.folder / name).unlink(missing_ok=True)
+        if self.keep_models and (child.folder / BUNDLE).is_file():
+            self._describe(child)
         else:
             shutil.rmtree(child.folder, ignore_errors=True)
+
+    @staticmethod
+    def _describe(child: _Child) -> None:
+        """Leave the bundle, and beside it what it is."""
+        job = json.loads((child.folder / "job.json").read_text(encoding="utf-8"))
+        about = {"cell": str(child.cell), "data": child.cell.data, **job}
+        text = json.dumps(about, indent=2) + "\n"
+        (child.folder / "cell.json").write_text(text, encoding="utf-8")
+        for name in ("job.json", "fit.json", "score.json"):
+            (child.folder / name).unlink(missing_ok=True)
 
     def _fail(self, child: _Child, code: int) -> None:
         found = child.folder / f"{child.stage}.error.json"
@@ -412,40 +446,11 @@ class _Run:
         return total / self.jobs
 
 
-def before_newer_options(cell: Cell, known: Iterable[StoredCell]) -> StoredCell | None:
-    """The finished cell that an earlier version measured, if options have only been added since.
-
-    An option that is new has a default with which everything is as it was.
-    """
-    for stored in known:
-        if stored.status != "done" or stored.method != cell.config.method.name:
-            continue
-        if (stored.data, stored.fingerprint, stored.categories, stored.setting, stored.seed) != (
-            *(cell.data, cell.fingerprint, cell.categories, cell.setting, cell.seed),
-        ):
-            continue
-        # Its key, from its own options, tells that all else is the same, the metrics too.
-        if cell.key_with(stored.config) != stored.key:
-            continue
-        with contextlib.suppress(ConfigError):
-            if cell.key_with(validate(stored.config).model_dump(mode="json")) == cell.key:
-                return stored
-    return None
-
-
 def _apart(lock: FolderLock) -> dict[str, Any]:
     """Options of a child: Ctrl-C reaches this process alone, which passes it on in its own time."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True, "pass_fds": (lock.descriptor,)}
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
 
 
 def _reason(error: Mapping[str, Any]) -> str:

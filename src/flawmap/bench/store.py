@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from flawmap.bench.grid import Cell
+from flawmap.bench.grid import Cell, setting_of
 from flawmap.errors import BenchError
 from flawmap.files import write_text
 
@@ -63,7 +63,7 @@ class Outcome:
         scores: (category, path relative to the data, label, defect, image score) of each test
             image.
         cost: Seconds, images/s, latency, memory, parameters, MACs and bytes; see `measure`.
-        environment: Device, versions, commit and date.
+        environment: Device, versions, commit, date, and the `Cell.data_versions`.
     """
 
     figures: Mapping[str, Mapping[str, float | None]]
@@ -105,6 +105,12 @@ class StoredCell:
     environment: Mapping[str, Any]
     figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
+    @property
+    def data_versions(self) -> Mapping[str, str]:
+        """See `Cell`; empty for a cell of an earlier version that no grid has asked for since."""
+        found: Mapping[str, str] = self.environment.get("data_versions", {})
+        return found
+
     def __str__(self) -> str:
         name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
         return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
@@ -129,7 +135,13 @@ def read_cells(path: Path) -> list[StoredCell]:
                 expected=f"version {VERSION}",
             )
         return [
-            StoredCell(**{**cell, "categories": tuple(cell["categories"])})
+            StoredCell(
+                **{
+                    **cell,
+                    "categories": tuple(cell["categories"]),
+                    "setting": setting_of(cell["categories"]),
+                }
+            )
             for cell in tree["cells"]
         ]
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
@@ -215,10 +227,6 @@ class Store:
             ).fetchone()
             if row is not None:
                 if row["status"] == "done":
-                    # Another grid may call the same cell something else: the last name counts.
-                    self._db.execute(
-                        "UPDATE cells SET label = ? WHERE key = ?", (cell.label, cell.key)
-                    )
                     return "done"
                 if row["status"] == "failed" and not retry:
                     return "failed"
@@ -317,27 +325,19 @@ class Store:
                 self._clear(key)
             return bool(done.rowcount)
 
-    def adopt(self, cell: Cell, stored: StoredCell) -> bool:
-        """Let a finished cell count as `cell`: the same one, before there were newer options.
+    def adopt(self, stored: StoredCell, cell: Cell) -> None:
+        """Let a finished cell be known as in this grid.
 
-        Returns:
-            False if another process has begun `cell`, or adopted the other, in the meantime.
+        It gets the name that this grid has for it (the last one counts), its options as they are
+        in `stored`, and the versions of its data.
         """
+        about = {**stored.environment, "data_versions": cell.data_versions}
         with self._transaction():
-            keys = self._db.execute(
-                "SELECT key FROM cells WHERE key IN (?, ?)", (cell.key, stored.key)
-            ).fetchall()
-            if [row["key"] for row in keys] != [stored.key]:
-                return False
-            for table in ("cells", "figures", "scores"):
-                self._db.execute(
-                    f"UPDATE {table} SET key = ? WHERE key = ?", (cell.key, stored.key)
-                )
             self._db.execute(
-                "UPDATE cells SET config = ? WHERE key = ?",
-                (cell.config.model_dump_json(), cell.key),
+                "UPDATE cells SET label = ?, config = ?, environment = ? "
+                "WHERE key = ? AND status = 'done'",
+                (cell.label, json.dumps(stored.config), json.dumps(about), stored.key),
             )
-        return True
 
     def forget_failed(self) -> int:
         """Remove the cells that failed; returns how many."""
@@ -363,7 +363,8 @@ class Store:
                 data=row["data"],
                 format=row["format"],
                 fingerprint=row["fingerprint"],
-                setting=row["setting"],
+                # Earlier versions stored what the grid said, and exports hold it.
+                setting=setting_of(json.loads(row["categories"])),
                 categories=tuple(json.loads(row["categories"])),
                 seed=row["seed"],
                 config=json.loads(row["config"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flawmap.bench.groups import Group, groups_of
 from flawmap.bench.published import MAIN_TABLES, dataset_of, published
@@ -74,12 +74,14 @@ class Value:
         spread: Sample standard deviation over seeds; None for a single seed.
         text: As printed elsewhere; shown as it is.
         best: The highest (or lowest) that the table shows in this data set's column.
+        complete: Whether it is over all seeds of its line.
     """
 
     mean: float | None
     spread: float | None = None
     text: str | None = None
     best: bool = False
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Line:
         marks: Footnotes that concern this line alone.
         source: Of a published line; "" for ours.
         complete: Whether every category of the data set is in it.
+        about: Device, commit and date of ours; what is not known is empty.
     """
 
     data: str
@@ -107,6 +110,7 @@ class Line:
     marks: tuple[str, ...] = ()
     source: str = ""
     complete: bool = True
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -234,10 +238,10 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
     for part in parts:
         per_seed: dict[str, list[float]] = {}
         for seed, figures in seeds.items():
-            mine = [c for c in cells if c.seed == seed and set(c.categories) & set(part)]
+            costs = group.costs(seed, part)
             for column in columns:
                 if column.name in COSTS:
-                    values = [c.cost[column.name] for c in mine if c.cost.get(column.name)]
+                    values = [cost[column.name] for cost in costs if cost.get(column.name)]
                     if values:
                         per_seed.setdefault(column.name, []).append(column.over_categories(values))
                 else:
@@ -246,6 +250,8 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
                     ]
                     if values:
                         per_seed.setdefault(column.name, []).append(statistics.fmean(values))
+        titles = {c.name: c.title.rstrip(MARK) for c in columns}
+        partial = {name: len(v) for name, v in per_seed.items() if len(v) < len(seeds)}
         lines.append(
             Line(
                 data=f"{group.data}/{part[0]}" if by_category else group.data,
@@ -254,11 +260,22 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
                 encoder=encoder,
                 seeds=tuple(sorted(seeds)),
                 values={
-                    name: Value(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None)
+                    name: Value(
+                        statistics.fmean(v),
+                        statistics.stdev(v) if len(v) > 1 else None,
+                        complete=name not in partial,
+                    )
                     for name, v in per_seed.items()
                 },
-                marks=group.marks(),
+                marks=(
+                    *group.marks(),
+                    *(
+                        f"{titles[name]}: over {n} of these {len(seeds)} seeds"
+                        for name, n in partial.items()
+                    ),
+                ),
                 complete=group.complete,
+                about=group.about(),
             )
         )
     return lines
@@ -272,24 +289,21 @@ def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
         if len(rows) < 2:
             continue
         for column in columns:
+            found = {i: lines[i].values.get(column.name) for i in rows}
             shown = {
-                i: round(mean * column.scale, column.digits)
-                for i in rows
-                if (mean := _defined(lines[i].values.get(column.name))) is not None
+                i: round(value.mean * column.scale, column.digits)
+                for i, value in found.items()
+                if value is not None and value.mean is not None and value.complete
             }
             if column.higher_is_better is None or len(set(shown.values())) < 2:
                 continue
             top = max(shown.values()) if column.higher_is_better else min(shown.values())
             for i, value in shown.items():
                 if value == top:
-                    old = marked[i].values[column.name]
-                    best = Value(old.mean, old.spread, old.text, best=True)
-                    marked[i] = _replaced(marked[i], column.name, best)
+                    best = replace(marked[i].values[column.name], best=True)
+                    values = {**marked[i].values, column.name: best}
+                    marked[i] = replace(marked[i], values=values)
     return marked
-
-
-def _replaced(line: Line, column: str, value: Value) -> Line:
-    return Line(**{**line.__dict__, "values": {**line.values, column: value}})
 
 
 def _with_published(

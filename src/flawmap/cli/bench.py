@@ -120,7 +120,11 @@ def run(
         bool, typer.Option("--retry", help="Run cells again that failed before.")
     ] = False,
     keep_models: Annotated[
-        bool, typer.Option("--keep-models", help="Keep every model in FILE.work.")
+        bool,
+        typer.Option(
+            "--keep-models",
+            help="Keep every model in FILE.work, each beside a cell.json that says what it is.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells and what is left to do; run nothing.")
@@ -141,7 +145,7 @@ def run(
     flags = _flags(data, method, setting, seed, category, encoder, preset, metric, settings)
     cells = cells_of(_grid(grid, flags), None if quiet else show.note)
     if dry_run:
-        _print_plan(cells, results, json)
+        _print_plan(cells, results, retry, json)
         return
     with Store(results, create=True) as store:
         summary = run_cells(
@@ -307,11 +311,12 @@ def status(results: Results, json: options.Json = False) -> None:
 
 @app.command("forget")
 def forget(results: Results) -> None:
-    """Remove the cells that failed, and what unfinished ones left behind."""
-    import shutil
+    """Remove the cells that failed, and what unfinished ones left behind.
 
-    from flawmap.bench.runner import work_folder
+    Models that --keep-models kept stay.
+    """
     from flawmap.bench.store import Store
+    from flawmap.bench.work import forget_unfinished
     from flawmap.errors import BenchError
 
     with Store(results) as store:
@@ -323,7 +328,7 @@ def forget(results: Results) -> None:
                 "start the grid once more",
             )
         count = store.forget_failed()
-    shutil.rmtree(work_folder(results), ignore_errors=True)
+        forget_unfinished(store)
     show.note(f"{count} failed cells are forgotten")
 
 
@@ -415,19 +420,16 @@ def _grid(path: Path | None, flags: dict[str, Any]) -> Grid:
     return read_grid(path, instead=flags)
 
 
-def _print_plan(cells: list[Cell], results: Path, json: bool) -> None:
-    from flawmap.bench.runner import before_newer_options
+def _print_plan(cells: list[Cell], results: Path, retry: bool, json: bool) -> None:
+    from flawmap.bench.known import Known
     from flawmap.bench.store import Store
 
     stored: list[StoredCell] = []
     if results.is_file():
         with Store(results) as store:
             stored = store.cells()
-    known: dict[str, str] = {cell.key: cell.status for cell in stored}
-    states = [
-        known.get(cell.key) or ("done" if before_newer_options(cell, stored) else "to do")
-        for cell in cells
-    ]
+    known = Known(stored)
+    states = [known.status(cell) or "to do" for cell in cells]
     if json:
         show.json_out(
             [
@@ -438,7 +440,12 @@ def _print_plan(cells: list[Cell], results: Path, json: bool) -> None:
         return
     for cell, state in zip(cells, states, strict=True):
         show.out(f"{state:8} {cell}")
-    show.note(f"{len(cells)} cells, {sum(s != 'done' for s in states)} to do")
+    left = () if retry else ("failed",)
+    todo = sum(state not in ("done", *left) for state in states)
+    text = f"{len(cells)} cells, {todo} to do"
+    if not retry and (failed := states.count("failed")):
+        text += f"; {failed} failed before and are left alone without --retry"
+    show.note(text)
 
 
 def _print_table(

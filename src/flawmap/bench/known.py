@@ -1,0 +1,67 @@
+"""Which cells of a grid a results file has already, and which models of the others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from flawmap.bench.grid import Cell, deciding
+from flawmap.bench.store import Status, StoredCell
+from flawmap.config import validate
+from flawmap.errors import ConfigError
+
+
+class Known:
+    """What a results file holds.
+
+    A stored cell measured the model of another one if nothing that decides the model differs. The
+    metrics may: what was measured need not be measured again. So may options that are new since:
+    their defaults leave everything as it was.
+
+    Args:
+        stored: The cells of the file.
+    """
+
+    def __init__(self, stored: Iterable[StoredCell]) -> None:
+        self._by_key = {cell.key: cell for cell in stored}
+        self._done: dict[tuple[object, ...], list[StoredCell]] = {}
+        for cell in self._by_key.values():
+            if cell.status == "done":
+                self._done.setdefault(_facts(cell, cell.method), []).append(cell)
+        self._measured: dict[str, list[StoredCell]] = {}
+
+    def status(self, cell: Cell) -> Status | None:
+        """How far the cell is; None if it was never begun. It is done if all was measured."""
+        stored = self._by_key.get(cell.key)
+        if self.measured(cell) and not self.missing(cell):
+            return "done"
+        return None if stored is None else stored.status
+
+    def missing(self, cell: Cell) -> list[str]:
+        """The metrics of the cell that no finished cell of its model has."""
+        found = {name for c in self.measured(cell) for f in c.figures.values() for name in f}
+        return [name for name in cell.metrics if name not in found]
+
+    def measured(self, cell: Cell) -> list[StoredCell]:
+        """The finished cells of the same model; their options include those that are new."""
+        if cell.key in self._measured:
+            return self._measured[cell.key]
+        wanted = deciding(cell.config.model_dump(mode="json"))
+        found = self._measured[cell.key] = []
+        for stored in self._done.get(_facts(cell, cell.config.method.name), []):
+            # An option that is gone makes it another model.
+            with contextlib.suppress(ConfigError):
+                options = validate(stored.config).model_dump(mode="json")
+                if deciding(options) == wanted:
+                    found.append(replace(stored, config=options))
+        return found
+
+    def error(self, cell: Cell) -> Mapping[str, Any]:
+        """Why the cell failed, as in `StoredCell`."""
+        return self._by_key[cell.key].error or {}
+
+
+def _facts(cell: Cell | StoredCell, method: str) -> tuple[object, ...]:
+    return (method, cell.data, cell.fingerprint, cell.categories, cell.seed)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from flawmap.progress import Live, Plain, clock
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.rstrip().splitlines()[-1]
+
+
+def test_a_bar_shows_one_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with Live().task("Benchmark", 10) as task:
+        task.update(2, seconds_left=5400, now="fit")
+    line = last_line(capsys)
+    assert "2/10" in line
+    assert "about 1 h 30 min left" in line
+    # The time that has passed, and none that is left beside it.
+    assert line.count(":") == 2
+
+
+def test_a_bar_without_a_caller_that_knows_better_shows_the_rate_and_its_clock(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Live().task("Fitting", 10) as task:
+        task.update(2, loss=0.5)
+    line = last_line(capsys)
+    assert "/s" in line
+    assert "left" not in line
+    assert line.count(":") == 4
+
+
+def test_a_log_shows_the_callers_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.progress._PLAIN_SECONDS", 0.0)
+    with Plain().task("Benchmark", 10) as task:
+        task.update(2, seconds_left=90, now="fit")
+    assert capsys.readouterr().err == "Benchmark: 2/10, now fit, 2 min left\n"
+
+
+def test_durations() -> None:
+    assert [clock(s) for s in (3, 119, 150, 5400)] == ["3 s", "2 min", "2 min", "1 h 30 min"]
