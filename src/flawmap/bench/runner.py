@@ -169,7 +169,7 @@ class _Run:
         # For those that lack nothing but metrics, the cell whose bundle an earlier run kept.
         self.bundles: dict[str, str] = {}
         # Seconds per image, by method and data.
-        self.durations: dict[tuple[str, str], list[float]] = {}
+        self.durations: dict[tuple[str, str], list[tuple[float, int]]] = {}
 
     def run(self) -> Summary:
         began = time.monotonic()
@@ -375,7 +375,7 @@ class _Run:
             return
         kind = (child.cell.label, child.cell.data)
         seconds = time.monotonic() - child.began
-        self.durations.setdefault(kind, []).append(seconds / max(1, child.cell.images))
+        self.durations.setdefault(kind, []).append((seconds, max(1, child.cell.images)))
         self.summary.done += 1
         if self.keep_models and (child.folder / BUNDLE).is_file():
             self._describe(child)
@@ -429,7 +429,7 @@ class _Run:
         task.update(self.finished, seconds_left=self._seconds_left(), now=now)
 
     def _seconds_left(self) -> float:
-        """From the seconds per image of this method, on the same data where it has run there."""
+        """From the cells of the same method, on the same data where it has run there."""
         if not self.durations:
             return math.inf
         now = time.monotonic()
@@ -441,8 +441,9 @@ class _Run:
                 or [v for (label, _), f in self.durations.items() if label == cell.label for v in f]
                 or [v for f in self.durations.values() for v in f]
             )
-            whole = cell.images * sum(known) / len(known)
-            total += max(0.0, whole - spent.get(cell.key, 0.0))
+            # Scoring takes a time for each image, training often one for all: between the two.
+            whole = [seconds * math.sqrt(cell.images / images) for seconds, images in known]
+            total += max(0.0, sum(whole) / len(whole) - spent.get(cell.key, 0.0))
         return total / self.jobs
 
 
