@@ -25,6 +25,7 @@ LAYERS = [
     ["api"],
     ["bench"],
     ["cli"],
+    ["__main__"],
 ]
 
 
@@ -87,3 +88,9 @@ def test_no_file_holds_paths_of_a_machine() -> None:
         text = path.read_text(encoding="utf-8")
         assert "/home/" not in text, path
         assert "/root/" not in text, path
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    command = [sys.executable, "-m", "flawmap", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Usage: flawmap" in done.stdout

@@ -45,8 +45,9 @@ def test_one_category_is_one_model_whatever_the_settings(rings: Path) -> None:
 
 
 def test_the_version_of_the_data_is_the_same_for_every_split(tmp_path: Path) -> None:
-    good, cracks = tmp_path / "MT_Free" / "Imgs", tmp_path / "MT_Crack" / "Imgs"
-    for folder in (good, cracks):
+    good = tmp_path / "MT_Free" / "Imgs"
+    for kind in ("Free", "Blowhole", "Break", "Crack", "Fray", "Uneven"):
+        folder = tmp_path / f"MT_{kind}" / "Imgs"
         folder.mkdir(parents=True)
         for i in range(10):
             (folder / f"{i}.jpg").touch()

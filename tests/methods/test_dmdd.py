@@ -174,7 +174,7 @@ def taught(lite: Encoder) -> tuple[DMDD, list[float]]:
     features = method.extract(images(4))
     optimizer = method.optimizer()
     losses = []
-    for step in range(40):
+    for step in range(120):
         torch.manual_seed(step)
         loss = method.loss(features, step)
         optimizer.zero_grad()
@@ -198,6 +198,17 @@ def test_it_learns_and_its_map_is_0_on_good_px_and_1_on_drawn_defects(lite: Enco
     # The images are kept as float16.
     assert float(found[~inside].mean()) == pytest.approx(0, abs=5e-3)
     assert float(found[inside].mean()) == pytest.approx(1, abs=5e-3)
+
+
+def test_a_map_that_tells_nothing_has_no_say(lite: Encoder) -> None:
+    method = make(lite).eval()
+    features = method.extract(images())
+    with torch.no_grad():
+        distance = method.maps(features)[0]
+        method.scales.copy_(torch.tensor([[0.5, 1.5], [0.3, 0.2]]))
+        torch.testing.assert_close(method.anomaly_map(features), (distance - 0.5) / 2)
+        method.scales.fill_(0.4)
+        assert not method.anomaly_map(features).any()
 
 
 def test_what_the_map_is(lite: Encoder) -> None:

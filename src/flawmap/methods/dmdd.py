@@ -186,19 +186,20 @@ class DMDD(IterativeMethod):
         with torch.no_grad():
             seen = self.encoder(images)
         n = len(clean)
-        targets = [torch.cat(pair) for pair in zip(seen, teacher, strict=True)]
-        both = self.branch_levels(torch.cat([images, clean]), targets)
+        both = self.branch_levels(
+            torch.cat([images, clean]),
+            [torch.cat(pair) for pair in zip(seen, teacher, strict=True)],
+        )
         loss = torch.zeros((), device=clean.device)
         distances = []
         for branch, levels in zip(self._names, both, strict=True):
             bad, good = [x[:n] for x in levels], [x[n:] for x in levels]
             loss = loss + sum(branch_losses(branch, bad, good, seen, teacher, masks))
-            distances.append(distance_maps(targets, levels))
+            distances.append(distance_maps(seen, bad))
         if self.segment is not None:
             # The branches do not learn from the segmentation.
             logits = self.segment(torch.cat(distances, dim=1).detach())
             wanted = F.adaptive_max_pool2d(masks, logits.shape[-2:])
-            wanted = torch.cat([wanted, torch.zeros_like(wanted)])
             loss = loss + focal(logits, wanted) + (logits.sigmoid() - wanted).abs().mean()
         return loss
 
@@ -229,7 +230,9 @@ class DMDD(IterativeMethod):
             return segmented
         joined = torch.zeros_like(distance)
         for found, (low, high) in zip((distance, segmented), self.scales, strict=True):
-            joined = joined + (found - low) / (high - low).clamp(min=1e-6) / 2
+            # A map that does not tell drawn defects from good px has no say.
+            weight = torch.where(high - low > 1e-3 * high, 0.5 / (high - low), 0.0)
+            joined = joined + weight * (found - low)
         return joined
 
     def finalise(self, batches: Iterator[Features]) -> None:
