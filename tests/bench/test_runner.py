@@ -19,7 +19,7 @@ import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
-from flawmap.bench.runner import run_cells
+from flawmap.bench.runner import expected_seconds, run_cells
 from flawmap.bench.store import Outcome, Store
 from flawmap.bench.work import forget_unfinished, work_folder
 from flawmap.errors import BenchError, ConfigError
@@ -448,3 +448,19 @@ def test_a_stage_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_the_time_of_a_cell_comes_from_the_nearest_that_have_run(rings: Path) -> None:
+    tree = {"data": {"rings": str(rings)}, "methods": ["patchcore", "rd4ad"]}
+    cell, other = cells_of(make_grid(tree))
+    n = cell.images
+    quick, slow = (
+        {("rd4ad", "elsewhere"): [(8.0, 4 * n)]},
+        {("patchcore", "elsewhere"): [(90.0, n)]},
+    )
+    # Another method elsewhere; the same method elsewhere; the same method here.
+    assert expected_seconds(cell, quick) == pytest.approx(4.0)
+    assert expected_seconds(cell, quick | slow) == pytest.approx(90.0)
+    here = {("patchcore", "rings"): [(10.0, n), (20.0, n)]}
+    assert expected_seconds(cell, quick | slow | here) == pytest.approx(15.0)
+    assert expected_seconds(other, quick | slow | here) == pytest.approx(4.0)

@@ -139,6 +139,10 @@ class _Child:
         return lines[-1][:60] if lines else self.stage
 
 
+Durations = dict[tuple[str, str], list[tuple[float, int]]]
+"""Seconds and images of finished cells, by method and data."""
+
+
 class _Run:
     def __init__(
         self,
@@ -168,8 +172,7 @@ class _Run:
         self.failed: set[str] = set()
         # For those that lack nothing but metrics, the cell whose bundle an earlier run kept.
         self.bundles: dict[str, str] = {}
-        # Seconds per image, by method and data.
-        self.durations: dict[tuple[str, str], list[tuple[float, int]]] = {}
+        self.durations: Durations = {}
 
     def run(self) -> Summary:
         began = time.monotonic()
@@ -429,22 +432,31 @@ class _Run:
         task.update(self.finished, seconds_left=self._seconds_left(), now=now)
 
     def _seconds_left(self) -> float:
-        """From the cells of the same method, on the same data where it has run there."""
         if not self.durations:
             return math.inf
         now = time.monotonic()
-        spent = {child.cell.key: now - child.began for child in self.running}
-        total = 0.0
-        for cell in [*(child.cell for child in self.running), *self.waiting]:
-            known = (
-                self.durations.get((cell.label, cell.data))
-                or [v for (label, _), f in self.durations.items() if label == cell.label for v in f]
-                or [v for f in self.durations.values() for v in f]
-            )
-            # Scoring takes a time for each image, training often one for all: between the two.
-            whole = [seconds * math.sqrt(cell.images / images) for seconds, images in known]
-            total += max(0.0, sum(whole) / len(whole) - spent.get(cell.key, 0.0))
-        return total / self.jobs
+        left = sum(expected_seconds(cell, self.durations) for cell in self.waiting)
+        for child in self.running:
+            expected = expected_seconds(child.cell, self.durations)
+            left += max(0.0, expected - (now - child.began))
+        return left / self.jobs
+
+
+def expected_seconds(cell: Cell, durations: Durations) -> float:
+    """How long a cell will take: as those of its method, on the same data where it has run there.
+
+    Args:
+        cell: What will run.
+        durations: Of at least one finished cell.
+    """
+    known = (
+        durations.get((cell.label, cell.data))
+        or [v for (label, _), found in durations.items() if label == cell.label for v in found]
+        or [v for found in durations.values() for v in found]
+    )
+    # Scoring takes its time for each image, training often one for all: between the two.
+    whole = [seconds * math.sqrt(cell.images / images) for seconds, images in known]
+    return sum(whole) / len(whole)
 
 
 def _apart(lock: FolderLock) -> dict[str, Any]:
