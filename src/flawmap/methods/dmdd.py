@@ -34,12 +34,11 @@ from flawmap.methods.rd4ad import (
     Decoder,
     Embedding,
     block_of,
+    decoder_widths,
     distance_maps,
     pyramid_levels,
     require_pyramid,
 )
-
-_LEAST_WIDTHS = (64, 128, 256)
 
 
 class DMDDConfig(MethodConfig):
@@ -340,7 +339,7 @@ class Reverse(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         channels = encoder.channels
-        widths = [max(c, least) for c, least in zip(channels, _LEAST_WIDTHS, strict=True)]
+        widths = decoder_widths(channels)
         block = block_of(encoder.spec, widths[-1])
         self.embedding = Embedding(channels, widths[-1], block, 1)
         self.decoder = Decoder(channels, widths, block, (1, 1, 1))

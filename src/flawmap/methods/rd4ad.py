@@ -79,7 +79,7 @@ class RD4AD(IterativeMethod):
         require_pyramid(encoder)
         self.config = config
         channels = encoder.channels
-        widths = [max(c, least) for c, least in zip(channels, _LEAST_WIDTHS, strict=True)]
+        widths = decoder_widths(channels)
         block = block_of(encoder.spec, widths[-1])
         self.embedding = Embedding(channels, widths[-1], block, config.embedding_blocks)
         self.decoder = Decoder(channels, widths, block, config.decoder_blocks)
@@ -243,6 +243,11 @@ def pyramid_levels(spec: EncoderSpec) -> tuple[str, ...]:
         # Refused with the reason once the encoder is known.
         return ("blocks.3", "blocks.6", "blocks.9")
     return tuple(feature_names(spec)[-4:-1])
+
+
+def decoder_widths(channels: Sequence[int]) -> list[int]:
+    """Of the decoder's stages for levels of so many channels, finest first."""
+    return [max(c, least) for c, least in zip(channels, _LEAST_WIDTHS, strict=True)]
 
 
 def block_of(spec: EncoderSpec, width: int) -> Block:
