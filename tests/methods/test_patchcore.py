@@ -125,7 +125,7 @@ def test_an_even_neighbourhood_is_refused(encoder: Encoder) -> None:
 
 
 def test_a_vision_transformer_brings_its_own_size() -> None:
-    assert make_config(method="patchcore").data.size == (384, 384)
+    assert make_config(method="patchcore").data.size == (256, 256)
     vit = make_config(method="patchcore", overrides=["encoder.name=vit-s14"])
     assert vit.data.size == (392, 392)
     given = make_config(method="patchcore", overrides=["encoder.name=vit-s14", "data.size=280"])

@@ -78,10 +78,10 @@ class PatchCore(OnePassMethod):
     source = "Roth et al., CVPR 2022, arXiv 2106.08265 (reference code Apache-2.0)"
     defaults: ClassVar[Mapping[str, Any]] = {
         "encoder.name": "lite0",
-        "data.size": [384, 384],
-        "scoring.sigma": 6.0,
+        "data.size": [256, 256],
+        "scoring.sigma": 4.0,
         "scoring.pooling": "top",
-        "scoring.top_fraction": 0.01,
+        "scoring.top_fraction": 0.001,
         "training.batch_size": 16,
         "training.precision": "float32",
     }
@@ -119,9 +119,7 @@ class PatchCore(OnePassMethod):
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
-        """A fine level for where, and a deep one for what."""
-        if spec.family == "efficientnet":
-            return ("blocks.3", "blocks.5")
+        """The usual ones (strides 8 and 16); of a ViT, a middle one and a deep one."""
         if spec.family == "vit":
             return ("blocks.5", "blocks.8")
         return super().default_levels(spec)
