@@ -57,6 +57,18 @@ def test_an_axis_that_is_marked_has_its_footnote(stored: Make, tmp_path: Path) -
     assert "* P-AUROC: not the official metric of MVTec LOCO" in marked
 
 
+def test_a_cost_on_the_vertical_axis_has_its_own_unit(
+    cells: list[StoredCell], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "plot.svg"
+    plot(cells, target, metric="images_per_second", against=["fit_seconds"])
+    drawn = re.findall("<!-- (.*?) -->", target.read_text(encoding="utf-8"))
+    assert "images/s" in drawn
+    assert not any("%" in words for words in drawn)
+    assert "500" not in drawn
+
+
 def test_pictures_in_other_forms(cells: list[StoredCell], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot(cells, tmp_path / "p.png", against=["fit_seconds"])

@@ -102,9 +102,9 @@ def _panel(
         marker = _MARKERS[labels.index(line.label) % len(_MARKERS)]
         panel.errorbar(
             x.mean * column.scale,
-            100 * y.mean,
+            metric.scale * y.mean,
             xerr=None if x.spread is None else x.spread * column.scale,
-            yerr=None if y.spread is None else 100 * y.spread,
+            yerr=None if y.spread is None else metric.scale * y.spread,
             fmt=marker,
             color=colour,
             capsize=2,
@@ -112,7 +112,7 @@ def _panel(
         )
     panel.set_xscale("log")
     panel.set_xlabel(column.title)
-    panel.set_ylabel(f"{metric.title}, %")
+    panel.set_ylabel(metric.title if metric.name in COSTS else f"{metric.title}, %")
     panel.grid(alpha=0.3)
 
 
