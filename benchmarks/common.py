@@ -219,7 +219,8 @@ def save_weights(encoder: str, folder: Path) -> Path:
 
 def full_mask(sample: Sample) -> np.ndarray | None:
     """The mask of a defect at its image's size; None for a good image."""
-    from flawmap.data.images import read_image, read_mask
+    from flawmap.data.images import read_image
+    from flawmap.data.masks import read_mask
 
     if not sample.label:
         return None
@@ -240,7 +241,6 @@ def judged(
     import torch
     import torch.nn.functional as F
 
-    from flawmap.evaluation import HEADLINE, STANDARD_SIZE
     from flawmap.metrics import (
         PixelScores,
         auroc,
@@ -248,6 +248,8 @@ def judged(
         f1_max,
         resize_mask_nearest,
     )
+    from flawmap.metrics.catalog import HEADLINE
+    from flawmap.pixels import STANDARD_SIZE
 
     labels = np.array([sample.label for sample in samples])
     with PixelScores() as pixels:

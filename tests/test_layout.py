@@ -18,7 +18,7 @@ LAYERS = [
     ["errors", "types", "files", "registry", "progress", "resources"],
     ["config"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
-    ["methods", "training"],
+    ["methods", "training", "pixels"],
     ["detector"],
     ["evaluation", "outputs"],
     ["report", "recalibrate"],

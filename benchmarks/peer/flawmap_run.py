@@ -34,7 +34,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     import flawmap
     from flawmap.bench.environment import peak_memory_mib
     from flawmap.data.samples import SampleTable
-    from flawmap.evaluation import STANDARD_SIZE
+    from flawmap.pixels import STANDARD_SIZE
     from flawmap.types import Sample
 
     torch.set_num_threads(job["threads"])

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from flawmap.data import decode_image, read_image, read_mask, to_rgb
-from flawmap.data.images import read_image_info, read_regions
+from flawmap.data.images import read_image_info
+from flawmap.data.masks import read_regions
 from flawmap.errors import ConfigError, DataError
 
 RNG = np.random.Generator(np.random.PCG64(0))

@@ -20,7 +20,7 @@ from flawmap.data import read_data
 from flawmap.encoders.encoder import build
 from flawmap.errors import ConfigError
 from flawmap.methods.intra import InTra, InTraConfig, window_starts
-from flawmap.methods.layers.mfsa import Attention
+from flawmap.methods.layers.mfsa import WindowAttention
 from flawmap.methods.layers.similarity import gms, gradient_magnitude, ssim
 from flawmap.training.interrupt import Interrupted
 from training.test_loop import StopAt
@@ -66,7 +66,7 @@ def test_each_patch_has_the_window_in_which_it_lies_most_central() -> None:
 @pytest.mark.parametrize("mfsa", [True, False])
 def test_attention_equals_the_explicit_sum(mfsa: bool) -> None:
     torch.manual_seed(0)
-    layer = Attention(64, 4, mfsa).double()
+    layer = WindowAttention(64, 4, mfsa).double()
     x = torch.randn(2, 9, 64, dtype=torch.float64)
     q, k, v = layer.query(x), layer.key(x), layer.value(x)
     inner = 32 if mfsa else 64

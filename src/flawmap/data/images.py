@@ -16,7 +16,6 @@ import os
 import struct
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -32,7 +31,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from flawmap.data.samples import shown
 from flawmap.errors import ConfigError, DataError
-from flawmap.types import BoolArray, FloatArray
+from flawmap.types import FloatArray
 
 MAX_PIXELS = 200_000_000
 """The largest image that is decoded unless asked otherwise: 0.6 GB as 8-bit RGB."""
@@ -148,60 +147,28 @@ def decode_image(
         return np.ascontiguousarray(_upright(rgb, _orientation(image))), info
 
 
-def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) -> BoolArray:
-    """The union of an image's masks; a pixel of any colour but black is a defect.
-
-    Args:
-        paths: The mask files; none gives an empty mask.
-        size: (height, width) of the image in px.
+def read_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """The values of an image as they are stored, for those that are no picture, such as masks.
 
     Returns:
-        (H, W) bool, True = defect.
+        (H, W) or (H, W, C), upright, of any type; colours where the file has a palette or alpha.
 
     Raises:
-        DataError: A mask cannot be read or has another size than its image.
+        DataError: The file cannot be read.
     """
-    union = np.zeros(size, dtype=np.bool_)
-    for path in paths:
-        values = _mask_values(path)
-        _require_size(values.shape, size, path)
-        nonzero = values != 0
-        union |= nonzero.any(axis=2) if nonzero.ndim == 3 else nonzero
-    return union
-
-
-def read_regions(
-    paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]
-) -> list[tuple[BoolArray, int]]:
-    """Each mask by itself, with the value of its pixels, for data sets where that means something.
-
-    Args:
-        paths: The mask files.
-        size: (height, width) of the image in px.
-
-    Returns:
-        For each file a (H, W) bool, True = region, and the value of all its pixels but the black
-        ones; 0 for a mask that is all black.
-
-    Raises:
-        DataError: A mask cannot be read, has another size than its image, or several values.
-    """
-    regions = []
-    for path in paths:
-        values = _mask_values(path)
-        if values.ndim == 3:
-            values = values.max(axis=2)
-        _require_size(values.shape, size, path)
-        found = [int(value) for value in np.unique(values) if value != 0]
-        if len(found) > 1:
-            raise DataError(
-                "a mask that is one region must have one value",
-                where=shown(path),
-                given=f"{len(found)} values: {', '.join(map(str, found[:5]))}",
-                expected="black, and one other value for all pixels of the region",
-            )
-        regions.append((values != 0, found[0] if found else 0))
-    return regions
+    name = shown(path)
+    try:
+        with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
+            _load(image, name)
+            if image.mode == "P" or image.mode in _ALPHA_MODES or image.mode == "CMYK":
+                # The index of a palette means nothing: editors sort palettes as they like.
+                values: npt.NDArray[Any] = _from_pillow(image, name, None)[0]
+            else:
+                values = np.asarray(image)
+            turned = _upright(values, _orientation(image))
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from error
+    return np.ascontiguousarray(turned)
 
 
 def as_float(image: RgbArray) -> npt.NDArray[np.float32]:
@@ -532,33 +499,3 @@ def _upright(rgb: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         rgb = rgb[::-1]
     return rgb
-
-
-def _mask_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """(H, W) or (H, W, C), upright; any values."""
-    name = shown(path)
-    try:
-        with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
-            _load(image, name)
-            if image.mode == "P" or image.mode in _ALPHA_MODES or image.mode == "CMYK":
-                # The index of a palette means nothing: editors sort palettes as they like.
-                values: npt.NDArray[Any] = _from_pillow(image, name, None)[0]
-            else:
-                values = np.asarray(image)
-            turned = _upright(values, _orientation(image))
-    except OSError as error:
-        raise _unreadable(name, error.strerror or str(error)) from error
-    return np.ascontiguousarray(turned)
-
-
-def _require_size(
-    shape: tuple[int, ...], size: tuple[int, int], path: str | os.PathLike[str]
-) -> None:
-    if shape[:2] != tuple(size):
-        raise DataError(
-            "the mask and its image differ in size",
-            where=shown(path),
-            given=f"a mask of {shape[1]} x {shape[0]} px",
-            expected=f"{size[1]} x {size[0]} px, as the image",
-            hint="export the mask at the size of the image; it is never resized by guessing",
-        )

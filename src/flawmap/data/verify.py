@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from flawmap.data.check import require_sound
-from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image, read_mask
+from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image
+from flawmap.data.masks import read_mask
 from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
 from flawmap.errors import DataError

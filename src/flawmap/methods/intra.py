@@ -25,7 +25,7 @@ from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
-from flawmap.methods.layers.mfsa import Block
+from flawmap.methods.layers.mfsa import WindowBlock
 from flawmap.methods.layers.similarity import gms, ssim
 from flawmap.training.optim import warmup_cosine
 
@@ -154,7 +154,8 @@ class InTra(IterativeMethod):
         self.positions = nn.Parameter(torch.zeros(n_places, width))
         self.hidden = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.attention == "mfsa") for _ in range(config.depth)
+            WindowBlock(width, config.heads, config.attention == "mfsa")
+            for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, pixels)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flawmap.data.images import read_image, read_mask
+from flawmap.data.images import read_image
+from flawmap.data.masks import read_mask
 from flawmap.errors import FlawmapError
 from flawmap.report.pictures import (
     HeatScale,

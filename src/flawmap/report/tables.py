@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from flawmap.evaluation import APART, SPRO, CategoryResult, Evaluation
+from flawmap.evaluation import CategoryResult, Evaluation
 from flawmap.metrics.catalog import ALWAYS, HEADLINE, MARK, ORIGINAL, info
+from flawmap.pixels import APART, SPRO
 from flawmap.report.head import Tally, limit_words
 from flawmap.report.text import esc, name, number, percent
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Attention(nn.Module):
+class WindowAttention(nn.Module):
     """Attention between the patches of a window.
 
     Patches of one picture are so alike that dot products of their linear projections are nearly
@@ -53,13 +53,13 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class WindowBlock(nn.Module):
     """Pre-norm: attention, then an MLP of four times the width, each with a residual."""
 
     def __init__(self, width: int, heads: int, mfsa: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, mfsa)
+        self.attention = WindowAttention(width, heads, mfsa)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
