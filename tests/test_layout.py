@@ -18,7 +18,7 @@ LAYERS = [
     ["errors", "types", "files", "registry", "progress", "resources"],
     ["config"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
-    ["methods", "training", "pixels"],
+    ["methods", "training", "pixels", "auto"],
     ["detector"],
     ["evaluation", "outputs"],
     ["report", "recalibrate"],

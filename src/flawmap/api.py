@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawmap.config import Config, make_config
+from flawmap.auto import AUTO, choose, situation
+from flawmap.config import DEFAULT_METHOD, Config, make_config, read_file, read_pairs
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
@@ -33,7 +34,7 @@ def fit(
     output: PathLike | None = None,
     method: str | None = None,
     encoder: str | None = None,
-    preset: str = "cpu",
+    preset: str | None = None,
     format: str | None = None,
     categories: Sequence[str] | None = None,
     separate: bool = False,
@@ -53,9 +54,11 @@ def fit(
     Args:
         data: A folder or table file, or a table that was read already.
         output: Where the bundle is written.
-        method: A name that `flawmap methods` lists; PatchCore by default.
+        method: A name that `flawmap methods` lists, or "auto", the default: it chooses the method
+            and what goes with it by the images, the device and the time; see `flawmap.auto`.
         encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
-        preset: "cpu", "gpu", or another that the method names.
+        preset: "cpu", "gpu", or another that the method names; "cpu" by default, or what "auto"
+            chooses.
         format: The layout of `data`; recognised by default.
         categories: Fit only these products.
         separate: One model per product instead of one for all.
@@ -95,9 +98,12 @@ def fit(
         "false_reject_rate": false_reject_rate,
         "config_file": config_file,
         "options": options,
+        "preset": preset,
     }
+    choosing = False
     if config is None:
-        config = configure(preset=preset, **shaping)
+        config = configure(start=start, **shaping)
+        choosing = bool(config.chosen)
     elif given := [name for name, value in shaping.items() if value not in (None, False, (), {})]:
         raise ConfigError(
             "a whole configuration leaves no room for single options",
@@ -116,6 +122,12 @@ def fit(
         )
     elif categories is not None:
         data = data.only(categories)
+    if choosing:
+        # What was made above, to know what is wrong before anything is read, saw no images.
+        config = configure(data=data, start=start, **shaping)
+    if progress is not None:
+        for reason in config.chosen:
+            progress.note(reason)
     if output is not None:
         path = Path(output)
         _writable(path, "--output")
@@ -150,15 +162,20 @@ def configure(
     *,
     method: str | None = None,
     encoder: str | None = None,
-    preset: str = "cpu",
+    preset: str | None = None,
     separate: bool = False,
     seed: int | None = None,
     time_budget: str | float | None = None,
     false_reject_rate: float | None = None,
     config_file: PathLike | None = None,
     options: Mapping[str, Any] | Sequence[str] = (),
+    data: SampleTable | None = None,
+    start: Detector | None = None,
 ) -> Config:
     """The configuration that `fit` would use with these arguments.
+
+    Args:
+        data: What "auto" chooses by; without it, it supposes that there is little.
 
     Raises:
         ConfigError: A name or a value is wrong.
@@ -174,13 +191,29 @@ def configure(
         named["training.time_budget_seconds"] = seconds(time_budget)
     if false_reject_rate is not None:
         named["calibration.false_reject_rate"] = false_reject_rate
-    return make_config(
-        method=method,
-        preset=preset,
-        file=None if config_file is None else Path(config_file),
+    file = None if config_file is None else Path(config_file)
+    in_file = read_file(file) if file is not None else {"method": {}}
+    if (method or in_file["method"].get("name", AUTO)) != AUTO:
+        return make_config(
+            method=method, preset=preset or "cpu", file=file, named=named, overrides=options
+        )
+    # Whatever the method, this holds: where it is computed, and for how long.
+    pairs = [pair for pair in read_pairs(options) if pair[0].partition(".")[0] != "method"]
+    common = make_config(method=DEFAULT_METHOD, file=file, named=named, overrides=dict(pairs))
+    given = next((value for key, value in reversed(pairs) if key == "encoder.name"), encoder)
+    in_section = in_file.get("encoder")
+    if given is None and isinstance(in_section, Mapping):
+        given = in_section.get("name")
+    choice = choose(situation(data, common, given), None if start is None else start.config)
+    made = make_config(
+        method=choice.method,
+        preset=preset or choice.preset,
+        chosen=choice.options,
+        file=file,
         named=named,
         overrides=options,
     )
+    return made.model_copy(update={"chosen": choice.reasons})
 
 
 def evaluate(

@@ -29,6 +29,7 @@ from flawmap.registry import METHODS
 Tree = dict[str, Any]
 
 DEFAULT_METHOD = "patchcore"
+"""The method of a configuration that is made without images to choose by."""
 
 
 class Section(BaseModel):
@@ -208,12 +209,15 @@ class Config(Section):
     separate: bool = False
     """One model per category instead of one for all."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    chosen: tuple[str, ...] = ()
+    """Why `--method auto` chose the method and what goes with it; empty if the user named it."""
 
 
 def make_config(
     *,
     method: str | None = None,
     preset: str = "cpu",
+    chosen: Mapping[str, Any] | None = None,
     file: Path | None = None,
     named: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
@@ -223,6 +227,7 @@ def make_config(
     Args:
         method: A registered method; the file's, else the default one, when none is named.
         preset: "cpu" or "gpu", or another that the method names.
+        chosen: Dotted names to values that win over the preset alone.
         file: A YAML file with the tree, or a part of it.
         named: Dotted names to values, from options that have a name of their own.
         overrides: Dotted names to values, or strings "a.b=c" as in `--set`.
@@ -231,17 +236,8 @@ def make_config(
         ConfigError: A name or a value is wrong.
     """
     tree: Tree = {}
-    from_file = _read_yaml(file) if file else {}
-    if isinstance(from_file.get("method"), str):
-        from_file["method"] = {"name": from_file["method"]}
-    if not isinstance(from_file.setdefault("method", {}), dict):
-        raise ConfigError(
-            "the method must be a name or a section",
-            where=str(file),
-            given=from_file["method"],
-            expected="for example 'method: dinomaly'",
-        )
-    name = method or from_file.get("method", {}).get("name", DEFAULT_METHOD)
+    from_file = read_file(file) if file else {"method": {}}
+    name = method or from_file["method"].get("name", DEFAULT_METHOD)
     if name != from_file.get("method", {}).get("name", name):
         # The named method wins; the file's options belong to another one.
         del from_file["method"]
@@ -257,9 +253,10 @@ def make_config(
         )
     _set(tree, "method.name", name)
     pairs = [*(named or {}).items(), *read_pairs(overrides)]
-    encoder = _encoder_name(cls.defaults, cls.presets[preset], from_file, pairs)
+    presets = {**cls.presets[preset], **(chosen or {})}
+    encoder = _encoder_name(cls.defaults, presets, from_file, pairs)
     fitting = [d for p, d in cls.defaults_by_encoder.items() if fnmatch(encoder, p)]
-    for source in (cls.defaults, *fitting, cls.presets[preset]):
+    for source in (cls.defaults, *fitting, cls.presets[preset], chosen or {}):
         for key, value in source.items():
             _set(tree, key, value)
     _merge(tree, from_file)
@@ -273,6 +270,25 @@ def make_config(
             )
         _set(tree, key, name if key == "method.name" else value)
     return validate(tree)
+
+
+def read_file(path: Path) -> Tree:
+    """The tree of a YAML file; its method is a section, with or without a name.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds something else.
+    """
+    tree = _read_yaml(path)
+    if isinstance(tree.get("method"), str):
+        tree["method"] = {"name": tree["method"]}
+    if not isinstance(tree.setdefault("method", {}), dict):
+        raise ConfigError(
+            "the method must be a name or a section",
+            where=str(path),
+            given=tree["method"],
+            expected="for example 'method: dinomaly'",
+        )
+    return tree
 
 
 def _encoder_name(

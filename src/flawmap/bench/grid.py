@@ -115,7 +115,8 @@ class Grid(Section):
     )
     """unified: one model for all categories; separate: one per category."""
     seeds: Annotated[list[int], BeforeValidator(_one_or_more)] = Field(default=[0], min_length=1)
-    preset: str = "cpu"
+    preset: str | None = None
+    """cpu by default, or what the method auto chooses."""
     metrics: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     """Metrics beyond the seven; see `flawmap evaluate --help`."""
 
@@ -182,7 +183,10 @@ def deciding(options: Mapping[str, Any]) -> dict[str, Any]:
     tree = deepcopy(dict(options))
     for name in UNKEYED:
         tree.get("training", {}).pop(name.removeprefix("training."), None)
-    return tree
+    # That it was chosen counts, not how the reason is worded.
+    if not tree.pop("chosen", ()):
+        return tree
+    return tree | {"chosen": True}
 
 
 def dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
@@ -285,18 +289,21 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
             expected="different names, since the tables tell them apart by these",
             hint="give each a name of its own",
         )
-    configs = [
-        (label, _config(grid, entry, label, seed, options))
+    lines = [
+        (entry, label, seed, options)
         for entry in grid.methods
         for variant, options in (grid.options or {"": {}}).items()
         for label in [f"{entry.label}, {variant}" if variant else entry.label]
         for seed in grid.seeds
     ]
+    for line in lines:
+        # What is wrong with an option shows before data is listed.
+        _config(grid, *line)
     parts = _parts(grid, note or (lambda text: None))
     cells: dict[str, Cell] = {}
-    for label, config in configs:
+    for entry, label, seed, options in lines:
         for part in parts:
-            if part.seed != config.seed:
+            if part.seed != seed:
                 continue
             cell = Cell(
                 data=part.data,
@@ -306,9 +313,9 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                 categories=part.categories,
                 setting=part.setting,
                 label=label,
-                config=config,
+                config=_config(grid, entry, label, seed, options, part.table),
                 metrics=tuple(grid.metrics),
-                images=part.images,
+                images=len(part.table),
                 reader=grid.data[part.data].format,
                 data_versions=part.versions,
             )
@@ -334,7 +341,7 @@ class _Part:
     setting: Setting
     categories: tuple[str, ...]
     fingerprint: str
-    images: int
+    table: SampleTable
     versions: Mapping[str, str]
 
 
@@ -364,7 +371,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
                         setting=setting,
                         categories=categories,
                         fingerprint=part.fingerprint(),
-                        images=len(part),
+                        table=part,
                         versions={category: versions[category] for category in categories},
                     )
                 )
@@ -388,7 +395,12 @@ def _require_test(table: SampleTable, name: str) -> None:
 
 
 def _config(
-    grid: Grid, entry: MethodEntry, label: str, seed: int, options: Mapping[str, Any]
+    grid: Grid,
+    entry: MethodEntry,
+    label: str,
+    seed: int,
+    options: Mapping[str, Any],
+    table: SampleTable | None = None,
 ) -> Config:
     try:
         for name in {**options, **entry.options}:
@@ -410,6 +422,7 @@ def _config(
             preset=entry.preset or grid.preset,
             seed=seed,
             options={**options, **entry.options},
+            data=table,
         )
     except ConfigError as error:
         # The name of an option alone would not say which of the methods has it.

@@ -30,7 +30,9 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The algorithm; see 'flawmap methods'. [default: patchcore]"
+            metavar="NAME",
+            help="The algorithm; see 'flawmap methods'. auto chooses by the images, the device "
+            "and the time. [default: auto]",
         ),
     ] = None,
     encoder: Annotated[
@@ -41,12 +43,13 @@ def run(
         ),
     ] = None,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="cpu|gpu|NAME",
-            help="Options for a laptop, for a graphics card, or others that the method names.",
+            help="Options for a laptop, for a graphics card, or others that the method names. "
+            "[default: cpu, or what auto chooses]",
         ),
-    ] = "cpu",
+    ] = None,
     format: options.Format = None,
     category: options.Categories = None,
     separate: Annotated[
@@ -145,6 +148,7 @@ def summary(detector: Detector, output: Path) -> dict[str, Any]:
         "bundle": str(output),
         "bytes": output.stat().st_size,
         "method": detector.config.method.name,
+        "chosen": list(detector.config.chosen),
         "encoder": detector.config.encoder.name,
         "categories": list(detector.categories),
         "separate": detector.config.separate,
@@ -169,6 +173,8 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
     images, seconds = facts["images"], facts["seconds"]
     show.out(f"{output}  {show.size(facts['bytes'])}")
     show.out(f"  method      {facts['method']}, encoder {facts['encoder']}")
+    for reason in facts["chosen"]:
+        show.out(f"    chosen    {reason}")
     show.out(
         f"  images      {images['learnt']} learnt, {images['held_out']} held out, "
         f"{len(images['skipped'])} skipped"
