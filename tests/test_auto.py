@@ -3,25 +3,50 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import flawmap
 from flawmap.api import configure
-from flawmap.auto import Choice, Situation, choose, situation
+from flawmap.auto import Situation, choose, situation, within_budget
 from flawmap.bench.grid import cells_of, deciding, make_grid
-from flawmap.config import make_config
+from flawmap.bench.groups import _options
+from flawmap.config import Config, make_config
 from flawmap.data import read_data
+from flawmap.data.samples import SampleTable
+from flawmap.detector import Detector
 from flawmap.errors import ConfigError
+from flawmap.types import Sample
 
 TINY = {"data.size": 64, "method.levels": ["blocks.1", "blocks.2"]}
+
+
+def table(images: int, *categories: str) -> SampleTable:
+    """Good images that nobody opens."""
+    return SampleTable(
+        "/data",
+        "folder",
+        tuple(
+            Sample(path=f"/data/{name}/{i:04}.png", category=name, split="train", label=0)
+            for name in categories
+            for i in range(images)
+        ),
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "method", "preset"),
     [
-        (Situation(images=100), "patchcore", "cpu"),
-        (Situation(images=100, gpu=True), "patchcore", "gpu"),
-        (Situation(images=100, gpu=True, encoder="dinov2-base"), "dinomaly", "gpu"),
-        (Situation(images=100, encoder="dinov2-base"), "patchcore", "cpu"),
+        (Situation(), "patchcore", "cpu"),
+        (Situation(gpu=True), "patchcore", "gpu"),
+        (Situation(gpu=True, together=True), "patchcore", "gpu"),
+        (Situation(gpu=True, encoder="dinov2-base"), "patchcore", "gpu"),
+        (Situation(gpu=True, together=True, encoder="dinov2-base"), "dinomaly", "gpu"),
+        (
+            Situation(gpu=True, together=True, encoder="vit_base_patch14_reg4_dinov2"),
+            "dinomaly",
+            "gpu",
+        ),
+        (Situation(together=True, encoder="dinov2-base"), "patchcore", "cpu"),
     ],
 )
 def test_the_rules(given: Situation, method: str, preset: str) -> None:
@@ -30,42 +55,51 @@ def test_the_rules(given: Situation, method: str, preset: str) -> None:
     assert choice.reasons[0].startswith(f"{method}: ")
 
 
-def bank_and_images(choice: Choice) -> tuple[int, int | None]:
-    images = choice.options.get("training.images_per_category")
-    return choice.options.get("method.max_bank", 50_000), images
+def bank(seconds: float | None, images: int = 800, cores: int = 2) -> int:
+    given = Situation(images=images, learnt=images, budget=seconds, cores=cores)
+    options, why = within_budget(given, make_config(method="patchcore"))
+    assert bool(options) == bool(why)
+    assert options.get("method.min_bank", 10_000) <= options.get("method.max_bank", 50_000)
+    found: int = options.get("method.max_bank", 50_000)
+    return found
 
 
-def test_a_short_time_takes_a_smaller_bank_and_then_fewer_images() -> None:
-    found = [
-        bank_and_images(choose(Situation(images=800, categories=2, budget=seconds)))
-        for seconds in (600, 100, 60, 30, 10, 1)
-    ]
-    banks = [bank for bank, _ in found]
-    assert banks[0] == 50_000
-    assert banks == sorted(banks, reverse=True)
-    assert len(set(banks)) > 2
-    shown = [images for _, images in found]
-    assert shown[:2] == [None, None]
-    assert shown[-1] is not None
-    assert shown[-2] is not None
-    assert 1 <= shown[-1] < shown[-2] < 400
-    more_cores = choose(Situation(images=800, categories=2, budget=60, cores=16))
-    assert bank_and_images(more_cores) == (50_000, None)
+def test_a_short_time_takes_a_smaller_bank() -> None:
+    assert [bank(s) for s in (None, 600, 100, 70, 10, 1)] == [50_000] * 2 + [20_000, 10_000] + [
+        5_000
+    ] * 2
+    assert bank(100, cores=16) == 50_000
+    # A bank that holds everything, or a tenth of it, takes less than its limit would.
+    assert bank(15, images=100) == 50_000
 
 
-def test_the_options_of_a_choice_are_valid() -> None:
-    choice = choose(Situation(images=100_000, budget=60))
-    config = make_config(method=choice.method, preset=choice.preset, chosen=choice.options)
-    assert config.training.images_per_category is not None
-    assert make_config(method=choice.method, chosen=choice.options, overrides=["data.size=64"])
+def test_where_the_time_is_not_known_nothing_is_left_out() -> None:
+    slow = Situation(images=10_000, learnt=10_000, budget=1)
+    assert within_budget(slow, make_config(method="patchcore"))[0]
+    other = make_config(method="patchcore", overrides=["encoder.name=vit-s14"])
+    assert within_budget(slow, other) == ({}, "")
+    assert within_budget(Situation(learnt=10_000, budget=1, gpu=True), other) == ({}, "")
 
 
-def test_what_it_sees_of_the_images(rings: Path) -> None:
-    table = read_data(rings)
-    few = make_config(method="patchcore", overrides=["training.images_per_category=2"])
-    good = len(table.select(split="train", label=0))
-    assert situation(table, make_config(method="patchcore"), None).images == good > 2
-    assert situation(table, few, None).images == 2
+def test_the_estimate_counts_what_the_method_keeps() -> None:
+    given = Situation(images=800, learnt=800, budget=100)
+    thin = make_config(method="patchcore", overrides={"method.coreset_ratio": 0.01})
+    assert within_budget(given, thin) == ({}, "")
+    small = make_config(method="patchcore", overrides={"data.size": 128})
+    assert within_budget(given, small) == ({}, "")
+
+
+def test_what_it_sees_of_the_images() -> None:
+    two = table(30, "bolt", "nut")
+    common = make_config(method="patchcore", overrides={"training.device": "cpu"})
+    given = situation(two, common, None)
+    assert (given.images, given.learnt, given.together, given.gpu) == (60, 60, True, False)
+    few = make_config(
+        overrides={"training.images_per_category": 2, "separate": True, "training.device": "cuda"}
+    )
+    given = situation(two, few, "lite1")
+    assert (given.images, given.learnt, given.together, given.gpu) == (60, 4, False, True)
+    assert given.encoder == "lite1"
 
 
 def test_it_is_the_default_and_says_so(rings: Path, tmp_path: Path) -> None:
@@ -75,44 +109,67 @@ def test_it_is_the_default_and_says_so(rings: Path, tmp_path: Path) -> None:
     assert flawmap.load(tmp_path / "m.flawmap").config.chosen == detector.config.chosen
     named = flawmap.fit(rings, method="patchcore", options=TINY)
     assert named.config.chosen == ()
-    scores = [[p.score for p in one.predict(rings)] for one in (named, detector)]
-    assert scores[0] == scores[1]
 
 
-def test_options_of_the_user_win(tmp_path: Path) -> None:
-    config = configure(time_budget=1, options={"training.images_per_category": 7, "data.size": 96})
-    assert config.training.images_per_category == 7
-    assert config.data.size == (96, 96)
+def test_options_of_the_user_win() -> None:
+    many = table(1000, "bolt")
+    short: dict[str, object] = {"time_budget": 60, "data": many, "device": "cpu"}
+    chosen = configure(**short)  # type: ignore[arg-type]
+    assert chosen.method.model_dump()["max_bank"] < 50_000
+    assert len(chosen.chosen) == 2
+    given = configure(**short, options={"method.max_bank": 40_000, "method.min_bank": 9})  # type: ignore[arg-type]
+    assert given.method.model_dump()["max_bank"] == 40_000
+    assert len(given.chosen) == 1
+
+
+def test_a_file_names_the_method_or_does_not(tmp_path: Path) -> None:
     file = tmp_path / "options.yaml"
-    file.write_text("method: {coreset_ratio: 0.5}\nencoder: {name: lite1}\n", encoding="utf-8")
-    config = configure(config_file=file)
-    assert config.chosen
-    assert config.method.model_dump()["coreset_ratio"] == 0.5
-    assert config.encoder.name == "lite1"
-    file.write_text("method: auto\n", encoding="utf-8")
-    assert configure(config_file=file).chosen
-    file.write_text("method: dinomaly\n", encoding="utf-8")
-    assert configure(config_file=file).method.name == "dinomaly"
-    assert configure(config_file=file).chosen == ()
-    assert configure(config_file=file, method="auto").method.name == "patchcore"
+
+    def made(text: str, **options: str) -> Config:
+        file.write_text(text, encoding="utf-8")
+        return configure(config_file=file, device="cpu", **options)  # type: ignore[arg-type]
+
+    for text in ("method: {max_bank: 5000}", "method: {name: auto, max_bank: 5000}"):
+        config = made(f"{text}\nencoder: {{name: lite1}}\n")
+        assert config.chosen
+        assert config.method.model_dump()["max_bank"] == 5000
+        assert config.encoder.name == "lite1"
+    assert made("method: auto\n").chosen
+    named = made("method: {name: dinomaly, dropout: 0.3}\n")
+    assert (named.method.name, named.chosen) == ("dinomaly", ())
+    assert made("method: {name: dinomaly, dropout: 0.3}\n", method="auto").chosen
+    with pytest.raises(ConfigError, match="is no option"):
+        made("chosen: [mine]\n")
+    with pytest.raises(ConfigError, match="is no option"):
+        configure(options={"chosen": ["mine"]})
 
 
-def test_a_wrong_option_is_named_before_images_are_read() -> None:
+def test_wrong_names_are_told_before_images_are_read() -> None:
     with pytest.raises(ConfigError, match=r"unknown option 'data\.siz'"):
         flawmap.fit("nowhere", options={"data.siz": 64})
-    with pytest.raises(ConfigError, match=r"unknown option 'method\.depth'"):
-        configure(options={"method.depth": 4})
+    with pytest.raises(ConfigError, match="did you mean 'auto'"):
+        configure(method="atuo")
+    with pytest.raises(ConfigError, match="'patchcore' was chosen; --method names another"):
+        configure(options={"method.zzz": 4})
 
 
-def test_it_goes_on_as_the_model_began() -> None:
-    start = make_config(
-        method="dinomaly",
-        overrides={"data.size": 112, "method.dropout": 0.3, "data.resize": "crop"},
+def test_it_goes_on_as_the_model_began(two_products: Path) -> None:
+    options = {
+        "encoder.name": "lite0",
+        "data.size": 64,
+        "training.iterations": 2,
+        "training.batch_size": 4,
+        "method.dropout": 0.3,
+    }
+    bolt = read_data(two_products).only(["bolt"])
+    start = flawmap.fit(bolt, method="dinomaly", options=options)
+    more = flawmap.fit(
+        two_products, start=start, options={"training.iterations": 2, "training.batch_size": 4}
     )
-    choice = choose(Situation(images=10), start)
-    config = make_config(method=choice.method, chosen=choice.options)
-    assert config.method == start.method
-    assert (config.encoder, config.data) == (start.encoder, start.data)
+    assert isinstance(more, Detector)
+    assert more.config.method == start.config.method
+    assert (more.config.encoder, more.config.data) == (start.config.encoder, start.config.data)
+    assert more.config.chosen == ("dinomaly: as the model that the fit starts with",)
 
 
 def test_it_is_a_line_of_a_benchmark(rings: Path) -> None:
@@ -123,3 +180,14 @@ def test_it_is_a_line_of_a_benchmark(rings: Path) -> None:
     one = auto.config.model_dump(mode="json")
     assert deciding(one) == deciding({**one, "chosen": ["another wording"]})
     assert "chosen" not in deciding(patchcore.config.model_dump(mode="json"))
+    # Whatever it chose for a category, the tables have one line for it.
+    other = {**one, "method": {**one["method"], "max_bank": 5}}
+    assert _options(one) == _options(other)
+    assert _options(one) != _options(patchcore.config.model_dump(mode="json"))
+
+
+def test_a_benchmark_chooses_for_its_device(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    grid = make_grid({"data": {"rings": str(rings)}, "methods": ["auto"]})
+    batch = [cells_of(grid, device=d)[0].config.training.batch_size for d in ("auto", "cpu")]
+    assert batch == [64, 16]

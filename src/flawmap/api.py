@@ -11,13 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawmap.auto import AUTO, choose, situation
-from flawmap.config import DEFAULT_METHOD, Config, make_config, read_file, read_pairs
+from flawmap.auto import AUTO, choose, situation, within_budget
+from flawmap.config import (
+    DEFAULT_METHOD,
+    Config,
+    make_config,
+    named_encoder,
+    read_file,
+    read_pairs,
+)
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, unknown_name
 from flawmap.progress import Progress
+from flawmap.registry import METHODS
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -125,9 +133,6 @@ def fit(
     if choosing:
         # What was made above, to know what is wrong before anything is read, saw no images.
         config = configure(data=data, start=start, **shaping)
-    if progress is not None:
-        for reason in config.chosen:
-            progress.note(reason)
     if output is not None:
         path = Path(output)
         _writable(path, "--output")
@@ -171,11 +176,14 @@ def configure(
     options: Mapping[str, Any] | Sequence[str] = (),
     data: SampleTable | None = None,
     start: Detector | None = None,
+    device: str | None = None,
 ) -> Config:
     """The configuration that `fit` would use with these arguments.
 
     Args:
-        data: What "auto" chooses by; without it, it supposes that there is little.
+        data: The images that "auto" chooses by; without them it supposes that there are few.
+        start: The detector that the fit begins with; "auto" takes its method and encoder.
+        device: Where it will be computed, if another place than the options decides that.
 
     Raises:
         ConfigError: A name or a value is wrong.
@@ -191,29 +199,49 @@ def configure(
         named["training.time_budget_seconds"] = seconds(time_budget)
     if false_reject_rate is not None:
         named["calibration.false_reject_rate"] = false_reject_rate
-    file = None if config_file is None else Path(config_file)
-    in_file = read_file(file) if file is not None else {"method": {}}
-    if (method or in_file["method"].get("name", AUTO)) != AUTO:
+    file = {"method": {}} if config_file is None else read_file(Path(config_file))
+    if file["method"].get("name") == AUTO:
+        del file["method"]["name"]
+    if method not in (None, AUTO, *METHODS):
+        raise unknown_name("method", str(method), [AUTO, *METHODS], where="method")
+    if method not in (None, AUTO) or (method is None and "name" in file["method"]):
         return make_config(
             method=method, preset=preset or "cpu", file=file, named=named, overrides=options
         )
+    if method == AUTO and "name" in file["method"]:
+        # Its options belong to the method that it names.
+        file["method"] = {}
     # Whatever the method, this holds: where it is computed, and for how long.
     pairs = [pair for pair in read_pairs(options) if pair[0].partition(".")[0] != "method"]
-    common = make_config(method=DEFAULT_METHOD, file=file, named=named, overrides=dict(pairs))
-    given = next((value for key, value in reversed(pairs) if key == "encoder.name"), encoder)
-    in_section = in_file.get("encoder")
-    if given is None and isinstance(in_section, Mapping):
-        given = in_section.get("name")
-    choice = choose(situation(data, common, given), None if start is None else start.config)
-    made = make_config(
-        method=choice.method,
-        preset=preset or choice.preset,
-        chosen=choice.options,
-        file=file,
-        named=named,
-        overrides=options,
+    if device is not None:
+        pairs.append(("training.device", device))
+    common = make_config(
+        method=DEFAULT_METHOD, file={**file, "method": {}}, named=named, overrides=dict(pairs)
     )
-    return made.model_copy(update={"chosen": choice.reasons})
+    given = situation(data, common, named_encoder(file, [*named.items(), *pairs]))
+    choice = choose(given, None if start is None else start.config)
+
+    def made(chosen: Mapping[str, Any]) -> Config:
+        return make_config(
+            method=choice.method,
+            preset=preset or choice.preset,
+            chosen=chosen,
+            file=file,
+            named=named,
+            overrides=options,
+        )
+
+    try:
+        config, reasons = made(choice.options), choice.reasons
+        less, why = within_budget(given, config) if choice.method == DEFAULT_METHOD else ({}, "")
+        smaller = made({**choice.options, **less})
+    except ConfigError as error:
+        if error.hint is None:
+            error.hint = f"'{choice.method}' was chosen; --method names another"
+        raise
+    if smaller != config:
+        config, reasons = smaller, (*reasons, why)
+    return config.model_copy(update={"chosen": reasons})
 
 
 def evaluate(

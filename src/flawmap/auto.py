@@ -1,7 +1,7 @@
-"""`--method auto`: method, encoder, input size and preset for these images on this device.
+"""`--method auto`: the method and its preset for these images, this device and this time.
 
-Rules, no trials: a choice takes no time and is the same wherever the same is given. What each rule
-rests on is measured in docs/results.md; docs/methods.md says them in words.
+Rules, no trials: a choice takes no time and is the same wherever the same is given. docs/methods.md
+says them in words, docs/results.md holds the figures behind them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from flawmap.resources import usable_cores
 AUTO = "auto"
 """The name that stands for a choice."""
 
-_CELLS = 32 * 32
-"""Patches that PatchCore has of an image, at its default size."""
-
 _BANKS = (50_000, 20_000, 10_000, 5_000)
-"""Sizes of PatchCore's bank, from its default down to one that still holds what is common."""
+"""Sizes of PatchCore's bank that are tried for a time budget; a smaller one knows too little."""
 
-_IMAGE_SECONDS = 0.10
-"""What decoding, the encoder and the scoring of a good image take on one core."""
+_STRIDE = 8
+"""Px of the input for each patch of PatchCore, at the levels that it takes by default."""
+
+_IMAGE_SECONDS = 0.1
+"""What one core takes to decode a good image, to learn it, and to score it for the threshold."""
 
 _PAIR_SECONDS = 6e-9
 """What one core takes to compare a patch with one of the bank, while the bank is selected."""
-
-_GPU_SPEED = 20.0
-"""How much faster a graphics card is than one core, at least."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +36,21 @@ class Situation:
     """What a choice rests on.
 
     Attributes:
-        images: Good images to learn.
-        categories: Products.
+        images: Good images.
+        learnt: Those of them that are to be learnt.
         gpu: Whether a graphics card computes.
         cores: That this process may use.
         encoder: The encoder that the user names, or None.
+        together: Whether one model learns several products.
         budget: Seconds that the fit may take, or None.
     """
 
-    images: int
-    categories: int = 1
+    images: int = 0
+    learnt: int = 0
     gpu: bool = False
     cores: int = 2
     encoder: str | None = None
+    together: bool = False
     budget: float | None = None
 
 
@@ -77,19 +76,21 @@ def situation(table: SampleTable | None, config: Config, encoder: str | None) ->
 
     Args:
         table: The data; None supposes that there is little.
-        config: The configuration, whatever its method: device, time budget and how many images of
-            a category may be learnt count.
+        config: The configuration, whatever its method: device, time budget, how many images of a
+            category may be learnt, and whether categories are apart count.
         encoder: The encoder that the user names, or None.
     """
     samples = table.samples if table is not None else ()
-    learnt = Counter(s.category for s in samples if s.split == "train" and not s.label)
+    good = [s for s in samples if s.split in ("train", "validation") and not s.label]
+    by_category = Counter(s.category for s in good if s.split == "train")
     most = config.training.images_per_category
     return Situation(
-        images=sum(n if most is None else min(n, most) for n in learnt.values()),
-        categories=len(learnt),
+        images=len(good),
+        learnt=sum(n if most is None else min(n, most) for n in by_category.values()),
         gpu=_gpu(config.training.device),
         cores=usable_cores(),
         encoder=encoder,
+        together=len(by_category) > 1 and not config.separate,
         budget=config.training.time_budget_seconds,
     )
 
@@ -102,66 +103,61 @@ def choose(given: Situation, start: Config | None = None) -> Choice:
         start: The configuration of the model that the fit begins with, if it does.
 
     Example:
-        >>> choose(Situation(images=100)).method
+        >>> choose(Situation(images=100, learnt=80)).method
         'patchcore'
     """
     preset = "gpu" if given.gpu else "cpu"
     if start is not None:
         name = start.method.name
         options = {f"method.{k}": v for k, v in start.method.model_dump().items() if k != "name"}
-        options |= {"encoder": start.encoder.model_dump(), "data": start.data.model_dump()}
+        for section in ("encoder", "data"):
+            values = getattr(start, section).model_dump()
+            options |= {f"{section}.{k}": v for k, v in values.items()}
         return Choice(name, preset, options, (f"{name}: as the model that the fit starts with",))
-    if given.gpu and given.encoder is not None and given.encoder.startswith("dinov2"):
-        return Choice(
-            "dinomaly",
-            preset,
-            reasons=(
-                "dinomaly: with DINOv2 on a graphics card one model of all products has the best "
-                "published figures",
-            ),
-        )
-    reasons = [
-        "patchcore: the most accurate in flawmap's benchmarks on real images, and the fastest to "
-        "learn"
-    ]
-    options = {}
-    if given.budget is not None:
-        bank, images = _affordable(given)
-        if bank is not None:
-            options |= {"method.max_bank": bank, "method.min_bank": bank}
-            reasons.append(f"a bank of {bank} patches, since a larger one takes over the budget")
-        if images is not None:
-            options["training.images_per_category"] = images
-            reasons.append(f"{images} good images of each product, since more take over the budget")
-    return Choice("patchcore", preset, options, tuple(reasons))
+    if given.gpu and given.together and "dinov2" in (given.encoder or ""):
+        why = "with DINOv2 it has the best published figures of one model for several products"
+        return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}",))
+    why = "the highest image AUROC in flawmap's benchmarks on real images, and quick to learn"
+    return Choice("patchcore", preset, reasons=(f"patchcore: {why}",))
 
 
-def _affordable(given: Situation) -> tuple[int | None, int | None]:
-    """The bank and the images of each product that fit into the budget; None = as they are."""
-    assert given.budget is not None
-    for bank in _BANKS:
-        if _seconds(given, given.images, bank) <= given.budget:
-            return (None if bank == _BANKS[0] else bank), None
-    bank = _BANKS[-1]
-    each = given.images // max(1, given.categories)
-    while each > 1 and _seconds(given, each * given.categories, bank) > given.budget:
-        each = max(1, each * 9 // 10)
-    return bank, each
+def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str]:
+    """What PatchCore leaves out to end in the time given, and why.
 
+    Args:
+        given: The situation.
+        config: What would be fitted without a budget.
 
-def _seconds(given: Situation, images: int, bank: int) -> float:
-    """How long PatchCore takes to learn and to set its threshold, roughly."""
-    patches = images * _CELLS
-    kept = min(bank, patches)
-    one_core = images * _IMAGE_SECONDS + patches * kept * _PAIR_SECONDS
-    return one_core / (_GPU_SPEED if given.gpu else given.cores)
+    Returns:
+        Dotted names to values, and a sentence; both empty if nothing is to be left out. Where the
+        time cannot be told beforehand (other encoders and levels, a graphics card), nothing is.
+    """
+    method = config.method.model_dump()
+    known = config.encoder.name.startswith("lite") and method.get("levels") is None
+    if given.budget is None or given.gpu or not known:
+        return {}, ""
+    height, width = config.data.size
+    patches = given.learnt * (height // _STRIDE) * (width // _STRIDE)
+
+    def seconds(most: int) -> float:
+        kept: int = max(min(method["min_bank"], most), int(patches * method["coreset_ratio"]))
+        pairs = patches * min(kept, most, patches)
+        one_core: float = given.images * _IMAGE_SECONDS + pairs * _PAIR_SECONDS
+        return one_core / given.cores
+
+    if seconds(method["max_bank"]) <= given.budget:
+        return {}, ""
+    banks = [bank for bank in _BANKS if bank < method["max_bank"]]
+    bank = next((bank for bank in banks if seconds(bank) <= given.budget), min(banks, default=0))
+    if not bank:
+        return {}, ""
+    options = {"method.max_bank": bank, "method.min_bank": min(bank, method["min_bank"])}
+    return options, f"a bank of at most {bank} patches: a larger one takes over the time given"
 
 
 def _gpu(device: str) -> bool:
-    if device == "cuda":
-        return True
     if device != "auto":
-        return False
+        return device == "cuda"
     import torch
 
     return torch.cuda.is_available()

@@ -1,13 +1,14 @@
 """The configuration of a run: one frozen tree, every default in one place.
 
-Order of precedence, lowest first: the defaults here, the method's own defaults, the preset, a YAML
-file, then single options (`--seed`, `--set a.b=c`). Unknown names are refused with
-the nearest right one.
+Order of precedence, lowest first: the defaults here, the method's own defaults, the preset, what
+`auto` chose, a YAML file, then single options (`--seed`, `--set a.b=c`). Unknown names are refused
+with the nearest right one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -218,7 +219,7 @@ def make_config(
     method: str | None = None,
     preset: str = "cpu",
     chosen: Mapping[str, Any] | None = None,
-    file: Path | None = None,
+    file: Path | Tree | None = None,
     named: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Config:
@@ -228,7 +229,7 @@ def make_config(
         method: A registered method; the file's, else the default one, when none is named.
         preset: "cpu" or "gpu", or another that the method names.
         chosen: Dotted names to values that win over the preset alone.
-        file: A YAML file with the tree, or a part of it.
+        file: A YAML file with the tree, or a part of it; or what `read_file` made of one.
         named: Dotted names to values, from options that have a name of their own.
         overrides: Dotted names to values, or strings "a.b=c" as in `--set`.
 
@@ -236,9 +237,9 @@ def make_config(
         ConfigError: A name or a value is wrong.
     """
     tree: Tree = {}
-    from_file = read_file(file) if file else {"method": {}}
+    from_file = read_file(file) if isinstance(file, Path) else deepcopy(file or {"method": {}})
     name = method or from_file["method"].get("name", DEFAULT_METHOD)
-    if name != from_file.get("method", {}).get("name", name):
+    if name != from_file["method"].get("name", name):
         # The named method wins; the file's options belong to another one.
         del from_file["method"]
     cls = METHODS.load(name)
@@ -254,12 +255,17 @@ def make_config(
     _set(tree, "method.name", name)
     pairs = [*(named or {}).items(), *read_pairs(overrides)]
     presets = {**cls.presets[preset], **(chosen or {})}
-    encoder = _encoder_name(cls.defaults, presets, from_file, pairs)
+    encoder = named_encoder(from_file, pairs) or presets.get("encoder.name")
+    encoder = str(encoder or cls.defaults.get("encoder.name", ""))
     fitting = [d for p, d in cls.defaults_by_encoder.items() if fnmatch(encoder, p)]
     for source in (cls.defaults, *fitting, cls.presets[preset], chosen or {}):
         for key, value in source.items():
             _set(tree, key, value)
     _merge(tree, from_file)
+    if "chosen" in from_file or any(key.partition(".")[0] == "chosen" for key, _ in pairs):
+        raise ConfigError(
+            "why a method was chosen is no option", where="chosen", hint="leave it out"
+        )
     for key, value in pairs:
         if key in ("method", "method.name") and value != name:
             raise ConfigError(
@@ -291,18 +297,12 @@ def read_file(path: Path) -> Tree:
     return tree
 
 
-def _encoder_name(
-    defaults: Mapping[str, Any],
-    preset: Mapping[str, Any],
-    from_file: Mapping[str, Any],
-    pairs: Sequence[tuple[str, Any]],
-) -> str:
-    """The encoder that the sources lead to, the last one winning."""
+def named_encoder(from_file: Tree, pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """The encoder that a user names, in a file or by an option; the last one wins."""
     section = from_file.get("encoder")
     in_file = section.get("name") if isinstance(section, dict) else None
-    given = [defaults.get("encoder.name"), preset.get("encoder.name"), in_file]
-    given += [value for key, value in pairs if key == "encoder.name"]
-    return str(next((name for name in reversed(given) if name is not None), ""))
+    given = [in_file, *(value for key, value in pairs if key == "encoder.name")]
+    return next((str(name) for name in reversed(given) if name is not None), None)
 
 
 def validate(tree: Mapping[str, Any]) -> Config:

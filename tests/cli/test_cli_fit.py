@@ -24,6 +24,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             method=SimpleNamespace(name="patchcore"),
             encoder=SimpleNamespace(name="lite0"),
             separate=False,
+            chosen=("patchcore: for a reason",),
         ),
         categories=("cable", "screw"),
         calibration=Calibration(0.01, {"screw": CategoryCalibration(scores, scores, True)}),
@@ -87,6 +88,7 @@ def test_the_summary_and_the_next_command(
     assert run(["fit", "photos", "-o", str(output)]) == 0
     shown = capsys.readouterr()
     assert f"{output}  4.2 kB" in shown.out
+    assert "    chosen    patchcore: for a reason\n" in shown.out
     assert "396 learnt, 99 held out, 1 skipped" in shown.out
     assert "skipped bad.png: it is truncated" in shown.out
     assert "1 min 11 s (read images 1.5 s, learn 1 min 10 s)" in shown.out
@@ -106,6 +108,7 @@ def test_the_json_stands_alone(
     assert shown.err == ""
     assert found["bundle"] == str(output)
     assert found["bytes"] == 4200
+    assert found["chosen"] == ["patchcore: for a reason"]
     assert found["images"] == {
         "learnt": 396,
         "held_out": 99,

@@ -46,6 +46,7 @@ _OWN = {
     "method": "'methods' of the grid",
     "method.name": "'methods' of the grid",
     "encoder.name": "'encoder' of the grid",
+    "chosen": "the method auto",
     "training.device": "--device, which holds for all cells of a run",
 }
 """Options that are no option of a method here, and what stands in their place."""
@@ -83,7 +84,7 @@ class MethodEntry(Section):
     """One line of the tables: a method with its options."""
 
     method: str
-    """A name that `flawmap methods` lists."""
+    """A name that `flawmap methods` lists, or auto, which chooses one."""
     name: str | None = None
     """What the tables call it; the method's own name by default."""
     encoder: str | None = None
@@ -266,7 +267,9 @@ def make_grid(tree: Mapping[str, Any], *, base: Path = Path(), where: str = "the
     return grid.model_copy(update={"data": places})
 
 
-def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell]:
+def cells_of(
+    grid: Grid, note: Callable[[str], None] | None = None, *, device: str = "auto"
+) -> list[Cell]:
     """The cells of a grid, no cell twice.
 
     Every data set is listed, and every configuration is built: what is wrong with any of them shows
@@ -275,6 +278,7 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
     Args:
         grid: The grid.
         note: Told what the readers left out or assumed.
+        device: Where they will be computed: the method auto chooses by it.
 
     Raises:
         ConfigError: A method, an option, a category or a metric is unknown; or two lines are the
@@ -313,7 +317,7 @@ def cells_of(grid: Grid, note: Callable[[str], None] | None = None) -> list[Cell
                 categories=part.categories,
                 setting=part.setting,
                 label=label,
-                config=_config(grid, entry, label, seed, options, part.table),
+                config=_config(grid, entry, label, seed, options, part.table, device),
                 metrics=tuple(grid.metrics),
                 images=len(part.table),
                 reader=grid.data[part.data].format,
@@ -401,6 +405,7 @@ def _config(
     seed: int,
     options: Mapping[str, Any],
     table: SampleTable | None = None,
+    device: str = "auto",
 ) -> Config:
     try:
         for name in {**options, **entry.options}:
@@ -423,6 +428,7 @@ def _config(
             seed=seed,
             options={**options, **entry.options},
             data=table,
+            device=device,
         )
     except ConfigError as error:
         # The name of an option alone would not say which of the methods has it.

@@ -194,5 +194,10 @@ def _told_apart(groups: Sequence[Group]) -> list[Group]:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, str]:
-    """A configuration as dotted names with values, without the seed and what decides no figure."""
-    return {name: text for name, text in dotted(deciding(config)).items() if name != "seed"}
+    """A configuration as dotted names with values, without the seed and what decides no figure.
+
+    Without the options of a method that `auto` chose: they may differ from category to category.
+    """
+    found = dotted(deciding(config))
+    free = ("seed", "method.") if "chosen" in found else ("seed",)
+    return {name: text for name, text in found.items() if not name.startswith(free)}

@@ -15,7 +15,7 @@ from flawmap.bench.grid import dotted
 from flawmap.bench.measure import BUNDLE
 from flawmap.bench.store import Store
 
-_FREE = frozenset({"jobs", "config.training.threads"})
+_FREE = frozenset({"jobs", "config.training.threads", "config.chosen"})
 """What of a job may change before it goes on."""
 
 

@@ -80,7 +80,9 @@ def run(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A method; may be given several times."),
+        typer.Option(
+            metavar="NAME", help="A method, or auto, which chooses; may be given several times."
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -97,7 +99,10 @@ def run(
         str | None, typer.Option(metavar="NAME", help="For every method; by default its own.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="cpu|gpu", help="For every method. [default: cpu]")
+        str | None,
+        typer.Option(
+            metavar="cpu|gpu", help="For every method. [default: cpu, or what auto chooses]"
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -143,7 +148,7 @@ def run(
     from flawmap.bench.store import Store
 
     flags = _flags(data, method, setting, seed, category, encoder, preset, metric, settings)
-    cells = cells_of(_grid(grid, flags), None if quiet else show.note)
+    cells = cells_of(_grid(grid, flags), None if quiet else show.note, device=device)
     if dry_run:
         _print_plan(cells, results, retry, json)
         return

@@ -48,7 +48,7 @@ def method_options(name: str) -> list[dict[str, Any]]:
     found = []
     for option, field, text in [
         *_fields(cls.Config, "method."),
-        *_fields(Config, "", leave_out=("method",)),
+        *_fields(Config, "", leave_out=("method", "chosen")),
     ]:
         if option == "method.name":
             continue

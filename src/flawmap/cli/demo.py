@@ -25,9 +25,7 @@ def run(
     ] = Path("flawmap-demo"),
     method: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="The algorithm; see 'flawmap methods'. [default: patchcore]"
-        ),
+        typer.Option(metavar="NAME", help="The algorithm; see 'flawmap methods'. [default: auto]"),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="See 'flawmap encoders'.")

@@ -33,6 +33,10 @@ def run(
             found = [{**entry, "options": method_options(entry["name"])} for entry in found]
         show.json_out({"methods": found})
         return
+    if name is None:
+        show.out("auto  (the default of fit)")
+        show.out("  chooses one of these by the images, the device and the time, and says why")
+        show.out()
     for entry in found:
         show.out(f"{entry['name']}  ({entry['kind']})")
         show.out(f"  {entry['summary']}")

@@ -69,6 +69,13 @@ class PatchCoreConfig(MethodConfig):
         return value
 
 
+_VIT: Mapping[str, Any] = {
+    "data.size": [392, 392],
+    "scoring.sigma": 6.0,
+    "scoring.top_fraction": 0.01,
+}
+
+
 class PatchCore(OnePassMethod):
     """Nearest-neighbour distance to a coreset of good patches."""
 
@@ -86,8 +93,8 @@ class PatchCore(OnePassMethod):
         "training.precision": "float32",
     }
     defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "vit-*": {"data.size": [392, 392]},
-        "dinov2-*": {"data.size": [392, 392]},
+        "vit-*": _VIT,
+        "dinov2-*": _VIT,
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},

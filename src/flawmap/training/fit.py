@@ -108,6 +108,8 @@ class _Fit:
     def detector(self) -> Detector:
         """Everything from the images to the thresholds."""
         config, run = self.config, self.run
+        for reason in config.chosen:
+            self.progress.note(reason)
         self.table.require_apart(config.separate)
         cls = METHODS.load(config.method.name)
         require_encoder(cls, config)
@@ -280,7 +282,7 @@ class _Fit:
             self.progress.note("there is no unfinished run to resume; starting anew")
 
     def _identity(self, encoder: Encoder, content: str) -> dict[str, Any]:
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={"chosen"})
         # What may differ between the parts of one run without changing its weights.
         for free in ("checkpoint_seconds", "time_budget_seconds", "threads"):
             tree["training"].pop(free)
