@@ -2,9 +2,9 @@
 
     python benchmarks/patchcore_defaults.py --data cookie=DIR --data magnetic-tile=DIR
 
-Only good training images are looked at. A third of each category's is held out; each of these stands
-there as it is and with a defect of each kind (blended textures, a pasted patch, a scar), faint ones
-among them. What is chosen for PatchCore by these figures has seen no test image.
+Only good training images are looked at. A third of each category's is held out; each of these
+stands there as it is and with a defect of each kind (blended textures, a pasted patch, a scar),
+faint ones among them. What is chosen for PatchCore by these figures has seen no test image.
 """
 
 from __future__ import annotations
