@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,11 +114,11 @@ def test_it_is_the_default_and_says_so(rings: Path, tmp_path: Path) -> None:
 
 def test_options_of_the_user_win() -> None:
     many = table(1000, "bolt")
-    short: dict[str, object] = {"time_budget": 60, "data": many, "device": "cpu"}
-    chosen = configure(**short)  # type: ignore[arg-type]
+    short: dict[str, Any] = {"time_budget": 60, "data": many, "device": "cpu"}
+    chosen = configure(**short)
     assert chosen.method.model_dump()["max_bank"] < 50_000
     assert len(chosen.chosen) == 2
-    given = configure(**short, options={"method.max_bank": 40_000, "method.min_bank": 9})  # type: ignore[arg-type]
+    given = configure(**short, options={"method.max_bank": 40_000, "method.min_bank": 9})
     assert given.method.model_dump()["max_bank"] == 40_000
     assert len(given.chosen) == 1
 
@@ -125,9 +126,9 @@ def test_options_of_the_user_win() -> None:
 def test_a_file_names_the_method_or_does_not(tmp_path: Path) -> None:
     file = tmp_path / "options.yaml"
 
-    def made(text: str, **options: str) -> Config:
+    def made(text: str, **options: Any) -> Config:
         file.write_text(text, encoding="utf-8")
-        return configure(config_file=file, device="cpu", **options)  # type: ignore[arg-type]
+        return configure(config_file=file, device="cpu", **options)
 
     for text in ("method: {max_bank: 5000}", "method: {name: auto, max_bank: 5000}"):
         config = made(f"{text}\nencoder: {{name: lite1}}\n")

@@ -233,8 +233,8 @@ def configure(
 
     try:
         config, reasons = made(choice.options), choice.reasons
-        less, why = within_budget(given, config) if choice.method == DEFAULT_METHOD else ({}, "")
-        smaller = made({**choice.options, **less})
+        less, why = within_budget(given, config)
+        smaller = made({**choice.options, **less}) if less else config
     except ConfigError as error:
         if error.hint is None:
             error.hint = f"'{choice.method}' was chosen; --method names another"

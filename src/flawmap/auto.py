@@ -80,6 +80,9 @@ def situation(table: SampleTable | None, config: Config, encoder: str | None) ->
             category may be learnt, and whether categories are apart count.
         encoder: The encoder that the user names, or None.
     """
+    # Not above: whoever only asks for help needs no torch.
+    from flawmap.training.device import device_of
+
     samples = table.samples if table is not None else ()
     good = [s for s in samples if s.split in ("train", "validation") and not s.label]
     by_category = Counter(s.category for s in good if s.split == "train")
@@ -87,7 +90,7 @@ def situation(table: SampleTable | None, config: Config, encoder: str | None) ->
     return Situation(
         images=len(good),
         learnt=sum(n if most is None else min(n, most) for n in by_category.values()),
-        gpu=_gpu(config.training.device),
+        gpu=device_of(config.training.device) == "cuda",
         cores=usable_cores(),
         encoder=encoder,
         together=len(by_category) > 1 and not config.separate,
@@ -122,7 +125,7 @@ def choose(given: Situation, start: Config | None = None) -> Choice:
 
 
 def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str]:
-    """What PatchCore leaves out to end in the time given, and why.
+    """What PatchCore leaves out to end in the time given, and why; other methods plan themselves.
 
     Args:
         given: The situation.
@@ -132,9 +135,10 @@ def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str
         Dotted names to values, and a sentence; both empty if nothing is to be left out. Where the
         time cannot be told beforehand (other encoders and levels, a graphics card), nothing is.
     """
+    if given.budget is None or given.gpu or config.method.name != "patchcore":
+        return {}, ""
     method = config.method.model_dump()
-    known = config.encoder.name.startswith("lite") and method.get("levels") is None
-    if given.budget is None or given.gpu or not known:
+    if method["levels"] is not None or not config.encoder.name.startswith("lite"):
         return {}, ""
     height, width = config.data.size
     patches = given.learnt * (height // _STRIDE) * (width // _STRIDE)
@@ -153,11 +157,3 @@ def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str
         return {}, ""
     options = {"method.max_bank": bank, "method.min_bank": min(bank, method["min_bank"])}
     return options, f"a bank of at most {bank} patches: a larger one takes over the time given"
-
-
-def _gpu(device: str) -> bool:
-    if device != "auto":
-        return device == "cuda"
-    import torch
-
-    return torch.cuda.is_available()

@@ -19,19 +19,8 @@ import numpy as np
 from flawmap.data.samples import SampleTable
 from flawmap.detector import Detector
 from flawmap.errors import DataError
-from flawmap.metrics import (
-    auroc,
-    average_precision,
-    confusion,
-    f1_max,
-    sample_auroc,
-)
-from flawmap.metrics.catalog import (
-    ALWAYS,
-    CROP,
-    marks,
-    resolve,
-)
+from flawmap.metrics import auroc, average_precision, confusion, f1_max, sample_auroc
+from flawmap.metrics.catalog import ALWAYS, CROP, marks, resolve
 from flawmap.pixels import APART, SPRO, STANDARD_SIZE, CategoryPixels, kinds_apart
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold

@@ -27,9 +27,9 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     # Not above: what measures memory must not begin with torch in it.
     import torch
 
-    from flawmap.training.device import describe_device
+    from flawmap.training.device import describe_device, device_of
 
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device(device_of("auto"))
     versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:

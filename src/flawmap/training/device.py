@@ -18,6 +18,13 @@ from flawmap.config import TrainingConfig
 from flawmap.errors import ConfigError
 
 
+def device_of(wanted: str) -> str:
+    """The device that a name leads to; "auto" is a CUDA device if there is one, else the CPU."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
     """Lightning Fabric for one device, or for this process's share of several.
 
@@ -28,9 +35,7 @@ def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
     Raises:
         ConfigError: The device asked for is not there.
     """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(config.device)
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
