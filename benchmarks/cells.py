@@ -24,8 +24,6 @@ SAME: dict[str, dict[str, Any]] = {
         "encoder.name": CNN[0],
         "data.size": CNN[1],
         "method.levels": PATCH_LEVELS,
-        "method.normalise": "none",
-        "method.border": "zero",
         "method.min_bank": 1,
         "method.max_bank": 1_000_000,
         "scoring.sigma": 4.0,

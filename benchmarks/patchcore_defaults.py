@@ -48,7 +48,9 @@ def lines() -> list[dict[str, Any]]:
         for levels, size in itertools.product(LEVELS, SIZES)
     ]
     for change in (
-        {"method.normalise": "none"},
+        {"method.normalise": "level"},
+        {"method.border": "inside"},
+        {"method.normalise": "level", "method.border": "inside"},
         {"scoring.top_fraction": 0.01},
         {"scoring.pooling": "max"},
         {"scoring.sigma": 6.0},
@@ -125,7 +127,7 @@ def judge(table: SampleTable, options: dict[str, Any], args: argparse.Namespace)
     return {
         "levels": " + ".join(options["method.levels"]),
         "size": config.data.size[0],
-        "normalise": config.method.model_dump()["normalise"],
+        **{name: config.method.model_dump()[name] for name in ("normalise", "border")},
         "sigma": config.scoring.sigma,
         "pooling": "max"
         if config.scoring.pooling == "max"

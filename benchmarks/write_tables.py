@@ -12,8 +12,9 @@ NAME is that of a file in benchmarks/results. What `flawmap bench export` wrote 
 `flawmap bench table` shows; `<!-- results: NAME by=category columns=image_auroc,aupro -->` chooses
 lines and columns. Any other file is {"meta": {...}, "rows": [{...}, ...]}: `vs_anomalib` has a row
 per run and category, and becomes means over seeds with their spread, with what could not be run and
-its reason below; of `metrics_speed` the rows at one number of maps are shown; of all others each
-row is a line. A chart of the same name is shown below its table, unless it is by category.
+its reason below (`form=pairs` puts both libraries into one line); of `metrics_speed` the rows at
+one number of maps are shown; of all others each row is a line. A chart of the same name is shown
+below its table, unless it is by category.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ AGAINST_FIGURES = {
     "images_per_second": ("images/s", 1),
     "peak_memory_mb": ("peak memory, MB", 0),
 }
+LOWER = frozenset({"fit_seconds", "peak_memory_mb"})
+"""Less of these is better."""
+PEER = "anomalib"
 OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
 """The peer's own figures, and flawmap's of the same outputs."""
 FINE_TUNED = "vit-s14"
@@ -68,18 +72,21 @@ def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> s
     if not path.is_file():
         return "Not measured yet."
     content = json.loads(path.read_text(encoding="utf-8"))
-    parts = [grid(path, **choices) if "cells" in content else section(name, content)]
+    parts = [grid(path, **choices) if "cells" in content else section(name, content, **choices)]
     if "by" not in choices and (chart := path.with_suffix(".svg")).is_file():
         parts.append(f"![{name}]({os.path.relpath(chart, page.parent).replace(os.sep, '/')})")
     return "\n\n".join(parts)
 
 
-def section(name: str, content: Row) -> str:
-    """One table with its caption."""
+def section(name: str, content: Row, form: str = "lines") -> str:
+    """One table with its caption; `form` is "lines", or for `vs_anomalib` also "pairs"."""
     if name == "metrics_speed":
         content = at_one_count(content)
     meta, rows = content.get("meta", {}), content["rows"]
-    body = against(rows) if name == "vs_anomalib" else generic(rows)
+    if name == "vs_anomalib":
+        body = "\n\n".join([pairs(rows) if form == "pairs" else against(rows), *not_run(rows)])
+    else:
+        body = generic(rows)
     # Seeds and weights are those of what was run.
     run = [row for row in rows if not row.get("reason")]
     return f"{body}\n\n{caption(meta, run, with_seeds=name == 'vs_anomalib')}"
@@ -124,17 +131,8 @@ def over_seeds(
 
 
 def against(rows: Sequence[Row]) -> str:
-    """Both libraries, data set by data set, and below what could not be run and why."""
-    run: list[dict[str, Any]] = []
-    failed: dict[str, list[str]] = {}
-    for row in rows:
-        library = f"{text(row.get('library'))} {text(row.get('version'))}".removesuffix(" –")
-        if row.get("reason"):
-            what = f"{library} {row.get('method')}, {row.get('settings')}: {row['reason']}"
-            where = f"{text(row.get('data'))} {text(row.get('category'))}"
-            failed.setdefault(what, []).append(where)
-            continue
-        run.append({**row, "library": library})
+    """A line per library, data set and settings."""
+    run = [{**row, "library": library(row)} for row in rows if not row.get("reason")]
     # What the peer says itself is shown on the lines where it says something else.
     differs = {
         (own, *(row.get(key) for key in AGAINST))
@@ -149,11 +147,60 @@ def against(rows: Sequence[Row]) -> str:
     for own, ours in OWN.items():
         figures[own] = (f"anomalib's own {AGAINST_FIGURES[ours][0]}", 4)
     run.sort(key=lambda row: (text(row.get("data")), text(row.get("category"))))
-    parts = [over_seeds(run, AGAINST, figures)] if run else []
-    if failed:
-        notes = [f"- {what} ({', '.join(dict.fromkeys(where))})" for what, where in failed.items()]
-        parts.append("Not run to an end:\n\n" + "\n".join(notes))
-    return "\n\n".join(parts)
+    return over_seeds(run, AGAINST, figures)
+
+
+def pairs(rows: Sequence[Row]) -> str:
+    """A line per data set, method and settings; each cell has flawmap's figure and the peer's."""
+    methods = list(dict.fromkeys(row.get("method") for row in rows))
+    lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in sorted(rows, key=lambda row: (_where(row), methods.index(row.get("method")))):
+        if not row.get("reason"):
+            encoder = f"{text(row.get('encoder'))}, {text(row.get('size'))} px"
+            settings = text(row.get("settings"))
+            if row.get("setting") == "unified":
+                settings += ", one model for all"
+            line = lines.setdefault((_where(row), text(row.get("method")), settings, encoder), {})
+            line.setdefault(text(row.get("library")), []).append(row)
+    head = ["data", "method", "settings", "encoder"]
+    head += [f"{name}, flawmap / anomalib" for name, _ in AGAINST_FIGURES.values()]
+    body = []
+    for key, members in lines.items():
+        cells = []
+        for column, (_, digits) in AGAINST_FIGURES.items():
+            of = [[figure(r.get(column)) for r in members.get(n, [])] for n in ("flawmap", PEER)]
+            values = [[v for v in found if v is not None] for found in of]
+            shown = [spread(found, digits) for found in values]
+            if all(values):
+                ours, theirs = (round(statistics.fmean(found), digits) for found in values)
+                if ours != theirs:
+                    better = 0 if (ours < theirs) == (column in LOWER) else 1
+                    shown[better] = f"**{shown[better]}**"
+            cells.append(" / ".join(shown) if any(values) else "–")
+        body.append([*key, *cells])
+    return markdown(head, body, n_text=4)
+
+
+def _where(row: Row) -> str:
+    """A data set, and the category of several."""
+    data, category = text(row.get("data")), text(row.get("category"))
+    return data if category.replace("_", " ") == data else f"{data}/{category}"
+
+
+def not_run(rows: Sequence[Row]) -> list[str]:
+    """What could not be run, and why; one paragraph or none."""
+    failed: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("reason"):
+            what = f"{library(row)} {row.get('method')}, {row.get('settings')}: {row['reason']}"
+            failed.setdefault(what, []).append(_where(row))
+    notes = [f"- {what} ({', '.join(dict.fromkeys(where))})" for what, where in failed.items()]
+    return ["Not run to an end:\n\n" + "\n".join(notes)] if notes else []
+
+
+def library(row: Row) -> str:
+    """Name and version."""
+    return f"{text(row.get('library'))} {text(row.get('version'))}".removesuffix(" –")
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:

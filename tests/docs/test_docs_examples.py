@@ -436,7 +436,32 @@ def test_the_table_against_anomalib_names_what_failed_and_where_its_own_figures_
     assert lines[0].startswith("| tiles | tile | anomalib 2.7.0 | padim | same | separate | lite0")
     assert lines[0].endswith("| 0.9000 | 0.8000 | 2.0 | 900 | 0.7000 |")
     assert lines[1].endswith("| 900 | – |")
-    assert "- anomalib 2.7.0 efficient-ad, same: needs a download (tiles tile)" in text
+    assert "- anomalib 2.7.0 efficient-ad, same: needs a download (tiles/tile)" in text
+
+
+def test_both_libraries_stand_in_one_line(tables: ModuleType) -> None:
+    row = {"data": "magnetic tile", "category": "magnetic_tile", "settings": "same", "size": 256}
+    row |= {"method": "patchcore", "encoder": "lite0", "setting": "separate"}
+    ours, theirs = {**row, "library": "flawmap"}, {**row, "library": "anomalib"}
+    rows = [
+        {**theirs, "seed": 0, "image_auroc": 0.9, "fit_seconds": 9.0, "aupro": 0.5},
+        {**ours, "seed": 0, "image_auroc": 0.8, "fit_seconds": 2.0, "aupro": 0.5},
+        {**ours, "seed": 1, "image_auroc": 0.9, "fit_seconds": 4.0, "aupro": None},
+        {**theirs, "seed": 0, "method": "padim", "peak_memory_mb": 900},
+        {**ours, "seed": 0, "setting": "unified", "image_auroc": 0.7},
+        {**theirs, "seed": 0, "method": "stfpm", "reason": "no such thing"},
+    ]
+    text = tables.section("vs_anomalib", {"meta": {}, "rows": rows}, form="pairs")
+    head, _, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    assert "| image AUROC, flawmap / anomalib | AUPRO, flawmap / anomalib | fit, s," in head
+    figures = "0.8500 ± 0.0707 / **0.9000** | 0.5000 / 0.5000 | **3.0 ± 1.4** / 9.0 | – | – |"
+    assert lines == [
+        f"| magnetic tile | patchcore | same | lite0, 256 px | {figures}",
+        "| magnetic tile | patchcore | same, one model for all | lite0, 256 px "
+        "| 0.7000 / – | – | – | – | – |",
+        "| magnetic tile | padim | same | lite0, 256 px | – | – | – | – | – / 900 |",
+    ]
+    assert "- anomalib stfpm, same: no such thing (magnetic tile)" in text
 
 
 def test_no_page_holds_paths_of_a_machine() -> None:

@@ -65,7 +65,7 @@ def test_leaving_an_image_out_ignores_its_own_patches(encoder: Encoder) -> None:
 
 
 def test_every_level_has_its_share_of_the_length(encoder: Encoder) -> None:
-    (patches,) = make(encoder, neighbourhood=1).extract(images(1))
+    (patches,) = make(encoder, neighbourhood=1, normalise="level").extract(images(1))
     first, second = encoder.channels
     # The first level is the finer one, so no interpolation has changed its lengths.
     lengths = patches[..., :first].norm(dim=-1)
@@ -73,13 +73,14 @@ def test_every_level_has_its_share_of_the_length(encoder: Encoder) -> None:
     assert patches.shape == (1, 64, first + second)
 
 
-def test_neighbourhood_pooling_averages_only_what_exists(encoder: Encoder) -> None:
-    plain = make(encoder, neighbourhood=1, normalise="none").extract(images(1))[0]
-    pooled = make(encoder, neighbourhood=3, normalise="none").extract(images(1))[0]
+@pytest.mark.parametrize(("border", "counted"), [("zero", 9), ("inside", 4)])
+def test_neighbourhood_pooling_at_the_border(encoder: Encoder, border: str, counted: int) -> None:
+    plain = make(encoder, neighbourhood=1).extract(images(1))[0]
+    pooled = make(encoder, neighbourhood=3, border=border).extract(images(1))[0]
     n = encoder.channels[0]
     grid = plain[0, :, :n].view(8, 8, n)
     torch.testing.assert_close(
-        pooled[0, 0, :n], grid[:2, :2].mean(dim=(0, 1)), rtol=1e-4, atol=1e-4
+        pooled[0, 0, :n], grid[:2, :2].sum(dim=(0, 1)) / counted, rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(
         pooled[0].view(8, 8, -1)[4, 5, :n], grid[3:6, 4:7].mean(dim=(0, 1)), rtol=1e-4, atol=1e-4

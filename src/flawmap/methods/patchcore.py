@@ -40,10 +40,11 @@ class PatchCoreConfig(MethodConfig):
     """Encoder levels; the encoder's usual ones by default."""
     neighbourhood: int = Field(default=3, ge=1, le=15)
     """Each patch is the mean of this square of feature px (odd; 1 = none)."""
-    border: Literal["inside", "zero"] = "inside"
+    border: Literal["inside", "zero"] = "zero"
     """What that mean counts beyond the border: nothing, or zeros as the reference code does. Zeros
-    weaken the border's patches, which hides false alarms there, and flaws."""
-    normalise: Literal["none", "level"] = "level"
+    weaken the border's patches: fewer false alarms where parts do not lie alike, and less is seen
+    of a flaw in the outermost patches."""
+    normalise: Literal["none", "level"] = "none"
     """level: every level's patch vector has unit length times the square root of its share."""
     coreset_ratio: float = Field(default=0.1, gt=0, le=1)
     """Share of all patches that the bank keeps."""
@@ -73,6 +74,9 @@ _VIT: Mapping[str, Any] = {
     "data.size": [392, 392],
     "scoring.sigma": 6.0,
     "scoring.top_fraction": 0.01,
+    # Deep blocks of a ViT have far longer vectors than the ones before.
+    "method.normalise": "level",
+    "method.border": "inside",
 }
 
 
