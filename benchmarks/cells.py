@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from flawmap.api import configure
 from flawmap.types import Sample
 
 PEER = "anomalib"
@@ -109,6 +112,27 @@ class Cell:
         """What a stored row of the cell starts with."""
         named = {**asdict(self), "cell_category": self.category}
         return tuple(named[name] for name in KEY)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """flawmap's options."""
+        found: dict[str, Any] = {
+            "training.device": "cpu",
+            "separate": self.setting == "separate",
+            **({} if self.settings == "default" else SAME[self.method]),
+        }
+        if self.ratio is not None:
+            found["method.coreset_ratio"] = self.ratio
+        return found
+
+    @property
+    def configuration(self) -> str | None:
+        """Changes with flawmap's own defaults: figures of older ones count no more."""
+        if self.library == PEER:
+            return None
+        config = configure(method=self.method, options=self.options)
+        text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:

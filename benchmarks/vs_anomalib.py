@@ -6,7 +6,7 @@
 Without --peer-python, anomalib is installed into an environment of its own; only that needs the
 package index. Every cell (data, category, library, method, settings, seed) runs in a process of its
 own under a time limit, and is stored at once: a run that was stopped goes on where it was. A cell
-that fails is stored with its reason.
+that fails is stored with its reason. Cells of flawmap run again when its defaults have changed.
 
 Both libraries get the files that `read_data(place, seed=seed)` lists. anomalib gets flawmap's
 offline encoders as its pretrained weights. Both write raw maps and image scores, which the same
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cells import KEY, PEER, PEER_METHODS, SAME, Cell, plan, wanted
+from cells import KEY, PEER, PEER_METHODS, Cell, plan, wanted
 from common import (
     KILLED,
     PEER_SCRIPT,
@@ -174,8 +174,9 @@ class Runner:
 
     def run(self, cell: Cell) -> None:
         """Run a cell unless its rows are there, or a larger coreset was within the limit."""
-        stored = self._stored(cell)
-        if stored and not (self.args.retry and any(row.get("reason") for row in stored)):
+        old = self._rows(cell)
+        failed = any(row.get("reason") for row in old)
+        if old and self._current(cell, old) and not (self.args.retry and failed):
             say(f"{cell.name}: stored")
             return
         if cell.ratio is not None and not self._needs(cell):
@@ -195,7 +196,7 @@ class Runner:
             if not self.args.keep_outputs:
                 for outputs in folder.glob("*.npy"):
                     outputs.unlink()
-        self.rows = [row for row in self.rows if row not in stored] + rows
+        self.rows = [row for row in self.rows if row not in old] + rows
         about = meta(
             what="both libraries on the same files with the same encoder weights, each cell in a "
             "process of its own on the CPU; metrics are flawmap's, from raw maps at 256 x 256 and "
@@ -219,8 +220,14 @@ class Runner:
         )
         say(f"{cell.name}: {seconds:.0f} s, {outcome}")
 
-    def _stored(self, cell: Cell) -> list[dict[str, Any]]:
+    def _rows(self, cell: Cell) -> list[dict[str, Any]]:
+        """What is stored of a cell."""
         return [r for r in self.rows if tuple(r.get(name) for name in KEY) == cell.key]
+
+    @staticmethod
+    def _current(cell: Cell, rows: Sequence[dict[str, Any]]) -> bool:
+        """Whether flawmap would do the same today."""
+        return all(row.get("configuration") == cell.configuration for row in rows)
 
     def _needs(self, cell: Cell) -> bool:
         """Whether the peer could do no larger coreset."""
@@ -249,20 +256,13 @@ class Runner:
             assert self.python is not None
             job = self._peer_job(cell, train, test, folder)
             return run_cell(self.python, PEER_SCRIPT, job, folder, limit_seconds=limit)
-        same = cell.settings != "default"
+        trained = cell.method == "dinomaly" and cell.settings != "default"
         job = {
             "method": cell.method,
             "seed": cell.seed,
             "threads": torch.get_num_threads(),
-            "options": {
-                "training.device": "cpu",
-                "separate": cell.setting == "separate",
-                **(SAME[cell.method] if same else {}),
-                **({} if cell.ratio is None else {"method.coreset_ratio": cell.ratio}),
-            },
-            "train_seconds": self.args.train_minutes * 60
-            if same and cell.method == "dinomaly"
-            else None,
+            "options": cell.options,
+            "train_seconds": self.args.train_minutes * 60 if trained else None,
             "root": str(Path(train[0].path).parent),
             "train": [asdict(s) for s in train],
             "test": [asdict(s) for s in test],
@@ -338,6 +338,7 @@ class Runner:
             train_images=len(train),
             test_images=len(test),
             commit=source_commit(),
+            configuration=cell.configuration,
         )
         if "reason" in found:
             row["reason"] = found["reason"]

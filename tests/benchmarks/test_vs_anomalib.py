@@ -66,3 +66,16 @@ def test_a_smaller_coreset_runs_where_the_peer_could_not_do_a_larger_one(
     small = [c for c in cells if c.ratio == 0.01]
     assert [runner._needs(c) for c in small] == [needed, needed]
     assert runner._needs(large)
+
+
+def test_figures_of_older_defaults_count_no_more(script: ModuleType, tmp_path: Path) -> None:
+    cells = {(c.library, c.method, c.settings): c for c in planned(script)}
+    ours = cells["flawmap", "patchcore", "default"]
+    same = cells["flawmap", "patchcore", "same settings, coreset 0.1"]
+    peer = cells["anomalib", "padim", "same settings"]
+    assert peer.configuration is None
+    assert ours.configuration != same.configuration
+    for cell in (ours, peer):
+        row = {**dict(zip(script.KEY, cell.key, strict=True)), "configuration": cell.configuration}
+        assert script.Runner._current(cell, [row])
+        assert not script.Runner._current(cell, [{**row, "configuration": "of another day"}])
