@@ -180,6 +180,8 @@ class Runner:
             say(f"{cell.name}: stored")
             return
         if cell.ratio is not None and not self._needs(cell):
+            # Of older defaults, and not to be run again.
+            self.rows = [row for row in self.rows if row not in old]
             return
         say(f"{cell.name}: running")
         began = time.perf_counter()
@@ -200,8 +202,8 @@ class Runner:
         about = meta(
             what="both libraries on the same files with the same encoder weights, each cell in a "
             "process of its own on the CPU; metrics are flawmap's, from raw maps at 256 x 256 and "
-            "raw image scores; columns named 'own' are anomalib's figures after its own "
-            "post-processing, from the same outputs, where they differ",
+            "raw image scores; 'own' are anomalib's figures after its own post-processing, from "
+            "the same outputs, where they differ",
             fit="anomalib without validation; flawmap's default settings include its threshold, "
             "'same settings' do not",
             memory="highest resident memory of the main process, without anomalib's data loaders",

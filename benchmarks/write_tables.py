@@ -45,8 +45,6 @@ AGAINST_FIGURES = {
     "images_per_second": ("images/s", 1),
     "peak_memory_mb": ("peak memory, MB", 0),
 }
-LOWER = frozenset({"fit_seconds", "peak_memory_mb"})
-"""Less of these is better."""
 PEER = "anomalib"
 OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
 """The peer's own figures, and flawmap's of the same outputs."""
@@ -80,6 +78,8 @@ def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> s
 
 def section(name: str, content: Row, form: str = "lines") -> str:
     """One table with its caption; `form` is "lines", or for `vs_anomalib` also "pairs"."""
+    if form not in ("lines", "pairs") or (form == "pairs" and name != "vs_anomalib"):
+        raise ValueError(f"{name}: there is no form={form} of it")
     if name == "metrics_speed":
         content = at_one_count(content)
     meta, rows = content.get("meta", {}), content["rows"]
@@ -132,7 +132,7 @@ def over_seeds(
 
 def against(rows: Sequence[Row]) -> str:
     """A line per library, data set and settings."""
-    run = [{**row, "library": library(row)} for row in rows if not row.get("reason")]
+    run = [{**row, "library": library(row)} for row in in_order(rows) if not row.get("reason")]
     # What the peer says itself is shown on the lines where it says something else.
     differs = {
         (own, *(row.get(key) for key in AGAINST))
@@ -146,15 +146,13 @@ def against(rows: Sequence[Row]) -> str:
     figures = dict(AGAINST_FIGURES)
     for own, ours in OWN.items():
         figures[own] = (f"anomalib's own {AGAINST_FIGURES[ours][0]}", 4)
-    run.sort(key=lambda row: (text(row.get("data")), text(row.get("category"))))
     return over_seeds(run, AGAINST, figures)
 
 
 def pairs(rows: Sequence[Row]) -> str:
     """A line per data set, method and settings; each cell has flawmap's figure and the peer's."""
-    methods = list(dict.fromkeys(row.get("method") for row in rows))
     lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
-    for row in sorted(rows, key=lambda row: (_where(row), methods.index(row.get("method")))):
+    for row in in_order(rows):
         if not row.get("reason"):
             encoder = f"{text(row.get('encoder'))}, {text(row.get('size'))} px"
             settings = text(row.get("settings"))
@@ -162,23 +160,39 @@ def pairs(rows: Sequence[Row]) -> str:
                 settings += ", one model for all"
             line = lines.setdefault((_where(row), text(row.get("method")), settings, encoder), {})
             line.setdefault(text(row.get("library")), []).append(row)
-    head = ["data", "method", "settings", "encoder"]
+    head = ["data", "method", "settings", "encoder", "seeds"]
     head += [f"{name}, flawmap / anomalib" for name, _ in AGAINST_FIGURES.values()]
     body = []
     for key, members in lines.items():
+        seeds = {row.get("seed") for found in members.values() for row in found}
         cells = []
         for column, (_, digits) in AGAINST_FIGURES.items():
-            of = [[figure(r.get(column)) for r in members.get(n, [])] for n in ("flawmap", PEER)]
-            values = [[v for v in found if v is not None] for found in of]
-            shown = [spread(found, digits) for found in values]
-            if all(values):
-                ours, theirs = (round(statistics.fmean(found), digits) for found in values)
-                if ours != theirs:
-                    better = 0 if (ours < theirs) == (column in LOWER) else 1
-                    shown[better] = f"**{shown[better]}**"
-            cells.append(" / ".join(shown) if any(values) else "–")
-        body.append([*key, *cells])
+            shown = [
+                spread([figure(row.get(column)) for row in members.get(name, [])], digits)
+                for name in ("flawmap", PEER)
+            ]
+            own = next((name for name, ours in OWN.items() if ours == column), "")
+            said = spread([figure(row.get(own)) for row in members.get(PEER, [])], digits)
+            if said not in ("–", shown[1]):
+                shown[1] += f" (own {said})"
+            cells.append("–" if set(shown) == {"–"} else " / ".join(shown))
+        body.append([*key, str(len(seeds)), *cells])
     return markdown(head, body, n_text=4)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """By data set, method, settings and library; methods as they come."""
+    methods = list(dict.fromkeys(row.get("method") for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (
+            _where(row),
+            methods.index(row.get("method")),
+            text(row.get("settings")),
+            text(row.get("setting")),
+            text(row.get("library")),
+        ),
+    )
 
 
 def _where(row: Row) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flawmap.methods.patchcore import PatchCore
 from flawmap.types import Sample
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -68,14 +69,14 @@ def test_a_smaller_coreset_runs_where_the_peer_could_not_do_a_larger_one(
     assert runner._needs(large)
 
 
-def test_figures_of_older_defaults_count_no_more(script: ModuleType, tmp_path: Path) -> None:
+def test_figures_of_older_defaults_count_no_more(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = {(c.library, c.method, c.settings): c for c in planned(script)}
     ours = cells["flawmap", "patchcore", "default"]
-    same = cells["flawmap", "patchcore", "same settings, coreset 0.1"]
     peer = cells["anomalib", "padim", "same settings"]
-    assert peer.configuration is None
-    assert ours.configuration != same.configuration
-    for cell in (ours, peer):
-        row = {**dict(zip(script.KEY, cell.key, strict=True)), "configuration": cell.configuration}
-        assert script.Runner._current(cell, [row])
-        assert not script.Runner._current(cell, [{**row, "configuration": "of another day"}])
+    rows = {c: [{"configuration": c.configuration}] for c in (ours, peer)}
+    assert script.Runner._current(ours, rows[ours])
+    monkeypatch.setattr(PatchCore, "defaults", {**PatchCore.defaults, "scoring.sigma": 3.0})
+    assert not script.Runner._current(ours, rows[ours])
+    assert script.Runner._current(peer, rows[peer])
