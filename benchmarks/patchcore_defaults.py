@@ -25,6 +25,7 @@ from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
 from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
+from flawmap.data.transform import Transform
 from flawmap.types import Sample
 
 LEVELS = (("blocks.2", "blocks.4"), ("blocks.3", "blocks.5"), ("blocks.2", "blocks.4", "blocks.5"))
@@ -88,7 +89,8 @@ def draw(paths: Sequence[str], images: int, folder: Path) -> SampleTable:
     chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
     tested = chosen[: max(10, len(chosen) // 3)]
     samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[len(tested) :]]
-    pictures = [small(path) for path in tested]
+    transform = Transform((SIDE, SIDE))
+    pictures = [as_float(transform(read_image(path))[0]) for path in tested]
     for i, picture in enumerate(pictures):
         samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
         for kind, opacity in KINDS.items():
@@ -99,12 +101,6 @@ def draw(paths: Sequence[str], images: int, folder: Path) -> SampleTable:
             masks = (save(mask.astype(np.float32), folder / f"{i}_{kind}_mask.png"),)
             samples.append(Sample(path, "drawn", "test", 1, kind, masks))
     return SampleTable(str(folder), "benchmark", tuple(samples))
-
-
-def small(path: str) -> np.ndarray:
-    """An image at `SIDE` x `SIDE`, float32 in [0, 1]."""
-    image = Image.fromarray((as_float(read_image(path)) * 255).round().astype(np.uint8))
-    return as_float(np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
 
 
 def save(values: np.ndarray, path: Path) -> str:

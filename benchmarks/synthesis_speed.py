@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from common import meta, say, write_results
 from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
 from flawmap.data.synthesis import Synthesis, make_synthesis
+from flawmap.data.transform import Transform
 from flawmap.resources import usable_cores
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -77,9 +77,8 @@ def main() -> None:
 
 def load(paths: list[str], size: int) -> None:
     """Read the pictures, once in each worker."""
-    for path in paths:
-        image = Image.fromarray((as_float(read_image(path)) * 255).round().astype(np.uint8))
-        _pictures.append(as_float(np.asarray(image.resize((size, size)))))
+    transform = Transform((size, size))
+    _pictures.extend(as_float(transform(read_image(path))[0]) for path in paths)
 
 
 def draw(options: dict[str, Any], number: int) -> bool:
