@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
 from flawmap.data.synthesis import Synthesis, make_synthesis
 from flawmap.data.transform import Transform
-from flawmap.resources import usable_cores
+from flawmap.resources import one_blas_thread, usable_cores
 
 KINDS: dict[str, dict[str, Any]] = {
     "blended textures, the default": {},
@@ -36,6 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 _pictures: list[npt.NDArray[np.float32]] = []
 """Of a worker process."""
+_limit = ExitStack()
 
 
 def main() -> None:
@@ -76,7 +78,8 @@ def main() -> None:
 
 
 def load(paths: list[str], size: int) -> None:
-    """Read the pictures, once in each worker."""
+    """Read the pictures, once in each worker, which has one thread as a worker should."""
+    _limit.enter_context(one_blas_thread())
     transform = Transform((size, size))
     _pictures.extend(as_float(transform(read_image(path))[0]) for path in paths)
 

@@ -162,16 +162,19 @@ class Synthesis:
         mask = self._mask((image.shape[0], image.shape[1]), generator, allowed)
         # Only what changes is drawn.
         box = _box(mask)
-        inside, before = mask[box], image[box]
-        texture = self._texture(before, generator, others)
+        inside = mask[box]
+        texture = self._texture(image[box], inside, generator, others)
         if _is_grey(image):
             # Colour alone would give the defect away.
-            texture = texture.mean(axis=-1, keepdims=True)
+            texture = texture.mean(axis=0, keepdims=True)
         opacity = np.float32(generator.uniform(*self.config.opacity))
-        # Rounding must not carry a px out of range.
-        mixed = np.clip(before + opacity * (texture - before), 0, 1)
+        places = np.flatnonzero(mask)
         found = image.copy()
-        found[box] = np.where(inside[..., None], mixed, before)
+        flat = found.reshape(-1, 3)
+        mixed = flat[places].T
+        mixed += opacity * (texture - mixed)
+        # Rounding must not carry a px out of range.
+        flat[places] = np.clip(mixed, 0, 1, out=mixed).T
         return found, mask
 
     def _mask(
@@ -198,18 +201,22 @@ class Synthesis:
         return highest if allowed is None else highest & allowed
 
     def _texture(
-        self, image: FloatArray, generator: np.random.Generator, others: Sequence[FloatArray]
+        self,
+        image: FloatArray,
+        inside: BoolArray,
+        generator: np.random.Generator,
+        others: Sequence[FloatArray],
     ) -> FloatArray:
-        size = (image.shape[0], image.shape[1])
+        """Colours of the px inside, (3, N): numpy is slow where the innermost axis is short."""
         kind = self.config.textures[generator.integers(len(self.config.textures))]
         if kind == "procedural":
-            return procedural(size, generator)
+            return procedural(inside, generator)
         if kind == "folder":
             path = self.textures[generator.integers(len(self.textures))]
             source = as_float(read_image(path))
         else:
             source = others[int(generator.integers(len(others)))] if len(others) else image
-        return _rearranged(source, size, generator)
+        return _rearranged(source, inside, generator)
 
 
 def list_textures(folder: Path) -> tuple[str, ...]:
@@ -268,23 +275,26 @@ def object_mask(image: FloatArray) -> BoolArray | None:
 
 
 def _rearranged(
-    source: FloatArray, size: tuple[int, int], generator: np.random.Generator
+    source: FloatArray, inside: BoolArray, generator: np.random.Generator
 ) -> FloatArray:
-    """A texture from a picture: a random piece, turned by quarters, mirrored, recoloured."""
-    # Turned by a quarter, the picture's columns become the rows of the piece.
-    across = generator.uniform() < 0.5
-    wanted = (size[1], size[0]) if across else size
-    piece = source
-    for axis, n in enumerate(wanted):
-        have = piece.shape[axis]
-        # From a random place on, forwards or backwards; indices wrap around.
+    """A texture from a picture: a random piece, turned by quarters, mirrored, recoloured.
+
+    Returns:
+        (3, N), a column for each px inside.
+    """
+    places = np.nonzero(inside)
+    if generator.uniform() < 0.5:
+        # Turned by a quarter, the picture's columns are the rows of the piece.
+        places = places[::-1]
+    index = np.zeros(len(places[0]), dtype=np.intp)
+    for place, have in zip(places, source.shape[:2], strict=True):
+        # From a random place on, forwards or backwards; places wrap around.
         step = 1 if generator.uniform() < 0.5 else -1
-        piece = piece.take((np.arange(n) * step + generator.integers(have)) % have, axis=axis)
-    if across:
-        piece = piece.swapaxes(0, 1)
+        index = index * have + (place * step + generator.integers(have)) % have
     gain = generator.uniform(0.6, 1.4, 3).astype(np.float32)
     shift = generator.uniform(-0.15, 0.15, 3).astype(np.float32)
-    found: FloatArray = np.clip(piece * gain + shift, 0, 1)
+    piece = source.reshape(-1, 3)[index].T * gain[:, None] + shift[:, None]
+    found: FloatArray = np.clip(piece, 0, 1, out=piece)
     return found
 
 

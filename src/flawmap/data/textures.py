@@ -45,15 +45,21 @@ def perlin(
     weights_y, slopes_y = _axis(high, height / cells[0])
     weights_x, slopes_x = _axis(wide, width / cells[1])
     theta = generator.uniform(0, 2 * math.pi, (weights_y.shape[1], weights_x.shape[1]))
-    gradient_x, gradient_y = np.cos(theta).astype(np.float32), np.sin(theta).astype(np.float32)
-    product = weights_y @ gradient_x @ slopes_x.T + slopes_y @ gradient_y @ weights_x.T
-    canvas: FloatArray = np.float32(math.sqrt(2)) * product.astype(np.float32, copy=False)
+    theta = theta.astype(np.float32)
+    # Both products at once; see the definition: weight y, weight x, and the distance on one axis.
+    left = np.concatenate([weights_y @ np.cos(theta), slopes_y @ np.sin(theta)], axis=1)
+    left *= np.float32(math.sqrt(2))
+    canvas: FloatArray = left @ np.concatenate([slopes_x, weights_x], axis=1).T
     if angle == 0:
         return canvas
-    along_y, along_x = turned(size, angle)
-    row = np.clip(along_y + np.float32((high - 1) / 2), 0, high - 1).round().astype(np.int32)
-    column = np.clip(along_x + np.float32((wide - 1) / 2), 0, wide - 1).round().astype(np.int32)
-    found: FloatArray = canvas.take(row * wide + column)
+    row, column = turned(size, angle)
+    # Rounding to a whole px takes the errors of the border away too.
+    row += np.float32((high - 1) / 2)
+    column += np.float32((wide - 1) / 2)
+    place = np.rint(row, out=row).astype(np.intp)
+    place *= wide
+    place += np.rint(column, out=column).astype(np.intp)
+    found: FloatArray = canvas.take(place)
     return found
 
 
@@ -85,62 +91,73 @@ def turned(size: tuple[int, int], angle: float) -> tuple[FloatArray, FloatArray]
     return cos * y + sin * x, cos * x - sin * y
 
 
-def procedural(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
+def procedural(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
     """A texture of two random colours: stripes, checks, dots, clouds or grain.
 
+    Args:
+        inside: (height, width); only these px are drawn.
+        generator: Draws kind, colours and form.
+
     Returns:
-        (height, width, 3) float32 in [0, 1].
+        (3, N) float32 in [0, 1], a column for each px inside, row by row of the image.
     """
     draw = _KINDS[generator.integers(len(_KINDS))]
-    share = draw(size, generator)[..., None]
-    first, second = generator.uniform(0, 1, (2, 3)).astype(np.float32)
+    share = draw(inside, generator)
+    colours = generator.uniform(0, 1, (2, 3)).astype(np.float32)
+    first, second = colours[0, :, None], colours[1, :, None]
     found: FloatArray = first + share * (second - first)
     return found
 
 
-def _stripes(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
-    along, _ = turned(size, generator.uniform(0, math.pi))
-    period = np.float32(generator.uniform(4, max(size) / 4 + 4))
+def _stripes(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
+    along, _ = _places(inside, generator.uniform(0, math.pi))
+    period = np.float32(generator.uniform(4, max(inside.shape) / 4 + 4))
     waves: FloatArray = np.sin(along * np.float32(2 * math.pi) / period)
     return np.float32(0.5) * waves + np.float32(0.5)
 
 
-def _checks(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
-    along, across = turned(size, generator.uniform(0, math.pi))
-    side = np.float32(generator.uniform(3, max(size) / 8 + 3))
+def _checks(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
+    along, across = _places(inside, generator.uniform(0, math.pi))
+    side = np.float32(generator.uniform(3, max(inside.shape) / 8 + 3))
     checks: FloatArray = (np.floor(along / side) + np.floor(across / side)) % 2
     return checks
 
 
-def _dots(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
-    along, across = turned(size, generator.uniform(0, math.pi))
-    period = np.float32(generator.uniform(6, max(size) / 6 + 6))
+def _dots(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
+    along, across = _places(inside, generator.uniform(0, math.pi))
+    period = np.float32(generator.uniform(6, max(inside.shape) / 6 + 6))
     reach = np.float32(generator.uniform(0.15, 0.45)) ** 2
     u, v = (np.abs(axis / period % 1 - np.float32(0.5)) for axis in (along, across))
-    inside: BoolArray = u * u + v * v < reach
-    return inside.astype(np.float32)
+    dots: BoolArray = u * u + v * v < reach
+    return dots.astype(np.float32)
 
 
-def _clouds(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
-    total = np.zeros(size, dtype=np.float32)
+def _clouds(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
+    total = np.zeros(np.count_nonzero(inside), dtype=np.float32)
     for octave in range(3):
         cells = 2 ** int(generator.integers(1, 4)) * 2**octave
         angle = generator.uniform(0, math.pi)
-        total += perlin(size, (cells, cells), angle, generator) / 2**octave
+        noise = perlin((inside.shape[0], inside.shape[1]), (cells, cells), angle, generator)
+        total += noise[inside] / np.float32(2**octave)
     return _limited(total * np.float32(0.5) + np.float32(0.5))
 
 
-def _grain(size: tuple[int, int], generator: np.random.Generator) -> FloatArray:
-    grain = generator.standard_normal(size, dtype=np.float32)
+def _grain(inside: BoolArray, generator: np.random.Generator) -> FloatArray:
+    grain = generator.standard_normal(np.count_nonzero(inside), dtype=np.float32)
     return _limited(grain * np.float32(0.25) + np.float32(0.5))
 
 
+def _places(inside: BoolArray, angle: float) -> tuple[FloatArray, FloatArray]:
+    """As `turned`, of the px inside alone, (N,) each."""
+    along, across = turned((inside.shape[0], inside.shape[1]), angle)
+    return along[inside], across[inside]
+
+
 def _limited(values: FloatArray) -> FloatArray:
-    found: FloatArray = np.clip(values, 0, 1)
-    return found
+    return np.clip(values, 0, 1, out=values)
 
 
-_KINDS: tuple[Callable[[tuple[int, int], np.random.Generator], FloatArray], ...] = (
+_KINDS: tuple[Callable[[BoolArray, np.random.Generator], FloatArray], ...] = (
     _stripes,
     _checks,
     _dots,

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
+from flawmap.data.pool import map_in_threads
 from flawmap.data.synthesis import Synthesis, SynthesisConfig
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
@@ -39,6 +40,8 @@ from flawmap.methods.rd4ad import (
     pyramid_levels,
     require_pyramid,
 )
+from flawmap.resources import default_threads
+from flawmap.types import BoolArray, FloatArray
 
 
 class DMDDConfig(MethodConfig):
@@ -170,10 +173,14 @@ class DMDD(IterativeMethod):
             seed: Decides the defects.
         """
         arrays = [np.ascontiguousarray(i) for i in images.permute(0, 2, 3, 1).cpu().numpy()]
-        drawn = [
-            self.synthesis(image, np.random.default_rng([seed, n]), arrays[:n] + arrays[n + 1 :])
-            for n, image in enumerate(arrays)
-        ]
+        synthesis = self.synthesis
+
+        def draw(n: int) -> tuple[FloatArray, BoolArray]:
+            others = arrays[:n] + arrays[n + 1 :]
+            return synthesis(arrays[n], np.random.default_rng([seed, n]), others)
+
+        numbers, threads = range(len(arrays)), default_threads()
+        drawn = list(map_in_threads(draw, numbers, threads=threads, ahead=len(arrays)))
         found = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2)
         masks = torch.from_numpy(np.stack([mask for _, mask in drawn]))[:, None].float()
         return found.to(images.device), masks.to(images.device)

@@ -24,6 +24,7 @@ from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.progress import Progress
+from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.validation import History, Validation
@@ -154,7 +155,8 @@ def train(
         assert validation is not None
         validation.look(method, curve.validation, curve.steps, fabric)
 
-    with progress.task(name, curve.planned, start=curve.steps) as task:
+    # Defects are drawn with numpy while torch learns.
+    with progress.task(name, curve.planned, start=curve.steps) as task, one_blas_thread():
         while curve.steps < curve.planned and not exhausted():
             step = curve.steps
             features = tuple(t.to(fabric.device) for t in fetch(step))
