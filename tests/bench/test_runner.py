@@ -130,6 +130,44 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "results.sqlite"
 
 
+@pytest.mark.parametrize("order", [["auto", "patchcore"], ["patchcore", "auto"]])
+def test_what_auto_chooses_is_not_fitted_again_for_its_own_line(
+    stage: Stage, rings: Path, path: Path, order: list[str]
+) -> None:
+    first, second = (cells_for(rings, methods=[name], seeds=[0, 1]) for name in order)
+    with Store(path, create=True) as store:
+        run_cells(first, store)
+        assert len(stage.calls()) == 4
+        notes = Notes()
+        summary = run_cells(second, store, progress=notes)
+        # Without auto in the grid nothing is looked for: two lines are two measurements.
+        again = [] if "auto" in order[1] else ["fit-0", "score-0", "fit-1", "score-1"]
+        assert stage.calls() == again
+        assert summary.done == 2
+        assert [f"the same fit as {order[0]}'s" in text for text in notes.texts] == (
+            [] if again else [True, True]
+        )
+        found = store.cells()
+        assert [(c.label, c.seed) for c in found] == [
+            (name, seed) for name in order for seed in (0, 1)
+        ]
+        assert found[2].figures == found[0].figures
+        assert store.scores(found[3].key) == store.scores(found[1].key) != []
+        assert run_cells(second, store).before == 2
+
+
+def test_another_choice_of_auto_is_fitted(stage: Stage, rings: Path, path: Path) -> None:
+    with Store(path, create=True) as store:
+        run_cells(cells_for(rings, seeds=[0]), store)
+        stage.calls()
+        other = {"method": "auto", "options": {"method.coreset_ratio": 0.5}}
+        run_cells(cells_for(rings, methods=[other], seeds=[0]), store)
+        assert stage.calls() == ["fit-0", "score-0"]
+        # A metric that was not measured is no reason to take the figures.
+        run_cells(cells_for(rings, methods=["auto"], seeds=[0], metrics=["aupro_crop"]), store)
+        assert stage.calls() == ["fit-0", "score-0"]
+
+
 def test_every_cell_is_stored_and_none_is_run_twice(
     stage: Stage, cells: list[Cell], path: Path
 ) -> None:

@@ -58,6 +58,21 @@ class Known:
                     found.append(replace(stored, config=options))
         return found
 
+    def twin(self, cell: Cell) -> StoredCell | None:
+        """The finished cell of another line that comes to the same fit, and has all metrics.
+
+        What `auto` chooses is the fit of the line that names this method itself, and the other way
+        round.
+        """
+        wanted = _fit_of(cell.config.model_dump(mode="json"))
+        for stored in self._done.get(_facts(cell, cell.config.method.name), []):
+            found = {name for figures in stored.figures.values() for name in figures}
+            if set(cell.metrics) <= found:
+                with contextlib.suppress(ConfigError):
+                    if _fit_of(validate(stored.config).model_dump(mode="json")) == wanted:
+                        return stored
+        return None
+
     def error(self, cell: Cell) -> Mapping[str, Any]:
         """Why the cell failed, as in `StoredCell`."""
         return self._by_key[cell.key].error or {}
@@ -65,3 +80,8 @@ class Known:
 
 def _facts(cell: Cell | StoredCell, method: str) -> tuple[object, ...]:
     return (method, cell.data, cell.fingerprint, cell.categories, cell.seed)
+
+
+def _fit_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a fit: whether somebody or `auto` named the options does not."""
+    return {name: value for name, value in deciding(options).items() if name != "chosen"}

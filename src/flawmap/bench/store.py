@@ -53,6 +53,10 @@ CREATE TABLE scores (
 CREATE INDEX scores_of_cell ON scores (key)
 """
 
+_FIGURES = "category, metric, value"
+_SCORES = "category, path, label, defect, score"
+"""Columns beside the key."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -233,26 +237,7 @@ class Store:
                 alive = row["status"] == "running" and now - row["alive"] < STALE_SECONDS
                 if alive and row["owner"] != owner:
                     return "taken"
-            self._db.execute(
-                "INSERT OR REPLACE INTO cells (key, label, method, encoder, data, format, "
-                "fingerprint, setting, categories, seed, config, status, owner, alive) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?)",
-                (
-                    cell.key,
-                    cell.label,
-                    cell.config.method.name,
-                    cell.config.encoder.name,
-                    cell.data,
-                    cell.format,
-                    cell.fingerprint,
-                    cell.setting,
-                    json.dumps(list(cell.categories)),
-                    cell.seed,
-                    cell.config.model_dump_json(),
-                    owner,
-                    now,
-                ),
-            )
+            self._insert(cell, "running", owner=owner, alive=now)
         return "ours"
 
     def alive(self, keys: Sequence[str], owner: str) -> list[str]:
@@ -339,6 +324,22 @@ class Store:
                 (cell.label, json.dumps(stored.config), json.dumps(about), stored.key),
             )
 
+    def copy(self, stored: StoredCell, cell: Cell) -> None:
+        """Write a finished cell once more, as another line that comes to the same fit."""
+        about = {**stored.environment, "data_versions": cell.data_versions}
+        with self._transaction():
+            self._insert(cell, "done", owner=None, alive=None)
+            self._db.execute(
+                "UPDATE cells SET cost = ?, environment = ?, finished = ? WHERE key = ?",
+                (json.dumps(stored.cost), json.dumps(about), time.time(), cell.key),
+            )
+            self._clear(cell.key)
+            for table, columns in (("figures", _FIGURES), ("scores", _SCORES)):
+                self._db.execute(
+                    f"INSERT INTO {table} SELECT ?, {columns} FROM {table} WHERE key = ?",
+                    (cell.key, stored.key),
+                )
+
     def forget_failed(self) -> int:
         """Remove the cells that failed; returns how many."""
         with self._transaction():
@@ -385,6 +386,31 @@ class Store:
                 "SELECT category, path, label, defect, score FROM scores WHERE key = ?", (key,)
             )
             return [tuple(row) for row in rows]
+
+    def _insert(
+        self, cell: Cell, status: Status, *, owner: str | None, alive: float | None
+    ) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO cells (key, label, method, encoder, data, format, "
+            "fingerprint, setting, categories, seed, config, status, owner, alive) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                cell.key,
+                cell.label,
+                cell.config.method.name,
+                cell.config.encoder.name,
+                cell.data,
+                cell.format,
+                cell.fingerprint,
+                cell.setting,
+                json.dumps(list(cell.categories)),
+                cell.seed,
+                cell.config.model_dump_json(),
+                status,
+                owner,
+                alive,
+            ),
+        )
 
     def _clear(self, key: str) -> None:
         self._db.execute("DELETE FROM figures WHERE key = ?", (key,))
