@@ -150,14 +150,15 @@ def against(rows: Sequence[Row]) -> str:
 
 
 def pairs(rows: Sequence[Row]) -> str:
-    """A line per data set, method and settings; each cell has flawmap's figure and the peer's."""
+    """A line per data set, method and settings; each cell has flawmap's figure and the peer's.
+
+    What has only flawmap's defaults is left out: it stands in the table of all methods.
+    """
     lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in in_order(rows):
-        if not row.get("reason"):
+        if not row.get("reason") and row.get("settings") != "default":
             encoder = f"{text(row.get('encoder'))}, {text(row.get('size'))} px"
             settings = text(row.get("settings"))
-            if row.get("setting") == "unified":
-                settings += ", one model for all"
             line = lines.setdefault((_where(row), text(row.get("method")), settings, encoder), {})
             line.setdefault(text(row.get("library")), []).append(row)
     head = ["data", "method", "settings", "encoder", "seeds"]
