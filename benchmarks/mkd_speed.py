@@ -25,7 +25,7 @@ import torch
 import flawmap
 from common import meta, say, write_results
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, _create, _wrap, build, resolve
+from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.methods.mkd import MKD, MKDConfig, distances
 
 
@@ -54,7 +54,7 @@ def encoder_of(name: str) -> Encoder:
         return build(EncoderConfig(name=name), levels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = _wrap(spec, _create(spec, levels), levels)
+        encoder = wrap(spec, create(spec, levels), levels)
     encoder.freeze()
     return encoder
 

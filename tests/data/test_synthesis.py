@@ -26,8 +26,12 @@ def photo(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def drawn(seed: int, **options: object) -> tuple[np.ndarray, np.ndarray]:
+    return drawn_on(photo(), seed, **options)
+
+
+def drawn_on(image: np.ndarray, seed: int, **options: object) -> tuple[np.ndarray, np.ndarray]:
     synthesis = Synthesis(make_synthesis(options))
-    return synthesis(photo(), np.random.default_rng(seed), [photo(1), photo(2, (40, 50))])
+    return synthesis(image, np.random.default_rng(seed), [photo(1), photo(2, (40, 50))])
 
 
 def test_perlin_noise_by_the_definition() -> None:
@@ -178,6 +182,28 @@ def test_a_grey_image_stays_grey(kind: str) -> None:
         found, mask = synthesis(grey, np.random.default_rng(seed), [photo(1)])
         assert (found[mask] != grey[mask]).any()
         np.testing.assert_array_equal(found, np.repeat(found[..., :1], 3, axis=-1))
+
+
+def test_a_grey_image_of_a_colour_camera_gets_no_coloured_defect() -> None:
+    """Noise of the sensor or of JPEG leaves a little colour in it."""
+    tint = np.random.default_rng(9).normal(0, 2 / 255, (*SIZE, 3)).astype(np.float32)
+    grey = np.clip(np.repeat(photo()[..., :1], 3, axis=-1) * 0.8 + 0.1 + tint, 0, 1)
+    for seed in range(10):
+        found, mask = Synthesis()(grey, np.random.default_rng(seed))
+        assert np.ptp(found[mask], axis=-1).mean() <= 1.5 * np.ptp(grey[mask], axis=-1).mean()
+
+
+def test_defects_on_plain_grey_can_be_seen_and_are_dark_as_often_as_bright() -> None:
+    grey = np.full((*SIZE, 3), 0.5, dtype=np.float32)
+    changes = []
+    for seed in range(200):
+        found, mask = drawn_on(grey, seed, textures=["procedural"])
+        change = found[mask] - grey[mask]
+        assert np.abs(change).mean() >= 4 / 255
+        changes.append(change.mean())
+    assert 0.4 < np.mean(np.array(changes) < 0) < 0.6
+    # The colours of a texture are not averaged to a middle grey.
+    assert np.std(changes) > 0.1
 
 
 def test_textures_lie_in_range_and_differ() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, _create, _wrap, build
+from flawmap.encoders.encoder import Encoder, build, create, wrap
 from flawmap.encoders.table import ENCODERS
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs, loose_cosine
@@ -140,9 +140,9 @@ def test_the_published_sizes(name: str, levels: range, parameters: float, macs: 
     spec = ENCODERS[name]
     picked = [f"blocks.{i}" for i in levels]
     with torch.device("meta"):
-        network = _create(spec, picked)
+        network = create(spec, picked)
         whole = sum(p.numel() for p in network.parameters())
-        encoder = _wrap(spec, network, picked)
+        encoder = wrap(spec, network, picked)
         method = Dinomaly.build(DinomalyConfig(), encoder, (392, 392), torch.Generator())
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             method(torch.empty(1, 3, 392, 392))

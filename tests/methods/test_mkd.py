@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import flawmap
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, FeaturesEncoder, _create, _wrap, build, resolve
+from flawmap.encoders.encoder import Encoder, FeaturesEncoder, build, create, resolve, wrap
 from flawmap.errors import ConfigError
 from flawmap.methods.mkd import MKD, Cloner, MKDConfig, ReLU, Stage, distances, plan_cloner
 from flawmap.progress import Silent
@@ -43,7 +43,7 @@ def vgg() -> Encoder:
     spec = resolve("vgg11")
     levels = MKD.default_levels(spec)
     with torch.device("meta"):
-        network = _create(spec, levels)
+        network = create(spec, levels)
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():
@@ -51,7 +51,7 @@ def vgg() -> Encoder:
             nn.init.normal_(parameter, std=0.1, generator=generator)
         else:
             nn.init.kaiming_normal_(parameter, generator=generator)
-    encoder = _wrap(spec, network, levels)
+    encoder = wrap(spec, network, levels)
     encoder.freeze()
     return encoder
 
@@ -517,7 +517,7 @@ def test_looking_at_held_out_images_teaches_nothing(conv: Encoder) -> None:
 def test_a_source_with_relus_is_copied_where_it_stands() -> None:
     spec = resolve("resnet18")
     levels = MKD.default_levels(spec)
-    encoder = _wrap(spec, _create(spec, levels), levels)
+    encoder = wrap(spec, create(spec, levels), levels)
     encoder.freeze()
     method = make(encoder)
     assert method._rectified() == (True,) * 4

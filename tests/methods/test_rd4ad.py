@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, _create, _wrap, build, resolve
+from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.errors import ConfigError
 from flawmap.methods.layers.residual import Residual
 from flawmap.methods.rd4ad import RD4AD, RD4ADConfig, distance_maps, whole_cosine
@@ -26,7 +26,7 @@ def make(encoder: Encoder, **options: object) -> RD4AD:
 def unweighted(name: str) -> Encoder:
     spec = resolve(name)
     levels = RD4AD.default_levels(spec)
-    encoder = _wrap(spec, _create(spec, levels), levels)
+    encoder = wrap(spec, create(spec, levels), levels)
     encoder.freeze()
     return encoder
 

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 from scipy import ndimage
 
 from flawmap.config import Section, explain
-from flawmap.data.images import as_float, read_image
+from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
 from flawmap.errors import ConfigError, DataError
@@ -40,6 +42,17 @@ _TRIES = 8
 _LEAST_CHANGE = 2 / 255
 """Of a px' colour, to be seen."""
 
+_LEAST_MEAN_CHANGE = 4 / 255
+"""Of a blended defect's px."""
+
+_GREY = 4 / 255
+"""An image whose channels differ by less on average is grey, whatever camera or file it is of."""
+
+_KEPT_TEXTURES = 64
+_TEXTURE_SIDE = 1024
+"""Pictures of a texture folder are kept, no longer than this in px: decoding takes longer than
+everything else."""
+
 _LEAST = 1 / 4096
 """Share of the px that a blended defect covers at least."""
 
@@ -51,7 +64,7 @@ class SynthesisConfig(Section):
     """Drawn with equal chances: perlin (a blended texture), patch, scar (CutPaste)."""
     textures: tuple[Texture, ...] = Field(default=("procedural", "images"), min_length=1)
     """What blended defects are filled with, with equal chances: drawn textures, other training
-    images, or the images of `texture_folder`."""
+    images (of the same batch, where a method learns from them), or those of `texture_folder`."""
     texture_folder: Path | None = None
     """A folder of pictures of textures; belongs to textures=folder."""
     none_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -124,6 +137,7 @@ class Synthesis:
         if textures is None and self.config.texture_folder is not None:
             textures = list_textures(self.config.texture_folder)
         self.textures = tuple(textures or ())
+        self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
 
     def __call__(
         self,
@@ -162,17 +176,21 @@ class Synthesis:
         mask = self._mask((image.shape[0], image.shape[1]), generator, allowed)
         # Only what changes is drawn.
         box = _box(mask)
-        inside = mask[box]
-        texture = self._texture(image[box], inside, generator, others)
-        if _is_grey(image):
-            # Colour alone would give the defect away.
-            texture = texture.mean(axis=0, keepdims=True)
-        opacity = np.float32(generator.uniform(*self.config.opacity))
         places = np.flatnonzero(mask)
         found = image.copy()
         flat = found.reshape(-1, 3)
-        mixed = flat[places].T
-        mixed += opacity * (texture - mixed)
+        before = flat[places].T
+        grey = _is_grey(image)
+        for _ in range(_TRIES):
+            texture = self._texture(image[box], mask[box], generator, others)
+            if grey:
+                # Colour alone would give the defect away.
+                texture = texture[:1]
+            opacity = np.float32(generator.uniform(*self.config.opacity))
+            mixed = before + opacity * (texture - before)
+            # A defect that nobody can see would teach nonsense.
+            if np.abs(mixed - before).max(axis=0).mean() >= _LEAST_MEAN_CHANGE:
+                break
         # Rounding must not carry a px out of range.
         flat[places] = np.clip(mixed, 0, 1, out=mixed).T
         return found, mask
@@ -212,11 +230,21 @@ class Synthesis:
         if kind == "procedural":
             return procedural(inside, generator)
         if kind == "folder":
-            path = self.textures[generator.integers(len(self.textures))]
-            source = as_float(read_image(path))
+            source: RgbArray = self._kept(self.textures[generator.integers(len(self.textures))])
         else:
             source = others[int(generator.integers(len(others)))] if len(others) else image
         return _rearranged(source, inside, generator)
+
+    def _kept(self, path: str) -> npt.NDArray[np.uint8]:
+        """A picture of the texture folder, (h, w, 3)."""
+        found = self._pictures.get(path)
+        if found is None:
+            picture = Image.fromarray((as_float(read_image(path)) * 255).round().astype(np.uint8))
+            picture.thumbnail((_TEXTURE_SIDE, _TEXTURE_SIDE))
+            found = np.asarray(picture)
+            if len(self._pictures) < _KEPT_TEXTURES:
+                self._pictures[path] = found
+        return found
 
 
 def list_textures(folder: Path) -> tuple[str, ...]:
@@ -274,9 +302,7 @@ def object_mask(image: FloatArray) -> BoolArray | None:
     return filled
 
 
-def _rearranged(
-    source: FloatArray, inside: BoolArray, generator: np.random.Generator
-) -> FloatArray:
+def _rearranged(source: RgbArray, inside: BoolArray, generator: np.random.Generator) -> FloatArray:
     """A texture from a picture: a random piece, turned by quarters, mirrored, recoloured.
 
     Returns:
@@ -293,7 +319,7 @@ def _rearranged(
         index = index * have + (place * step + generator.integers(have)) % have
     gain = generator.uniform(0.6, 1.4, 3).astype(np.float32)
     shift = generator.uniform(-0.15, 0.15, 3).astype(np.float32)
-    piece = source.reshape(-1, 3)[index].T * gain[:, None] + shift[:, None]
+    piece = as_float(source.reshape(-1, 3)[index]).T * gain[:, None] + shift[:, None]
     found: FloatArray = np.clip(piece, 0, 1, out=piece)
     return found
 
@@ -368,10 +394,8 @@ def _place(
 
 
 def _is_grey(image: FloatArray) -> bool:
-    return bool(
-        np.array_equal(image[..., 0], image[..., 1])
-        and np.array_equal(image[..., 1], image[..., 2])
-    )
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    return float(np.abs(red - green).mean()) < _GREY and float(np.abs(blue - green).mean()) < _GREY
 
 
 def _box(mask: BoolArray) -> tuple[slice, slice]:

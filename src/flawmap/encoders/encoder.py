@@ -296,11 +296,11 @@ def build(
         return nothing
     picked = tuple(levels) if levels else default_levels(spec)
     if state is not None:
-        encoder = _wrap(spec, _create(spec, picked), picked)
+        encoder = wrap(spec, create(spec, picked), picked)
         _load(encoder, state, "bundle")
     else:
         network = pretrained(spec, config, picked)
-        encoder = _wrap(spec, network, picked)
+        encoder = wrap(spec, network, picked)
     encoder.freeze()
     return encoder
 
@@ -323,7 +323,7 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
     Raises:
         WeightsError: The weights are missing, or are not the ones asked for.
     """
-    network = _create(spec, levels)
+    network = create(spec, levels)
     file = weight_files.locate(spec, config.weights, config.sha256)
     if file is not None:
         state = weight_files.read(spec, file, network.state_dict())
@@ -332,7 +332,7 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
     if not config.download:
         raise weight_files.missing(spec)
     try:
-        return _create(spec, levels, fetch=True)
+        return create(spec, levels, fetch=True)
     except Exception as error:  # The hub's client raises many kinds of errors.
         raise weight_files.missing(spec, cause=error) from error
 
@@ -347,7 +347,12 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> Any:
+def create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> Any:
+    """timm's own network, whole or up to the last level; with drawn weights unless `fetch`.
+
+    Raises:
+        ConfigError: A level of a network of the family "other" is unknown.
+    """
     options: dict[str, Any] = {"pretrained": fetch}
     if spec.family == "vit":
         # BEiT's relative positions are made for one size.
@@ -373,7 +378,8 @@ def feature_names(spec: EncoderSpec) -> list[str]:
     return [str(name) for name in network.feature_info.module_name()]
 
 
-def _wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:
+def wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:
+    """An encoder around timm's own network, which it cuts after the last level; not yet frozen."""
     if spec.family == "vit":
         plain = type(network).__name__ == "VisionTransformer"
         return (ViTEncoder if plain else TimmViTEncoder)(spec, network, levels)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import timm
 from torch import Tensor, nn
 
-from flawmap.encoders.encoder import Encoder
+from flawmap.encoders.encoder import Encoder, create
 from flawmap.errors import ConfigError
 
 
@@ -18,7 +15,7 @@ class Unlearnt(nn.Module):
         encoder: Whose shape it has.
 
     Raises:
-        ConfigError: The encoder's levels are not timm's feature levels, one per stride.
+        ConfigError: The encoder is not a convolutional one.
     """
 
     mean: Tensor
@@ -26,27 +23,40 @@ class Unlearnt(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        name = encoder.spec.timm_name.split(".")[0]
-        found: list[int] = []
-        if encoder.spec.family != "vit":
-            whole: Any = timm.create_model(name, features_only=True)
-            found = list(whole.feature_info.reduction())
-        if any(stride not in found for stride in encoder.strides):
+        spec = encoder.spec
+        if spec.family not in ("efficientnet", "other"):
             raise ConfigError(
-                "a student of the encoder's shape needs a convolutional encoder with one level per "
-                "stride",
+                "a student of the encoder's shape needs a convolutional encoder",
                 where="encoder.name",
-                given=encoder.spec.name,
+                given=spec.name,
                 hint="use --encoder lite0, or another convolutional one",
             )
-        picks = tuple(found.index(stride) for stride in encoder.strides)
-        network: Any = timm.create_model(name, features_only=True, out_indices=picks)
-        self.network = network
-        self.channels: tuple[int, ...] = tuple(network.feature_info.channels())
+        network = create(spec, encoder.levels)
+        if spec.family == "other":
+            names = network.feature_info.module_name()
+            self.picks = [names.index(level) for level in encoder.levels]
+            self.network: nn.Module = network
+        else:
+            # As the encoder's own, but with its batch normalisation.
+            self.picks = [int(level.removeprefix("blocks.")) for level in encoder.levels]
+            stages = [nn.Sequential(network.conv_stem, network.bn1), *network.blocks]
+            self.network = Stages(stages[: max(self.picks) + 2])
         self.register_buffer("mean", encoder.mean.clone(), persistent=False)
         self.register_buffer("std", encoder.std.clone(), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Levels, (B, C, h, w) each, of images in [0, 1]."""
         found: list[Tensor] = self.network((images - self.mean) / self.std)
-        return found
+        return [found[pick] for pick in self.picks]
+
+
+class Stages(nn.ModuleList):
+    """One after the other; gives what comes out of each but the first."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to one tensor per stage."""
+        found = []
+        for stage in self:
+            x = stage(x)
+            found.append(x)
+        return found[1:]

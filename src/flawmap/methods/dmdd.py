@@ -41,6 +41,7 @@ from flawmap.methods.rd4ad import (
     require_pyramid,
 )
 from flawmap.resources import default_threads
+from flawmap.training.optim import Schedule, short_schedule
 from flawmap.types import BoolArray, FloatArray
 
 
@@ -59,8 +60,12 @@ class DMDDConfig(MethodConfig):
     attention: Attention = "both"
     """Of the segmentation network."""
     map: Literal["both", "distance", "segmentation"] = "both"
-    """What the anomaly map is; both: their mean, each scaled so that good px of training images
-    are 0 and drawn defects 1, on average."""
+    """What the anomaly map is. distance: of the first branch; both: joined with the segmentation,
+    or without one with the second branch, each map with as much weight as it tells drawn defects
+    from good px of training images. On average these are 1 and 0."""
+    clean_pass: bool = True
+    """The student also sees each good image beside its copy with a defect. Without it, about as
+    much is learnt in half the time if `synthesis.none_share` leaves some copies as they are."""
     synthesis: SynthesisConfig = SynthesisConfig()
     """The defects that it learns from."""
     width: int = Field(default=64, ge=8)
@@ -68,8 +73,10 @@ class DMDDConfig(MethodConfig):
     learning_rate: float = Field(default=5e-3, gt=0)
     """Of the student."""
     segmentation_learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Schedule = "constant"
+    """cosine: a warm-up of 20 iterations, then down to a hundredth of both rates."""
     scale_images: int = Field(default=64, ge=1)
-    """With map=both: training images that scale the two maps."""
+    """With map=both: training images that tell how to join the maps."""
 
 
 class DMDD(IterativeMethod):
@@ -93,15 +100,22 @@ class DMDD(IterativeMethod):
             "training.iterations": 400,
             "training.batch_size": 8,
             "method.student": "reverse",
+            "method.width": 32,
+            "method.clean_pass": False,
+            "method.synthesis.none_share": 0.4,
+            "method.schedule": "cosine",
         },
         "gpu": {},
         "paper": {"encoder.name": "wide_resnet50_2", "calibration.strategy": "off"},
     }
     free_on_start = frozenset(
-        {"learning_rate", "segmentation_learning_rate", "map", "synthesis", "scale_images"}
+        {
+            *("learning_rate", "segmentation_learning_rate", "schedule", "clean_pass"),
+            *("map", "synthesis", "scale_images"),
+        }
     )
 
-    scales: Tensor
+    joining: Tensor
 
     def __init__(self, config: DMDDConfig, encoder: Encoder) -> None:
         super().__init__(encoder)
@@ -110,19 +124,22 @@ class DMDD(IterativeMethod):
         channels = encoder.channels
         self.student: nn.Module
         if config.student == "encoder":
-            self.student = Unlearnt(encoder)
+            self.student, inner = Unlearnt(encoder), channels
         else:
-            self.student = Reverse(encoder)
-        self.branches = nn.ModuleList(Branches(c, config.branches) for c in channels)
-        self.n_maps = len(channels) * (2 if config.branches == "both" else 1)
+            self.student, inner = Reverse(encoder), tuple(decoder_widths(channels))
+        self.branches = nn.ModuleList(
+            Branches(start, wanted, config.branches)
+            for start, wanted in zip(inner, channels, strict=True)
+        )
+        n_maps = len(channels) * (2 if config.branches == "both" else 1)
         self.segment = (
-            SegmentationNetwork(self.n_maps, config.width, config.attention)
+            SegmentationNetwork(n_maps, config.width, config.attention)
             if config.segmentation
             else None
         )
         self.final_images = config.scale_images if self._joins else 0
-        # Mean of good px and of drawn defects, of the distances and of the segmentation.
-        self.register_buffer("scales", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        # Of each map: its mean over good px, and its weight.
+        self.register_buffer("joining", torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
 
     @cached_property
     def synthesis(self) -> Synthesis:
@@ -131,7 +148,9 @@ class DMDD(IterativeMethod):
 
     @property
     def _joins(self) -> bool:
-        return self.config.segmentation and self.config.map == "both"
+        """Whether there are two maps to be joined."""
+        config = self.config
+        return config.map == "both" and (config.segmentation or config.branches == "both")
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
@@ -148,6 +167,8 @@ class DMDD(IterativeMethod):
     ) -> DMDD:
         method = cls(config, encoder)
         initialise(method, generator)
+        if method.segment is not None:
+            method.segment.initialise(generator)
         return method
 
     def extract(self, images: Tensor) -> Features:
@@ -186,26 +207,29 @@ class DMDD(IterativeMethod):
         return found.to(images.device), masks.to(images.device)
 
     def loss(self, features: Features, step: int) -> Tensor:
-        clean, teacher = features[0].float(), features[1:]
+        images, teacher = features[0].float(), features[1:]
         # The loop seeds torch's own generator for every step.
-        images, masks = self.corrupted(clean, int(torch.randint(2**31, (1,))))
+        drawn, masks = self.corrupted(images, int(torch.randint(2**31, (1,))))
         with torch.no_grad():
-            seen = self.encoder(images)
-        n = len(clean)
-        both = self.branch_levels(
-            torch.cat([images, clean]),
-            [torch.cat(pair) for pair in zip(seen, teacher, strict=True)],
-        )
-        loss = torch.zeros((), device=clean.device)
-        distances = []
+            seen: Sequence[Tensor] = self.encoder(drawn)
+        parts = 1
+        if self.config.clean_pass:
+            parts = 2
+            drawn = torch.cat([drawn, images])
+            masks = torch.cat([masks, torch.zeros_like(masks)])
+            seen = [torch.cat(pair) for pair in zip(seen, teacher, strict=True)]
+            teacher = tuple(torch.cat([level, level]) for level in teacher)
+        both = self.branch_levels(drawn, seen)
+        loss = torch.zeros((), device=images.device)
         for branch, levels in zip(self._names, both, strict=True):
-            bad, good = [x[:n] for x in levels], [x[n:] for x in levels]
-            loss = loss + sum(branch_losses(branch, bad, good, seen, teacher, masks))
-            distances.append(distance_maps(seen, bad))
+            # The paper adds the mean over the copies and the mean over the good images.
+            loss = loss + parts * sum(branch_losses(branch, levels, seen, teacher, masks))
         if self.segment is not None:
             # The branches do not learn from the segmentation.
-            logits = self.segment(torch.cat(distances, dim=1).detach())
-            wanted = F.adaptive_max_pool2d(masks, logits.shape[-2:])
+            with torch.no_grad():
+                distances = [distance_maps(seen, levels) for levels in both]
+            logits = self.segment(torch.cat(distances, dim=1))
+            wanted = covered(masks, logits.shape[-2:])
             loss = loss + focal(logits, wanted) + (logits.sigmoid() - wanted).abs().mean()
         return loss
 
@@ -217,45 +241,44 @@ class DMDD(IterativeMethod):
             else (self.config.branches,)
         )
 
-    def maps(self, features: Features) -> tuple[Tensor, Tensor | None]:
-        """The sum of the distances and the segmentation, (B, 1, h, w) float32 each."""
+    def maps(self, features: Features) -> list[Tensor]:
+        """The sum of the first branch's distances, and the segmentation or, without one, the sum of
+        the second branch's distances if there is one; (B, 1, h, w) float32 each."""
         teacher = features[1:]
-        both = self.branch_levels(features[0].float(), teacher)
-        distances = [distance_maps(teacher, levels) for levels in both]
-        segmented = None
-        if self.segment is not None:
-            segmented = self.segment(torch.cat(distances, dim=1)).float().sigmoid()
-        return distances[0].sum(dim=1, keepdim=True), segmented
+        distances = [
+            distance_maps(teacher, levels)
+            for levels in self.branch_levels(features[0].float(), teacher)
+        ]
+        if self.segment is None:
+            return [d.sum(dim=1, keepdim=True) for d in distances]
+        segmented = self.segment(torch.cat(distances, dim=1)).sigmoid()
+        return [distances[0].sum(dim=1, keepdim=True), segmented]
 
     def anomaly_map(self, features: Features) -> Tensor:
         """(B, 1, h, w) on the finest level's grid."""
-        distance, segmented = self.maps(features)
-        if segmented is None or self.config.map == "distance":
-            return distance
-        if self.config.map == "segmentation":
-            return segmented
-        joined = torch.zeros_like(distance)
-        for found, (low, high) in zip((distance, segmented), self.scales, strict=True):
-            # A map that does not tell drawn defects from good px has no say.
-            weight = torch.where(high - low > 1e-3 * high, 0.5 / (high - low), 0.0)
-            joined = joined + weight * (found - low)
-        return joined
+        maps = self.maps(features)
+        if self._joins:
+            weighted = [
+                weight * (found - low)
+                for found, (low, weight) in zip(maps, self.joining, strict=True)
+            ]
+            return torch.stack(weighted).sum(dim=0)
+        return maps[0 if self.config.map == "distance" else -1]
 
     def finalise(self, batches: Iterator[Features]) -> None:
-        """Takes the mean of both maps over good px and over drawn defects."""
-        sums = torch.zeros(2, 2, dtype=torch.float64)
-        counts = torch.zeros(2, dtype=torch.float64)
+        """Takes from drawn defects how to join the maps; see `join`."""
+        # Of each map: sums of 1, of the values and of their squares, over good px and defects.
+        sums = torch.zeros(2, 2, 3, dtype=torch.float64)
         for number, features in enumerate(batches):
-            device = self.scales.device
+            device = self.joining.device
             images, masks = self.corrupted(features[0].float().to(device), number)
             found = self.maps((images.half(), *self.encoder(images)))
-            wanted = F.adaptive_max_pool2d(masks, found[0].shape[-2:])
-            shares = [1 - wanted, wanted]
-            for row, values in enumerate(found):
-                assert values is not None
-                sums[row] += torch.stack([(values * s).sum() for s in shares]).double().cpu()
-            counts += torch.stack([s.sum() for s in shares]).double().cpu()
-        self.scales.copy_(sums / counts.clamp(min=1))
+            share = covered(masks, found[0].shape[-2:]).double()
+            for row, values in enumerate(v.double() for v in found):
+                for column, weight in enumerate((1 - share, share)):
+                    powers = [(weight * values**n).sum() for n in range(3)]
+                    sums[row, column] += torch.stack(powers).cpu()
+        self.joining.copy_(join(sums))
 
     def optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -268,40 +291,69 @@ class DMDD(IterativeMethod):
         return torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.5, 0.999))
 
     def learning_rate(self, step: int, total: int) -> float:
-        return self.config.learning_rate
+        return short_schedule(self.config.schedule, step, total, self.config.learning_rate)
 
 
 def branch_losses(
     branch: str,
-    bad: Sequence[Tensor],
-    good: Sequence[Tensor],
+    levels: Sequence[Tensor],
     seen: Sequence[Tensor],
     teacher: Sequence[Tensor],
     masks: Tensor,
 ) -> list[Tensor]:
     """What a branch is taught at each level, a scalar each.
 
-    Normality gives the teacher's features of the good image, whether it sees that or the corrupted
-    one. Abnormality gives the teacher's features of what it sees, except where that is corrupted:
-    there the distance is to be 1.
+    Normality gives the teacher's features of the good image, whether it sees that or a corrupted
+    copy. Abnormality gives the teacher's features of what it sees, except where that is corrupted:
+    there the distance is to be 1, and in a cell that is partly corrupted as much less.
 
     Args:
         branch: "normality" or "abnormality".
-        bad: The branch's levels of corrupted images, (B, C, h, w) each.
-        good: Its levels of the images before that.
-        seen: The teacher's levels of the corrupted images.
-        teacher: Its levels of the good ones.
+        levels: The branch's, (B, C, h, w) each.
+        seen: The teacher's levels of what the student sees.
+        teacher: Its levels of the good images.
         masks: (B, 1, H, W), 1 where the image is corrupted.
     """
     losses = []
-    for b, g, s, t in zip(bad, good, seen, teacher, strict=True):
-        kept = distance(g, t).mean()
+    for own, of_seen, of_good in zip(levels, seen, teacher, strict=True):
         if branch == "normality":
-            losses.append(distance(b, t).mean() + kept)
+            losses.append(distance(own, of_good).mean())
         else:
-            mask = F.adaptive_max_pool2d(masks, b.shape[-2:])[:, 0]
-            losses.append((distance(b, s) - mask).abs().mean() + kept)
+            share = covered(masks, own.shape[-2:])[:, 0]
+            losses.append((distance(own, of_seen) - share).abs().mean())
     return losses
+
+
+def covered(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """The share of each cell that is masked, (B, 1, h, w), of masks (B, 1, H, W)."""
+    found: Tensor = F.adaptive_avg_pool2d(masks, (size[0], size[1]))
+    return found
+
+
+def join(sums: Tensor) -> Tensor:
+    """How two maps are joined: each weighs as much as it tells defects from good px.
+
+    That is (m1 - m0) / (v0 + v1) with means and variances over good px (0) and defects (1), as in
+    Fisher's discriminant of independent features; a map that is higher on good px has no weight.
+
+    Args:
+        sums: (2, 2, 3) float64; of each map, over good px and over defects: the sums of 1, of the
+            values and of their squares.
+
+    Returns:
+        (2, 2): of each map what is subtracted, and the factor. Joined, good px are 0 on average and
+        defects 1. If neither map tells them apart, the first is taken as it is.
+    """
+    n, first, second = sums.unbind(dim=-1)
+    mean = first / n.clamp(min=1)
+    variance = (second / n.clamp(min=1) - mean**2).clamp(min=0).sum(dim=1)
+    low = mean[:, 0]
+    gap = (mean[:, 1] - low).clamp(min=0)
+    weight = gap / variance.clamp(min=1e-12)
+    whole = (weight * gap).sum()
+    if whole <= 0:
+        return torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    return torch.stack([low, weight / whole], dim=1)
 
 
 def distance(output: Tensor, target: Tensor) -> Tensor:
@@ -310,19 +362,20 @@ def distance(output: Tensor, target: Tensor) -> Tensor:
 
 
 class Branches(nn.Module):
-    """A level, widened and split into its normal and its abnormal part.
+    """A level of the student, widened and split into its normal and its abnormal part.
 
     Args:
-        channels: Of the level, and of each part.
+        start: Channels of the student's level.
+        channels: Of the teacher's, and so of each part.
         wanted: Which parts there are.
     """
 
-    def __init__(self, channels: int, wanted: str) -> None:
+    def __init__(self, start: int, channels: int, wanted: str) -> None:
         super().__init__()
         self.n = 2 if wanted == "both" else 1
         wide = self.n * channels
         self.widen = nn.Sequential(
-            nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)
+            nn.Conv2d(start, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)
         )
         self.parts = nn.ModuleList(
             nn.Sequential(
@@ -335,24 +388,24 @@ class Branches(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, h, w) to one such tensor per part."""
+        """(B, start, h, w) to (B, C, h, w) per part."""
         halves = self.widen(x).chunk(self.n, dim=1)
         return [part(half) for part, half in zip(self.parts, halves, strict=True)]
 
 
 class Reverse(nn.Module):
-    """RD4AD's embedding and decoder as a student of the levels that it sees."""
+    """RD4AD's embedding and decoder, of one residual block a stage, as a student of the levels that
+    it sees. Its levels are as wide as the decoder's stages."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        channels = encoder.channels
-        widths = decoder_widths(channels)
+        widths = decoder_widths(encoder.channels)
         block = block_of(encoder.spec, widths[-1])
-        self.embedding = Embedding(channels, widths[-1], block, 1)
-        self.decoder = Decoder(channels, widths, block, (1, 1, 1))
+        self.embedding = Embedding(encoder.channels, widths[-1], block, 1)
+        self.decoder = Decoder(widths, widths, block, (1, 1, 1))
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels of the same shapes."""
+        """Levels on the same grids."""
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
         found: list[Tensor] = self.decoder(self.embedding(levels), sizes)
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,9 +94,29 @@ class StableAdamW(torch.optim.Optimizer):
         torch._foreach_add_(params, steps, alpha=-group["lr"] / (1 - beta1**t))
 
 
+Schedule = Literal["constant", "cosine"]
+
+
 def warmup_cosine(step: int, total: int, *, warmup: int, base: float, final: float) -> float:
     """Linear from 0 to `base` over `warmup` steps, then a cosine to `final` at the end."""
     if step < warmup:
         return base * step / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def short_schedule(kind: Schedule, step: int, total: int, base: float) -> float:
+    """The rate of methods whose paper keeps it constant.
+
+    Args:
+        kind: "constant", or "cosine": a short warm-up, then a cosine to a hundredth. A training of
+            some hundred steps ends with quieter weights so.
+        step: From 0 on.
+        total: Steps planned.
+        base: The highest rate.
+    """
+    if kind == "constant":
+        return base
+    return warmup_cosine(
+        step, total, warmup=min(20, max(1, total // 5)), base=base, final=base / 100
+    )

@@ -8,13 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawmap.methods.layers.residual import Residual
+from flawmap.methods.layers.residual import Residual, initialise
 
 Attention = Literal["both", "channel", "spatial", "none"]
 
 _RATES = (6, 12, 18)
 """Of the dilated convolutions."""
 _REDUCTION = 16
+
+_SMALL = 0.02
+"""Deviation of weights before a sigmoid, which is flat where they are large."""
+_FEW = -2.0
+"""Logit of a px before anything is learnt."""
 
 
 class SegmentationNetwork(nn.Module):
@@ -40,13 +45,32 @@ class SegmentationNetwork(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, 1, 1),
         )
+        self.logits = nn.Conv2d(width, 1, 1)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """He's initialisation, but for what ends in a sigmoid: that begins where it can learn, and
+        with few defects."""
+        initialise(self, generator)
+        ends: list[nn.Module] = [self.logits]
+        for module in self.modules():
+            if isinstance(module, ChannelAttention):
+                ends.append(module.mlp[-1])
+            elif isinstance(module, SpatialAttention):
+                ends.append(module.mix)
+        for layer in ends:
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.normal_(layer.weight, std=_SMALL, generator=generator)
+        assert self.logits.bias is not None
+        nn.init.constant_(self.logits.bias, _FEW)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, maps, h, w) to logits (B, 1, h, w)."""
-        found: Tensor = self.layers(maps)
-        return found
+        """(B, maps, h, w) to logits (B, 1, h, w) float32."""
+        found = self.layers(maps)
+        # In bfloat16 a map would have few steps.
+        with torch.autocast(found.device.type, enabled=False):
+            logits: Tensor = self.logits(found.float())
+        return logits
 
 
 class ChannelAttention(nn.Module):
@@ -54,7 +78,8 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        inner = max(1, channels // _REDUCTION)
+        # Of few, ReLUs might all be dead.
+        inner = max(8, channels // _REDUCTION)
         self.mlp = nn.Sequential(
             nn.Conv2d(channels, inner, 1, bias=False),
             nn.ReLU(inplace=True),
@@ -114,7 +139,7 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 4.0) -> Tensor:
 
     Args:
         logits: (...) any float type.
-        target: The same shape, 0 or 1.
+        target: The same shape, 0 to 1.
         gamma: How much less well-judged px count.
     """
     logits = logits.float()
