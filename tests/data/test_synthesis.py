@@ -255,6 +255,8 @@ def test_the_sheet(rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     plain, defect = sheet[6:70, 6:70], sheet[6:70, 70:134]
     assert (plain != defect).any()
     first = target.read_bytes()
+    assert run([*command, "-q", "--set", "method.synthesis.opacity=[0.1,0.2]"]) == 0
+    assert target.read_bytes() != first
     assert run([*command, "-q"]) == 0
     assert "6 of 6 images have a defect" in capsys.readouterr().out
     assert target.read_bytes() == first
@@ -276,6 +278,9 @@ def test_the_sheet_needs_a_picture_s_ending(
         (["--texture", "folder"], ("--texture-folder", "--texture-folder DIR")),
         (["--texture", "images", "--texture-folder", "x"], ("--texture-folder", "not be used")),
         (["--none-share", "1"], ("--none-share", "0.99")),
+        (["--set", "opacity=2"], ("opacity",)),
+        (["--set", "method.synthesis.thresold=0.5"], ("thresold", "threshold")),
+        (["--images", "500", "--size", "2048"], ("500 images of 2048", "at most 7 images")),
     ],
 )
 def test_the_sheet_s_wrong_options_are_named_as_they_were_given(

@@ -11,6 +11,7 @@ from flawmap.encoders.encoder import Encoder, build, create, wrap
 from flawmap.encoders.table import ENCODERS
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs, loose_cosine
+from flawmap.methods.layers.dropout import Dropout
 from flawmap.methods.layers.mixers import LinearAttention
 
 LEVELS = tuple(f"blocks.{i}" for i in range(4))
@@ -337,7 +338,7 @@ def test_jitter_is_in_proportion_to_the_length_of_a_token(vit: Encoder) -> None:
     noise = (seen[0] - token)[0]
     scale = noise.std(dim=-1) / (token[0].norm(dim=-1) * 10 / 384)
     torch.testing.assert_close(scale, torch.ones(17), rtol=0.15, atol=0.0)
-    assert not [m for m in method.bottleneck if isinstance(m, torch.nn.Dropout) and m.p]
+    assert not [m for m in method.bottleneck if isinstance(m, Dropout) and m.p]
     method.eval()
     with torch.no_grad():
         first, second = method.reconstruct((token, token)), method.reconstruct((token, token))

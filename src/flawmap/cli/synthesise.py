@@ -11,11 +11,16 @@ import typer
 from flawmap.cli import options, show
 
 NAME = "synthesise"
+
+_MOST_PX = 32_000_000
+"""Of all images; there are three pictures of each."""
+
 EPILOG = """\b
 Examples:
   flawmap synthesise photos -o sheet.png
   flawmap synthesise photos -o scars.png --kind scar --kind patch
   flawmap synthesise photos -o sheet.png --texture folder --texture-folder dtd/images
+  flawmap synthesise photos -o faint.png --set opacity=[0.1,0.3]
 
 \b
 Each image stands there as it is, with a defect, and with the defect outlined.
@@ -33,7 +38,7 @@ def run(
     images: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="How many images.")] = 16,
     size: Annotated[
         int, typer.Option(metavar="PX", min=16, max=2048, help="Height and width of each picture.")
-    ] = 192,
+    ] = 256,
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,7 +66,19 @@ def run(
             metavar="SHARE", min=0, max=0.99, help="Share of the images without a defect."
         ),
     ] = 0.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A=B",
+            help="Any other option of the synthesis, as opacity=[0.5,1]; several times.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws images and defects.")] = 0,
+    white_level: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The value of white in 16-bit images, such as 4095."),
+    ] = None,
     format: options.Format = None,
     category: options.Categories = None,
     json: options.Json = False,
@@ -73,6 +90,7 @@ def run(
     """
     import statistics
 
+    from flawmap.config import read_pairs
     from flawmap.data.detect import read_data
     from flawmap.data.synthesis import Kind, Synthesis, Texture, make_synthesis
     from flawmap.errors import ConfigError, DataError
@@ -102,7 +120,16 @@ def run(
         "foreground": foreground,
         "none_share": none_share,
     }
+    for name, value in read_pairs(settings or ()):
+        given[name.removeprefix("method.synthesis.")] = value
     kind_of_picture = _format(output)
+    if images * size * size > _MOST_PX:
+        raise ConfigError(
+            "the picture would be too large to look at",
+            where="--images and --size",
+            given=f"{images} images of {size} x {size} px",
+            expected=f"at most {_MOST_PX // size**2} images of this size",
+        )
     synthesis = Synthesis(make_synthesis({k: v for k, v in given.items() if v is not None}))
     table = read_data(data, format=format, categories=category, seed=seed)
     with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
@@ -112,6 +139,7 @@ def run(
             images=images,
             size=size,
             seed=seed,
+            white_level=white_level,
             on_progress=lambda done, total: task.update(done),
         )
     with atomic_path(output, error=DataError) as part:

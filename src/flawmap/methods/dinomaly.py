@@ -35,6 +35,7 @@ from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.distributed import gathered
+from flawmap.methods.layers.dropout import Dropout
 from flawmap.methods.layers.mixers import (
     HEAD_DIM,
     Block,
@@ -431,14 +432,14 @@ def _bottleneck(width: int, config: DinomalyConfig) -> nn.Sequential:
     p = 0.0 if config.jitter else config.dropout
     last = [
         nn.GELU(),
-        nn.Dropout(p),
+        Dropout(p),
         nn.Linear(4 * width, width),
-        nn.Dropout(p),
+        Dropout(p),
     ]
     if config.bottleneck == "three-layer":
-        first = [nn.Linear(width, _NARROW), nn.Dropout(p), nn.Linear(_NARROW, 4 * width)]
+        first = [nn.Linear(width, _NARROW), Dropout(p), nn.Linear(_NARROW, 4 * width)]
         return nn.Sequential(*first, *last)
-    return nn.Sequential(nn.Dropout(p), nn.Linear(width, 4 * width), *last)
+    return nn.Sequential(Dropout(p), nn.Linear(width, 4 * width), *last)
 
 
 def loose_cosine(target: Tensor, output: Tensor, hard_share: float, easy_gradient: float) -> Tensor:

@@ -39,7 +39,7 @@ def contact_sheet(
     synthesis: Synthesis,
     *,
     images: int = 16,
-    size: int = 192,
+    size: int = 256,
     seed: int = 0,
     columns: int = 2,
     white_level: int | None = None,

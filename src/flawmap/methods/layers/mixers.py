@@ -7,6 +7,7 @@ UniAD (NeurIPS 2022), for hiding neighbours; Guo et al., Dinomaly (CVPR 2025), f
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,13 +85,36 @@ class LinearAttention(Attention):
         self.eps = eps
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k = F.elu(q) + 1, F.elu(k) + 1
+        q, k = positive(q), positive(k)
         if self.seen is not None:
             weights = (q @ k.transpose(-2, -1)) * self.seen  # (B, heads, N, N)
             return (weights @ v) / (weights.sum(dim=-1, keepdim=True) + self.eps)
         memory = k.transpose(-2, -1) @ v  # (B, heads, 64, 64)
         weight = q @ k.sum(dim=-2).unsqueeze(-1)  # (B, heads, N, 1)
         return (q @ memory) / (weight + self.eps)
+
+
+def positive(x: Tensor) -> Tensor:
+    """ELU + 1. Its slope follows from its value, which saves a third of what autograd computes."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        found: Tensor = _Positive.apply(x)
+        return found
+    return F.elu(x) + 1
+
+
+class _Positive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        found = F.elu(x).add_(1)
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (found,) = ctx.saved_tensors
+        # exp(x), which is at most 1, or beside 0 the constant 1.
+        slope: Tensor = gradients[0] * found.clamp(max=1)
+        return slope
 
 
 class SoftmaxAttention(Attention):
