@@ -1,6 +1,6 @@
 """How many synthetic defects are drawn in a second.
 
-    python benchmarks/synthesis_speed.py --data DIR
+    python benchmarks/synthesis_speed.py --data DIR --textures DIR
 
 Worker processes draw on good images of one data set that lie in memory, as a training does.
 """
@@ -37,12 +37,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 _pictures: list[npt.NDArray[np.float32]] = []
 """Of a worker process."""
+_made: dict[str, Synthesis] = {}
 _limit = ExitStack()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--textures", type=Path, help="a folder of pictures, for one more line")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--pictures", type=int, default=16, help="good images to draw on")
     parser.add_argument("--defects", type=int, default=1000, help="drawn in each repeat")
@@ -53,9 +55,12 @@ def main() -> None:
     table = read_data(args.data)
     paths = [s.path for s in table.select(split="train")][: args.pictures]
     rows = []
+    kinds = dict(KINDS)
+    if args.textures:
+        kinds["pictures of a folder"] = {"textures": ["folder"], "texture_folder": args.textures}
     start = partial(load, paths, args.size)
     with ProcessPoolExecutor(args.workers, initializer=start) as workers:
-        for name, options in KINDS.items():
+        for name, options in kinds.items():
             job = partial(draw, options)
             numbers = range(args.defects)
             rates = []
@@ -86,7 +91,9 @@ def load(paths: list[str], size: int) -> None:
 
 def draw(options: dict[str, Any], number: int) -> bool:
     """One defect; whether any px is one."""
-    synthesis = Synthesis(make_synthesis(options))
+    if repr(options) not in _made:
+        _made[repr(options)] = Synthesis(make_synthesis(options))
+    synthesis = _made[repr(options)]
     image = _pictures[number % len(_pictures)]
     _, mask = synthesis(image, np.random.default_rng([0, number]), _pictures)
     return bool(mask.any())

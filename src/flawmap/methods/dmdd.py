@@ -97,7 +97,7 @@ class DMDD(IterativeMethod):
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
-            "training.iterations": 400,
+            "training.iterations": 800,
             "training.batch_size": 8,
             "method.student": "reverse",
             "method.width": 32,

@@ -66,7 +66,7 @@ class RD4AD(IterativeMethod):
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
-            "training.iterations": 400,
+            "training.iterations": 800,
             "training.batch_size": 8,
             "method.embedding_blocks": 1,
             "method.decoder_blocks": [1, 1, 1],
