@@ -95,17 +95,22 @@ class LinearAttention(Attention):
 
 
 def positive(x: Tensor) -> Tensor:
-    """ELU + 1. Its slope follows from its value, which saves a third of what autograd computes."""
+    """ELU + 1: exp(x) below 0, x + 1 above; computed so, since in bfloat16 the sum of ELU and 1 is 0
+    where exp(x) is small. Its slope follows from its value, which saves what autograd computes."""
     if torch.is_grad_enabled() and x.requires_grad:
         found: Tensor = _Positive.apply(x)
         return found
-    return F.elu(x) + 1
+    return _positive(x)
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp(max=0).exp_().add_(x.clamp(min=0))
 
 
 class _Positive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        found = F.elu(x).add_(1)
+        found = _positive(x)
         ctx.save_for_backward(found)
         return found
 
