@@ -187,3 +187,26 @@ def test_a_file_that_is_no_grid(tmp_path: Path, text: str) -> None:
         read_grid(file)
     with pytest.raises(ConfigError, match="does not exist"):
         read_grid(tmp_path / "none.yaml")
+
+
+def test_options_of_the_command_line_hold_for_every_line(rings: Path) -> None:
+    tree = {
+        "data": {"rings": str(rings)},
+        "methods": [
+            "patchcore",
+            {"method": "patchcore", "name": "b", "options": {"method.max_bank": 90}},
+        ],
+        "options": {"small": {"data.size": 64, "scoring.sigma": 1}, "large": {"data.size": 128}},
+    }
+    plain = make_grid(tree)
+    assert plain.with_options(None, {}) == plain
+    cells = cells_of(plain.with_options("lite2", {"scoring.sigma": 3}))
+    assert [
+        (c.label, c.config.encoder.name, c.config.data.size[0], c.config.scoring.sigma)
+        for c in cells
+    ] == [
+        ("patchcore, small", "lite2", 64, 3),
+        ("patchcore, large", "lite2", 128, 3),
+        ("b, small", "lite2", 64, 3),
+        ("b, large", "lite2", 128, 3),
+    ]

@@ -147,7 +147,7 @@ def test_tables_in_every_form(
         (["bench", "nowhere.yaml"], "the grid file does not exist"),
         (["bench", "--category", "x"], "--category needs --data"),
         (["bench", "--data", "a=x", "--data", "a=y"], "two data sets are called 'a'"),
-        (["bench", "--data", "x", "--set", "a=1"], "--encoder and --set need --method"),
+        (["bench", "--data", "x", "--set", "a=1"], "the grid has no methods"),
         (
             ["bench", "--data", "x", "--method", "patchcore", "--set", "training.device=cpu"],
             "use --device",

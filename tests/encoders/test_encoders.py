@@ -161,6 +161,30 @@ def test_missing_weights_say_how_to_get_them() -> None:
     assert "encoder.download=true" in text
 
 
+def test_a_folder_of_weights_has_them_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+    from torch import nn
+
+    monkeypatch.setenv("FLAWMAP_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match="FLAWMAP_WEIGHTS"):
+        build(EncoderConfig(name="resnet18"), ["layer1"])
+    network: nn.Module = timm.create_model("resnet18")
+    save_file(network.state_dict(), tmp_path / "resnet18.safetensors")
+    found = build(EncoderConfig(name="resnet18"), ["layer1"])
+    torch.testing.assert_close(found.network.conv1.weight, network.conv1.weight)
+    with pytest.raises(WeightsError, match="not the expected one"):
+        build(EncoderConfig(name="resnet18", sha256="0" * 64), ["layer1"])
+    # An encoder with a package of its own takes that.
+    (tmp_path / "lite0.pth").write_bytes(b"no weights")
+    build(EncoderConfig(name="lite0"), ["blocks.0"])
+    monkeypatch.setenv("FLAWMAP_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(WeightsError, match="folder of weights does not exist"):
+        build(EncoderConfig(name="resnet18"), ["layer1"])
+
+
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'lite0'"):
         build(EncoderConfig(name="lite00"))

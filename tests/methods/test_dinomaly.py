@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,6 +71,63 @@ def test_easy_points_pass_a_tenth_of_their_gradient() -> None:
     for point in range(20):
         wanted = 1.0 if point in hard else 0.1
         torch.testing.assert_close(ratio[point], torch.full((6,), wanted, dtype=torch.float64))
+
+
+def test_the_gradient_by_the_formula() -> None:
+    """Of the cosine of whole maps, in plain numbers, times a tenth at points that match well."""
+    target, output = rand(2, 6, 4).double(), rand(2, 6, 4, seed=1).double().requires_grad_()
+    loose_cosine(target, output, 0.25, 0.1).backward()
+    assert output.grad is not None
+    places = [(b, n) for b in range(2) for n in range(6)]
+
+    def dot(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    t, o = target.tolist(), output.detach().tolist()
+    point = {
+        (b, n): 1 - dot(t[b][n], o[b][n]) / math.sqrt(dot(t[b][n], t[b][n]) * dot(o[b][n], o[b][n]))
+        for b, n in places
+    }
+    hard = sorted(places, key=lambda place: -point[place])[:3]  # int(12 * 0.25)
+    for b in range(2):
+        tt, oo = (math.sqrt(sum(dot(x[b][n], x[b][n]) for n in range(6))) for x in (t, o))
+        to = sum(dot(t[b][n], o[b][n]) for n in range(6))
+        for n in range(6):
+            factor = 1.0 if (b, n) in hard else 0.1
+            wanted = [
+                -factor / 2 * (t[b][n][c] / (tt * oo) - to * o[b][n][c] / (tt * oo**3))
+                for c in range(4)
+            ]
+            assert output.grad[b, n].tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-15)
+
+
+def test_points_as_far_as_the_last_hard_one_are_hard_too() -> None:
+    target = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(1, 4, 2)
+    output = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [2.0, 0.1]]], dtype=torch.float64)
+    leaf = output.clone().requires_grad_()
+    loose_cosine(target, leaf, 0.5, 0.0).backward()
+    assert leaf.grad is not None
+    assert (leaf.grad[0].abs().sum(dim=-1) > 0).tolist() == [True, True, True, False]
+
+
+def test_the_end_of_the_schedule_leaves_a_tenth_of_a_real_batch() -> None:
+    """16 images of 784 points: 1,254 of 12,544."""
+    target, output = rand(16, 784, 8), rand(16, 784, 8, seed=1).requires_grad_()
+    loose_cosine(target, output, 1 - 0.9, 0.0).backward()
+    assert output.grad is not None
+    assert int((output.grad.abs().sum(dim=-1) > 0).sum()) == 1254
+
+
+def test_the_whole_loss_is_the_mean_over_both_groups_without_the_cls_token(vit: Encoder) -> None:
+    method = make(vit, dropout=0.0).eval()
+    features = (rand(2, 17, 384), rand(2, 17, 384, seed=1))
+    total = 0.0
+    with torch.no_grad():
+        for target, output in zip(features, method.reconstruct(features), strict=True):
+            for t, o in zip(target[:, 1:].double(), output[:, 1:].double(), strict=True):
+                total += (1 - float((t * o).sum() / (t.norm() * o.norm()))) / 4
+        for step in (0, 500, 5000):
+            assert float(method.loss(features, step)) == pytest.approx(total, rel=1e-5)
 
 
 def test_the_share_of_hard_points_falls_to_a_tenth(vit: Encoder) -> None:

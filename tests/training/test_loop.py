@@ -21,6 +21,7 @@ from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
+from flawmap.training.optim import StableAdamW, warmup_cosine
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -48,6 +49,16 @@ def same(a: flawmap.Detector, b: flawmap.Detector) -> bool:
 def whole(rings: Path) -> flawmap.Detector:
     torch.set_num_threads(1)
     return flawmap.fit(rings, method="dinomaly", options=OPTIONS)
+
+
+class Notes(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 class StopAt:
@@ -232,6 +243,99 @@ def test_the_time_budget_plans_the_iterations(rings: Path) -> None:
     curve = detector.fitted.curves["*"]
     assert 8 < curve["planned"] < 1_000_000
     assert curve["steps"] <= curve["planned"]
+
+
+def test_every_iteration_has_its_own_rate_and_clipped_gradients(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By iteration, not by epoch: an epoch of these images is a few iterations long."""
+    rates: list[list[float]] = []
+    norms: list[float] = []
+    step = StableAdamW.step
+
+    def spy(self: StableAdamW, *args: Any, **kwargs: Any) -> Any:
+        rates.append([group["lr"] for group in self.param_groups])
+        grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+        norms.append(float(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(StableAdamW, "step", spy)
+    options = {**OPTIONS, "method.bottleneck": "three-layer", "method.warmup_iterations": 5}
+    flawmap.fit(rings, method="dinomaly", options=options)
+    wanted = [warmup_cosine(i, 40, warmup=5, base=2e-3, final=2e-4) for i in range(40)]
+    assert [rate[0] for rate in rates] == pytest.approx(wanted)
+    # The first layer of this bottleneck learns ten times more slowly.
+    assert [rate[1] for rate in rates] == pytest.approx([w / 10 for w in wanted])
+    assert max(norms) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_short_time_budget_learns_from_fewer_images(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that takes longer for all images than there is time: most of it is for learning,
+    and the thresholds come from fewer images too."""
+    extract = Dinomaly.extract
+    seen = []
+
+    def slow(self: Dinomaly, images: torch.Tensor) -> Any:
+        seen.append(len(images))
+        time.sleep(0.25 * len(images))
+        return extract(self, images)
+
+    monkeypatch.setattr(Dinomaly, "extract", slow)
+    notes = Notes()
+    options = {**OPTIONS, "training.iterations": 100_000, "training.batch_size": 2}
+    began = time.monotonic()
+    detector = flawmap.fit(
+        rings, method="dinomaly", time_budget="6s", options=options, progress=notes
+    )
+    assert time.monotonic() - began < 15
+    curve = detector.fitted.curves["*"]
+    assert curve["steps"] >= 20
+    learnt = detector.fitted.data["learnt_images"]
+    assert 2 <= learnt < 12
+    assert any(f"allows {learnt} of the" in text and "to be learnt" in text for text in notes.texts)
+
+
+def test_a_stopped_run_goes_on_with_the_images_that_its_budget_allowed(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.training.learner._FEATURE_SHARE", 1e-9)
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(
+            rings,
+            output=output,
+            method="dinomaly",
+            time_budget="60s",
+            options=OPTIONS,
+            progress=StopAt(20),
+        )
+    monkeypatch.setattr("flawmap.training.learner._FEATURE_SHARE", 1.0)
+    notes = Notes()
+    detector = flawmap.fit(
+        rings,
+        output=output,
+        method="dinomaly",
+        time_budget="60s",
+        options=OPTIONS,
+        resume=True,
+        progress=notes,
+    )
+    # One batch.
+    assert detector.fitted.data["learnt_images"] == 4
+    assert any("going on at iteration 2" in text for text in notes.texts), notes.texts
+
+
+def test_products_are_shown_equally_often_if_asked(two_products: Path) -> None:
+    """A fit of every kind: as the images come, and balanced."""
+    options = {**OPTIONS, "training.iterations": 6}
+    plain, even = (
+        flawmap.fit(two_products, method="dinomaly", options={**options, "training.balance": b})
+        for b in (False, True)
+    )
+    assert not same(plain, even)
+    assert even.fitted.curves["*"]["steps"] == 6
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flawmap.training.optim import StableAdamW, warmup_cosine
+from flawmap.training.optim import StableAdamW, short_schedule, warmup_cosine
 
 
 @pytest.mark.parametrize("amsgrad", [True, False])
@@ -47,3 +47,45 @@ def test_the_rate_changes_at_every_iteration() -> None:
     assert rate(100) == pytest.approx(2e-3)
     assert rate(5050) == pytest.approx(1.1e-3)
     assert rate(9999) == pytest.approx(2e-4, rel=1e-3)
+
+
+def test_many_tensors_at_once_move_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch for graphics cards, with groups and tensors that have learnt for longer."""
+
+    def parameters() -> list[torch.nn.Parameter]:
+        generator = torch.Generator().manual_seed(1)
+        shapes = [(4,), (3, 2), (5,), (1,)]
+        return [
+            torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64))
+            for s in shapes
+        ]
+
+    together, alone = parameters(), parameters()
+    groups = [{"params": together[:3]}, {"params": together[3:], "lr": 0.3}]
+    optimizer = StableAdamW(groups, lr=0.01, weight_decay=0.1)
+    rates = (0.01, 0.01, 0.01, 0.3)
+    single = [
+        StableAdamW([p], lr=rate, weight_decay=0.1) for p, rate in zip(alone, rates, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(2)
+    for step in range(4):
+        for i, (p, q) in enumerate(zip(together, alone, strict=True)):
+            # The second tensor misses the first step.
+            if (step, i) != (0, 1):
+                p.grad = torch.randn(p.shape, generator=generator).double()
+                q.grad = p.grad.clone()
+        with monkeypatch.context() as patch:
+            patch.setattr("flawmap.training.optim._on_gpu", lambda p: True)
+            optimizer.step()
+        for each in single:
+            each.step()
+    for p, q in zip(together, alone, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=0)
+
+
+def test_short_schedules() -> None:
+    assert short_schedule("constant", 399, 400, 5e-3) == 5e-3
+    found = [short_schedule("cosine", step, 400, 5e-3) for step in (0, 10, 20, 210, 400)]
+    assert found == pytest.approx([0, 2.5e-3, 5e-3, (5e-3 + 5e-5) / 2, 5e-5])
+    # A training of ten steps is no warm-up alone.
+    assert short_schedule("cosine", 2, 10, 5e-3) == 5e-3

@@ -121,6 +121,28 @@ class Grid(Section):
     metrics: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     """Metrics beyond the seven; see `flawmap evaluate --help`."""
 
+    def with_options(self, encoder: str | None, options: Mapping[str, Any]) -> Grid:
+        """With an encoder and options for every line, which win over the grid's own.
+
+        Args:
+            encoder: None leaves each line its own.
+            options: Dotted names to values.
+        """
+        methods = [
+            entry.model_copy(
+                update={
+                    "encoder": encoder or entry.encoder,
+                    "options": {**entry.options, **options},
+                }
+            )
+            for entry in self.methods
+        ]
+        sets = {
+            name: {key: value for key, value in chosen.items() if key not in options}
+            for name, chosen in self.options.items()
+        }
+        return self.model_copy(update={"methods": methods, "options": sets})
+
     @field_validator("metrics")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:

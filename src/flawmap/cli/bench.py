@@ -110,7 +110,11 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Any other option, for every method."),
+        typer.Option(
+            "--set",
+            metavar="A.B=C",
+            help="Any other option, for every line of the grid.",
+        ),
     ] = None,
     results: Annotated[
         Path, typer.Option(metavar="FILE", help="Where every finished cell is stored at once.")
@@ -146,9 +150,11 @@ def run(
     from flawmap.bench.grid import cells_of
     from flawmap.bench.runner import run_cells
     from flawmap.bench.store import Store
+    from flawmap.config import read_pairs
 
-    flags = _flags(data, method, setting, seed, category, encoder, preset, metric, settings)
-    cells = cells_of(_grid(grid, flags), None if quiet else show.note, device=device)
+    flags = _flags(data, method, setting, seed, category, preset, metric)
+    described = _grid(grid, flags).with_options(encoder, dict(read_pairs(settings or ())))
+    cells = cells_of(described, None if quiet else show.note, device=device)
     if dry_run:
         _print_plan(cells, results, retry, json)
         return
@@ -362,13 +368,10 @@ def _flags(
     setting: list[str] | None,
     seed: list[int] | None,
     category: list[str] | None,
-    encoder: str | None,
     preset: str | None,
     metric: list[str] | None,
-    settings: list[str] | None,
 ) -> dict[str, Any]:
     """What was given on the command line, as a part of a grid's tree."""
-    from flawmap.config import read_pairs
     from flawmap.errors import ConfigError
 
     tree: dict[str, Any] = {}
@@ -393,15 +396,8 @@ def _flags(
             where="--category",
             hint="in a grid file, name the categories beside the path of the data",
         )
-    chosen = dict(read_pairs(settings or ()))
     if method:
-        tree["methods"] = [{"method": m, "encoder": encoder, "options": chosen} for m in method]
-    elif encoder or chosen:
-        raise ConfigError(
-            "--encoder and --set need --method",
-            where="--method",
-            hint="in a grid file, write them below 'methods'",
-        )
+        tree["methods"] = list(method)
     named = {"settings": setting, "seeds": seed, "preset": preset, "metrics": metric}
     tree.update({name: value for name, value in named.items() if value})
     return tree

@@ -72,11 +72,11 @@ def method_options(name: str) -> list[dict[str, Any]]:
 def encoders() -> list[dict[str, Any]]:
     """The encoders that flawmap knows by name, as plain JSON values."""
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find_packaged, missing
+    from flawmap.encoders.weights import find_in_folder, find_packaged, missing
 
     found = []
     for spec in ENCODERS.values():
-        file = find_packaged(spec)
+        file = find_packaged(spec) or find_in_folder(spec)
         found.append(
             {
                 "name": spec.name,

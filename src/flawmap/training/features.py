@@ -26,6 +26,9 @@ from flawmap.types import Batch, Sample
 _SLOW_SCORE = 0.1
 """Seconds for an image above which no whole batch is scored just to know how long it takes."""
 
+_SCORING = 1.2
+"""Times what the network takes, is what scoring takes with reading and smoothing."""
+
 
 class FeatureReader:
     """Reads images, and takes them through the frozen part of a method.
@@ -37,7 +40,7 @@ class FeatureReader:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.score_seconds = 0.0
-        """How long the scoring of an image will take; known after `steps`."""
+        """How long the scoring of an image takes; known after `timed`."""
         data = run.config.data
         self._transform = Transform(data.size, data.resize, data.crop_from)
 
@@ -109,8 +112,6 @@ class FeatureReader:
         with closing(self.batches(chosen)) as batches:
             first = next(batches)
             probe = self.stored(method, first)
-            if run.deadline is not None:
-                self.score_seconds = self._timed_score(method, first)
             if run.config.training.augment != "off":
                 return None
             cache = self._room(probe, n)
@@ -155,6 +156,21 @@ class FeatureReader:
         if rank == 0:
             cache.unname()
         return cache
+
+    def timed(self, method: Method, samples: Sequence[Sample]) -> float:
+        """Seconds that an image takes to become features; those of its score are kept."""
+        size = self.run.config.training.batch_size
+        with closing(self.batches(samples[: 2 * size])) as batches:
+            first = next(batches)
+            # The first call takes longer than those that follow.
+            self.stored(method, first)
+            began = time.monotonic()
+            second = next(batches, first)
+            for tensor in self.stored(method, second):
+                tensor.cpu()
+            seconds = (time.monotonic() - began) / len(second.samples)
+        self.score_seconds = _SCORING * self._timed_score(method, first)
+        return seconds
 
     def _timed_score(self, method: Method, batch: Batch) -> float:
         """Seconds that an image takes from its pixels to its map."""

@@ -32,10 +32,13 @@ from flawmap.training.device import describe_device, make_fabric, precision_of
 from flawmap.training.interrupt import PoliteStop
 from flawmap.training.learner import Learner
 from flawmap.training.loop import Curve
-from flawmap.training.plan import Plan, few, make_plan
+from flawmap.training.plan import Plan, few, make_plan, thinned
 from flawmap.training.run import Run
 from flawmap.training.start import require_start, weights_of
 from flawmap.types import Sample, categories_of
+
+_LEAST_CALIBRATION = 20
+"""Held-out images of a category that set its threshold even where the time budget is over."""
 
 
 def fit_table(
@@ -144,6 +147,7 @@ class _Fit:
             if not run.fabric.is_global_zero:
                 # The first process calibrates and writes; the others have done their share.
                 return detector
+            plan = self._within_the_budget(plan, learner)
             calibration = self._calibrated(detector, plan)
             run.mark("calibrate")
         detector = detector.with_calibration(calibration)
@@ -154,7 +158,7 @@ class _Fit:
                 "fingerprint": self.table.fingerprint(),
                 "content_fingerprint": content,
                 "categories": list(categories_of(good)),
-                "learnt_images": len(plan.learn),
+                "learnt_images": len(plan.learn) - sum(learner.beyond_the_budget.values()),
                 "validation_images": learner.validated,
                 "held_out_images": len(plan.held_out),
                 "test_images": sum(
@@ -195,6 +199,20 @@ class _Fit:
             if curve is not None:
                 curves[name] = curve
         return models, curves
+
+    def _within_the_budget(self, plan: Plan, learner: Learner) -> Plan:
+        """With as many held-out images as the time that is left allows."""
+        if self.run.deadline is None or not learner.reader.score_seconds:
+            return plan
+        left = max(0.0, self.run.deadline - time.monotonic())
+        most = int(left / learner.reader.score_seconds)
+        held_out = thinned(plan.held_out, most, self.config.seed, least=_LEAST_CALIBRATION)
+        if len(held_out) < len(plan.held_out):
+            self.progress.note(
+                f"the time budget allows {len(held_out)} of the {len(plan.held_out)} held-out "
+                "images to set the threshold"
+            )
+        return replace(plan, held_out=tuple(held_out))
 
     def _calibrated(self, detector: Detector, plan: Plan) -> Calibration:
         """Thresholds from held-out good images, and from others as if each had not been learnt."""

@@ -11,14 +11,22 @@ import torch
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder
+from flawmap.errors import FitError
+from flawmap.files import write_text
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.features import FeatureReader
 from flawmap.training.loop import Curve, train
+from flawmap.training.plan import thinned
 from flawmap.training.run import Run
 from flawmap.training.start import Learnt
 from flawmap.training.validation import Validation, held_back
 from flawmap.types import Sample
+
+_CALIBRATION_SHARE = 0.3
+"""Of a time budget, at most."""
+_FEATURE_SHARE = 1 / 3
+"""Of the time for learning, which features may take."""
 
 
 class Learner:
@@ -52,6 +60,8 @@ class Learner:
         self.reader = FeatureReader(run)
         self.validated = 0
         """Images that chose weights instead of being learnt."""
+        self.beyond_the_budget: dict[str, int] = {}
+        """Images of each model for which its time was too short."""
 
     def model(
         self, name: str, samples: Sequence[Sample], *, index: int, share: float, held_out: int
@@ -133,16 +143,12 @@ class Learner:
     ) -> Curve:
         run, label = self.run, _label("Learning", name)
         validation = self._validation(method, back) if back else None
+        deadline = None
+        if run.deadline is not None:
+            samples, deadline = self._within_the_budget(
+                method, samples, share=share, held_out=held_out, name=name, file=file
+            )
         fetch = self.reader.steps(method, samples, label)
-        deadline = run.deadline
-        if deadline is not None:
-            now = time.monotonic()
-            left = deadline - now
-            # Calibration comes out of the budget too.
-            every = method.final_images
-            scored = held_out + (len(samples) if every is None else min(every, len(samples)))
-            left -= min(0.3 * left, self.reader.score_seconds * scored)
-            deadline = now + left * share
         return train(
             method,
             fetch,
@@ -158,6 +164,46 @@ class Learner:
             name=label,
             validation=validation,
         )
+
+    def _within_the_budget(
+        self,
+        method: IterativeMethod,
+        samples: Sequence[Sample],
+        *,
+        share: float,
+        held_out: int,
+        name: str,
+        file: str,
+    ) -> tuple[Sequence[Sample], float]:
+        """The images whose features leave most of the time for learning, and when that ends."""
+        run = self.run
+        assert run.deadline is not None
+        feature_seconds = self.reader.timed(method, samples)
+        now = time.monotonic()
+        left = max(0.0, run.deadline - now)
+        # Calibration comes out of the budget too.
+        every = method.final_images
+        scored = held_out + (len(samples) if every is None else min(every, len(samples)))
+        left -= min(_CALIBRATION_SHARE * left, self.reader.score_seconds * scored)
+        left *= share
+        if run.config.training.augment != "off":
+            # Every step computes its own features.
+            return samples, now + left
+        chosen = run.folder / f"{file}.images"
+        size = run.config.training.batch_size
+        most = int(_FEATURE_SHARE * left / feature_seconds) * run.fabric.world_size
+        if run.resume and chosen.is_file():
+            most = int(chosen.read_text(encoding="ascii"))
+        most = int(run.fabric.broadcast(max(size, most)))
+        kept = thinned(samples, most, run.config.seed, least=1)
+        if len(kept) < len(samples):
+            run.progress.note(
+                f"the time budget allows {len(kept)} of the {len(samples)} images to be learnt"
+            )
+        if run.fabric.is_global_zero:
+            write_text(chosen, f"{most}\n", error=FitError)
+        self.beyond_the_budget[name] = len(samples) - len(kept)
+        return kept, now + left
 
     def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
         batches, image = [], None

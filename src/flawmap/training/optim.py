@@ -63,7 +63,7 @@ class StableAdamW(torch.optim.Optimizer):
             # A GPU takes all tensors in a few launches; a CPU works on what is in its cache.
             by_step: dict[tuple[float, bool], list[Tensor]] = {}
             for p in ready:
-                by_step.setdefault((float(self.state[p]["step"]), p.is_cuda), []).append(p)
+                by_step.setdefault((float(self.state[p]["step"]), _on_gpu(p)), []).append(p)
             for (t, on_gpu), params in by_step.items():
                 for some in [params] if on_gpu else [[p] for p in params]:
                     self._update(some, group, t)
@@ -92,6 +92,10 @@ class StableAdamW(torch.optim.Optimizer):
         steps = torch._foreach_div(first, denominators)
         torch._foreach_div_(steps, scales)
         torch._foreach_add_(params, steps, alpha=-group["lr"] / (1 - beta1**t))
+
+
+def _on_gpu(p: Tensor) -> bool:
+    return p.is_cuda
 
 
 Schedule = Literal["constant", "cosine"]

@@ -117,6 +117,26 @@ def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ..
     )
 
 
+def thinned(samples: Sequence[Sample], most: int, seed: int, *, least: int) -> list[Sample]:
+    """About so many of the images, the same share of every category; fewer are among more.
+
+    Args:
+        samples: In any order, which stays.
+        most: How many.
+        seed: Decides which.
+        least: Of each category, as far as there are so many.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    kept: set[str] = set()
+    for category in categories_of(samples):
+        paths = sorted(s.path for s in samples if s.category == category)
+        n = max(least, round(len(paths) * most / len(samples)))
+        order = category_rng(seed, category).permutation(len(paths))
+        kept.update(paths[int(i)] for i in order[:n])
+    return [s for s in samples if s.path in kept]
+
+
 def category_rng(seed: int, category: str) -> np.random.Generator:
     digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))

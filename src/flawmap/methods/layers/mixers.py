@@ -95,8 +95,11 @@ class LinearAttention(Attention):
 
 
 def positive(x: Tensor) -> Tensor:
-    """ELU + 1: exp(x) below 0, x + 1 above; computed so, since in bfloat16 the sum of ELU and 1 is 0
-    where exp(x) is small. Its slope follows from its value, which saves what autograd computes."""
+    """ELU + 1, which is exp(x) below 0 and x + 1 above.
+
+    It is computed so, since in bfloat16 the sum of ELU and 1 is 0 where exp(x) is small. Its slope
+    follows from its value, which saves what autograd would compute.
+    """
     if torch.is_grad_enabled() and x.requires_grad:
         found: Tensor = _Positive.apply(x)
         return found
