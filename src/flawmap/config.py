@@ -7,6 +7,7 @@ with the nearest right one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatch
@@ -31,6 +32,9 @@ Tree = dict[str, Any]
 
 DEFAULT_METHOD = "patchcore"
 """The method of a configuration that is made without images to choose by."""
+
+_PATCH = re.compile(r"_patch(\d+)")
+"""In the name of a vision transformer of timm: its inputs are multiples of it."""
 
 
 class Section(BaseModel):
@@ -261,6 +265,11 @@ def make_config(
     for source in (cls.defaults, *fitting, cls.presets[preset], chosen or {}):
         for key, value in source.items():
             _set(tree, key, value)
+    if found := _PATCH.search(encoder):
+        # Methods name sizes for their own encoder.
+        patch = int(found[1])
+        sizes = tree.get("data", {}).get("size", [])
+        _set(tree, "data.size", [max(1, round(n / patch)) * patch for n in sizes])
     _merge(tree, from_file)
     if "chosen" in from_file or any(key.partition(".")[0] == "chosen" for key, _ in pairs):
         raise ConfigError(

@@ -245,6 +245,13 @@ class Dinomaly(IterativeMethod):
                 given=config.hidden_neighbours,
                 hint="use --set method.mixer=linear or softmax, or hide nothing",
             )
+        if self.vit and encoder.channels[0] % HEAD_DIM:
+            raise ConfigError(
+                f"the decoder is as wide as the encoder, in heads of {HEAD_DIM}",
+                where="encoder.name",
+                given=f"{encoder.spec.name}, {encoder.channels[0]} wide",
+                expected=f"a width that is a multiple of {HEAD_DIM}",
+            )
         if not self.vit and config.width % HEAD_DIM:
             raise ConfigError(
                 f"the decoder's width must be a multiple of {HEAD_DIM}",

@@ -1,0 +1,29 @@
+"""Defaults that depend on what else was chosen."""
+
+from __future__ import annotations
+
+import pytest
+
+from flawmap.config import make_config
+
+
+@pytest.mark.parametrize(
+    ("encoder", "preset", "size"),
+    [
+        ("vit-s14", "cpu", (280, 280)),
+        ("vit_base_patch14_dinov2.lvd142m", "cpu", (280, 280)),
+        ("vit_base_patch16_224.mae", "cpu", (288, 288)),
+        ("vit_small_patch16_dinov3.lvd1689m", "gpu", (384, 384)),
+        ("vit_base_patch32_224", "gpu", (384, 384)),
+    ],
+)
+def test_the_default_size_fits_the_patches(
+    encoder: str, preset: str, size: tuple[int, int]
+) -> None:
+    def configured(**more: object) -> tuple[int, int]:
+        named = {"encoder.name": encoder, **more}
+        return make_config(method="dinomaly", preset=preset, named=named).data.size
+
+    assert configured() == size
+    # What somebody asks for stays, and is refused later if it does not fit.
+    assert configured(**{"data.size": [300, 300]}) == (300, 300)
