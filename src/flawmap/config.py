@@ -160,6 +160,9 @@ class ScoringConfig(Section):
 
     sigma: float = Field(default=4.0, ge=0)
     """Standard deviation of the Gaussian that smooths maps, in px of the network input."""
+    reach: int | None = Field(default=None, ge=1)
+    """Cut that Gaussian off beyond so many px, as some published protocols do; None = where it is
+    next to nothing."""
     opening: int = Field(default=0, ge=0, le=31)
     """Remove bright spots narrower than so many px of the network input from smoothed maps, by a
     grey opening with a disc (odd); 0 = none."""

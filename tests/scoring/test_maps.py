@@ -37,6 +37,20 @@ def test_smoothing_is_a_gaussian() -> None:
     np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
 
 
+def test_a_gaussian_with_a_reach_is_a_small_kernel() -> None:
+    """As a published 5 x 5 kernel of sigma 4, inside of the image."""
+    raw = np.random.default_rng(0).random((32, 40)).astype(np.float32)
+    whole = Geometry(source=(32, 40), resized=(32, 40), offset=(0, 0), input=(32, 40))
+    found = smooth_on_input(raw, whole, sigma=4.0, reach=2)
+    line = np.exp(-0.5 * (np.arange(-2, 3) / 4.0) ** 2)
+    kernel = np.outer(line, line) / line.sum() ** 2
+    wanted = ndimage.correlate(raw.astype(np.float64), kernel, mode="constant")
+    np.testing.assert_allclose(found[2:-2, 2:-2], wanted[2:-2, 2:-2], rtol=1e-5)
+    np.testing.assert_allclose(resample(raw, whole, sigma=4.0, reach=2), found, rtol=1e-5)
+    scorer = Scorer(ScoringConfig(sigma=4.0, reach=2))
+    assert scorer.score(RawMap(raw), whole)[0] == pytest.approx(float(found.max()))
+
+
 @pytest.mark.parametrize("diameter", [3, 5, 9])
 def test_opening_opens_every_thresholded_map(diameter: int) -> None:
     values = raw(40, 31)

@@ -7,7 +7,9 @@ With a ViT encoder this is the paper's default form, and every option of its abl
 are the options of its follow-up Dinomaly2 (arXiv 2510.17611). What differs by default: the image is
 resized whole instead of cropped; maps are smoothed at input size with a full Gaussian, where the
 published code uses a 5 x 5 kernel at 256 x 256; the number of decoder blocks may be smaller for a
-CPU. The preset "paper" has the published crop.
+CPU. The preset "paper" has the published crop, and a Gaussian as narrow as that kernel. There too
+maps are upsampled between half px, smoothing ends at the border instead of in zeros, and the
+positions of a ViT are brought to the grid by timm, with antialiasing.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
 brought to one grid (bilinear, after average pooling when it shrinks) and each of its vectors to
@@ -131,6 +133,8 @@ class Dinomaly(IterativeMethod):
             "data.size": [392, 392],
             "data.resize": "crop",
             "data.crop_from": [448, 448],
+            # 5 x 5 px of a map of 256 px, of the 392 px that it is smoothed on here.
+            "scoring.reach": 3,
             # Published models learn every training image.
             "calibration.strategy": "off",
         },

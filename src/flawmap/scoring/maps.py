@@ -16,6 +16,7 @@ from scipy import ndimage
 from flawmap.types import BoolArray, FloatArray, Geometry
 
 _TRUNCATE = 4.0
+"""Deviations beyond which the Gaussian is cut off, unless a reach is given."""
 
 
 def _interpolation(
@@ -38,8 +39,10 @@ def _interpolation(
 
 
 @lru_cache(maxsize=8)
-def _gaussian(n: int, sigma: float, low: int, high: int) -> npt.NDArray[np.float64]:
-    """(n, n) Gaussian smoothing of what lies in low..high - 1.
+def _gaussian(
+    n: int, sigma: float, reach: int | None, low: int, high: int
+) -> npt.NDArray[np.float64]:
+    """(n, n) Gaussian smoothing of what lies in low..high - 1, from at most `reach` px away.
 
     At the borders, and at those of a padding, the kernel is renormalised over what exists.
     """
@@ -47,7 +50,7 @@ def _gaussian(n: int, sigma: float, low: int, high: int) -> npt.NDArray[np.float
         return np.eye(n)
     distance = np.arange(n)[:, None] - np.arange(n)[None, :]
     kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-    kernel[np.abs(distance) > np.ceil(_TRUNCATE * sigma)] = 0
+    kernel[np.abs(distance) > (np.ceil(_TRUNCATE * sigma) if reach is None else reach)] = 0
     kernel[low:high, :low] = 0
     kernel[low:high, high:] = 0
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
@@ -55,24 +58,35 @@ def _gaussian(n: int, sigma: float, low: int, high: int) -> npt.NDArray[np.float
 
 @lru_cache(maxsize=16)
 def _to_input(
-    n_input: int, n_raw: int, sigma: float, low: int, high: int
+    n_input: int, n_raw: int, sigma: float, reach: int | None, low: int, high: int
 ) -> npt.NDArray[np.float32]:
     up = _interpolation(n_input, n_raw, n_raw / n_input, 0.0)
-    return (_gaussian(n_input, sigma, low, high) @ up).astype(np.float32)
+    return (_gaussian(n_input, sigma, reach, low, high) @ up).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
 def _to_output(
-    n_out: int, n_resized: int, offset: int, n_input: int, n_raw: int, sigma: float
+    n_out: int,
+    n_resized: int,
+    offset: int,
+    n_input: int,
+    n_raw: int,
+    sigma: float,
+    reach: int | None,
 ) -> npt.NDArray[np.float32]:
     low, high = _shown(n_resized, offset, n_input)
     back = _interpolation(n_out, n_input, n_resized / n_out, -float(offset), low, high)
-    smooth_up = _to_input(n_input, n_raw, sigma, low, high)
+    smooth_up = _to_input(n_input, n_raw, sigma, reach, low, high)
     return (back @ smooth_up).astype(np.float32)
 
 
 def smooth_on_input(
-    raw: FloatArray, geometry: Geometry, *, sigma: float, opening: int = 0
+    raw: FloatArray,
+    geometry: Geometry,
+    *,
+    sigma: float,
+    opening: int = 0,
+    reach: int | None = None,
 ) -> FloatArray:
     """A raw map, upsampled to the network input and smoothed there.
 
@@ -83,13 +97,14 @@ def smooth_on_input(
         geometry: How the source became the input.
         sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
         opening: Diameter in px of the disc of a grey opening after it, odd; 0 = none.
+        reach: The Gaussian is cut off beyond so many px; by default where it is next to nothing.
 
     Returns:
         (H, W) float32 over the whole input.
     """
     (top, bottom), (left, right) = _window(geometry)
-    rows = _to_input(geometry.input[0], raw.shape[-2], sigma, top, bottom)
-    columns = _to_input(geometry.input[1], raw.shape[-1], sigma, left, right)
+    rows = _to_input(geometry.input[0], raw.shape[-2], sigma, reach, top, bottom)
+    columns = _to_input(geometry.input[1], raw.shape[-1], sigma, reach, left, right)
     smoothed = np.asarray(rows @ raw @ columns.T, dtype=np.float32)
     if opening:
         seen = inside(geometry)
@@ -125,6 +140,7 @@ def resample(
     *,
     sigma: float,
     opening: int = 0,
+    reach: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> FloatArray:
     """A raw map, smoothed on the network input and brought to the whole source image.
@@ -135,7 +151,8 @@ def resample(
         raw: (h, w) float32.
         geometry: How the source became the input.
         sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
-        opening: As for `smooth_on_input`.
+        opening: As for `smooth_on_input`; so is the next.
+        reach: Of the Gaussian.
         size: (H, W) of the result; the source image's own size by default.
 
     Returns:
@@ -144,13 +161,15 @@ def resample(
     height, width = size or geometry.source
     if opening:
         # It is not linear: what comes before and after it cannot be one matrix.
-        raw = smooth_on_input(raw, geometry, sigma=sigma, opening=opening)
+        raw = smooth_on_input(raw, geometry, sigma=sigma, opening=opening, reach=reach)
         sigma = 0.0
-    rows = _to_output(
-        height, geometry.resized[0], geometry.offset[0], geometry.input[0], raw.shape[0], sigma
-    )
-    columns = _to_output(
-        width, geometry.resized[1], geometry.offset[1], geometry.input[1], raw.shape[1], sigma
+    rows, columns = (
+        _to_output(n, *axis, sigma, reach)
+        for n, axis in zip(
+            (height, width),
+            zip(geometry.resized, geometry.offset, geometry.input, raw.shape, strict=True),
+            strict=True,
+        )
     )
     return np.asarray(rows @ raw @ columns.T, dtype=np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from flawmap.config import ScoringConfig
 from flawmap.scoring.calibration import Calibration
@@ -27,9 +28,7 @@ class Scorer:
             raw: As the method gave it.
             geometry: How the source became the input.
         """
-        smoothed = smooth_on_input(
-            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening
-        )
+        smoothed = smooth_on_input(raw.values, geometry, **self._smoothing)
         seen = smoothed[inside(geometry)]
         peak = float(seen.max())
         if self.config.pooling == "max":
@@ -44,9 +43,12 @@ class Scorer:
         self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        return resample(
-            raw.values, geometry, sigma=self.config.sigma, opening=self.config.opening, size=size
-        )
+        return resample(raw.values, geometry, **self._smoothing, size=size)
+
+    @property
+    def _smoothing(self) -> dict[str, Any]:
+        config = self.config
+        return {"sigma": config.sigma, "opening": config.opening, "reach": config.reach}
 
     def predict(self, raw: RawMap, geometry: Geometry, sample: Sample) -> Prediction:
         """Everything that is said of one image.
