@@ -17,9 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,6 +34,8 @@ from flawmap.data.transform import Transform
 from flawmap.detector import Detector
 from flawmap.encoders.encoder import build, pretrained, resolve
 from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig
+from flawmap.methods.layers import mixers
+from flawmap.methods.layers.dropout import Dropout
 from flawmap.types import Sample
 
 
@@ -171,6 +175,10 @@ def plain(args: argparse.Namespace, train: list[Path]) -> dict[str, Any]:
     size = (args.size, args.size)
     method = Dinomaly.build(DinomalyConfig(), encoder, size, torch.Generator().manual_seed(0))
     method.train().to(device)
+    # torch's own, without flawmap's shortcuts.
+    for index, layer in enumerate(method.bottleneck):
+        if isinstance(layer, Dropout):
+            method.bottleneck[index] = nn.Dropout(layer.p)
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
     samples = [Sample(str(p), "tile", "train", 0) for p in train]
@@ -189,7 +197,8 @@ def plain(args: argparse.Namespace, train: list[Path]) -> dict[str, Any]:
                 levels.append(x)
             targets = [levels[i] for i in wanted]
             features = tuple(torch.stack(half).mean(0) for half in (targets[:4], targets[4:]))
-        loss = method.loss(features, step)
+        with patch.object(mixers, "positive", lambda x: F.elu(x) + 1):
+            loss = method.loss(features, step)
         loss.backward()
         nn.utils.clip_grad_norm_(method.parameters(), 0.1)
         update(method, state, step + 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -12,21 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def speed() -> ModuleType:
-    return load("metrics_speed")
+@pytest.fixture
+def speed(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("metrics_speed")
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -66,7 +55,9 @@ def test_a_process_is_stopped_at_its_limits_and_its_end_is_told(speed: ModuleTyp
         assert run(grows, megabytes=51.2) == {"failed": "over 0.05 GB"}
 
 
-def test_rows_become_a_table_and_a_chart(speed: ModuleType, tmp_path: Path) -> None:
+def test_rows_become_a_table_and_a_chart(
+    speed: ModuleType, script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
     result = {"values": {"aupro": 0.5}, "seconds": 2.0, "peak_mb": 900.0, "before_mb": 300.0}
     rows = []
@@ -76,7 +67,9 @@ def test_rows_become_a_table_and_a_chart(speed: ModuleType, tmp_path: Path) -> N
     meta = {"data": "drawn maps", "headline_maps": 1725, "device": "2 cores", "versions": {}}
     speed.chart(rows, tmp_path / "metrics_speed.svg", "Exact metrics")
     (tmp_path / "metrics_speed.json").write_text(json.dumps({"meta": meta, "rows": rows}))
-    text = load("write_tables").table(tmp_path, "metrics_speed", {}, tmp_path / "docs" / "page.md")
+    text = script("write_tables").table(
+        tmp_path, "metrics_speed", {}, tmp_path / "docs" / "page.md"
+    )
     assert "| flawmap | all seven | – | 2 | 900 | 300 | 9.095e-13 |" in text
     assert "| anomalib AUPRO | AUPRO | over 16 GB | – | – | – | – |" in text
     assert text.count("| flawmap |") == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,25 +13,22 @@ import pytest
 from flawmap.methods.patchcore import PatchCore
 from flawmap.types import Sample
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("vs_anomalib")
+def vs_anomalib(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("vs_anomalib")
 
 
-def planned(script: ModuleType) -> list[Any]:
+def planned(module: ModuleType) -> list[Any]:
     tables = {("tiles", 0): [Sample("a.png", "tile", "train", 0, "good")]}
     args = Namespace(ratios=[0.1, 0.01], train_minutes=3.0)
-    return list(script.plan(tables, args))
+    return list(module.plan(tables, args))
 
 
 def test_both_libraries_run_each_coreset_and_trained_methods_say_their_time(
-    script: ModuleType,
+    vs_anomalib: ModuleType,
 ) -> None:
-    cells = planned(script)
+    cells = planned(vs_anomalib)
     banks = [(c.library, c.settings) for c in cells if c.ratio]
     assert banks == [
         ("flawmap", "same settings, coreset 0.1"),
@@ -55,12 +52,12 @@ def test_both_libraries_run_each_coreset_and_trained_methods_say_their_time(
     ],
 )
 def test_a_smaller_coreset_runs_where_the_peer_could_not_do_a_larger_one(
-    script: ModuleType, tmp_path: Path, reason: str | None, needed: bool
+    vs_anomalib: ModuleType, tmp_path: Path, reason: str | None, needed: bool
 ) -> None:
-    cells = planned(script)
+    cells = planned(vs_anomalib)
     (large,) = (c for c in cells if c.library == "anomalib" and c.ratio == 0.1)
-    runner = script.Runner(Namespace(out=tmp_path), {}, None, {})
-    row = dict(zip(script.KEY, large.key, strict=True))
+    runner = vs_anomalib.Runner(Namespace(out=tmp_path), {}, None, {})
+    row = dict(zip(vs_anomalib.KEY, large.key, strict=True))
     runner.rows = [{**row, "coreset_ratio": 0.1, "reason": reason}]
     # What flawmap itself could do decides nothing.
     runner.rows.append({**row, "library": "flawmap", "coreset_ratio": 0.1})
@@ -70,13 +67,13 @@ def test_a_smaller_coreset_runs_where_the_peer_could_not_do_a_larger_one(
 
 
 def test_figures_of_older_defaults_count_no_more(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+    vs_anomalib: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = {(c.library, c.method, c.settings): c for c in planned(script)}
+    cells = {(c.library, c.method, c.settings): c for c in planned(vs_anomalib)}
     ours = cells["flawmap", "patchcore", "default"]
     peer = cells["anomalib", "padim", "same settings"]
     rows = {c: [{"configuration": c.configuration}] for c in (ours, peer)}
-    assert script.Runner._current(ours, rows[ours])
+    assert vs_anomalib.Runner._current(ours, rows[ours])
     monkeypatch.setattr(PatchCore, "defaults", {**PatchCore.defaults, "scoring.sigma": 3.0})
-    assert not script.Runner._current(ours, rows[ours])
-    assert script.Runner._current(peer, rows[peer])
+    assert not vs_anomalib.Runner._current(ours, rows[ours])
+    assert vs_anomalib.Runner._current(peer, rows[peer])
