@@ -16,7 +16,7 @@ from flawmap.files import write_text
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.features import FeatureReader
-from flawmap.training.loop import Curve, train
+from flawmap.training.loop import Curve, Training
 from flawmap.training.plan import thinned
 from flawmap.training.run import Run
 from flawmap.training.start import Learnt
@@ -149,9 +149,9 @@ class Learner:
                 method, samples, share=share, held_out=held_out, name=name, file=file
             )
         fetch = self.reader.steps(method, samples, label)
-        return train(
-            method,
-            fetch,
+        return Training(
+            method=method,
+            fetch=fetch,
             fabric=run.fabric,
             config=run.config.training,
             seed=run.config.seed,
@@ -163,7 +163,7 @@ class Learner:
             stop=run.stop,
             name=label,
             validation=validation,
-        )
+        ).run()
 
     def _within_the_budget(
         self,

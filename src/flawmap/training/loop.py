@@ -23,7 +23,7 @@ from torch import Tensor
 from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
-from flawmap.progress import Progress
+from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
@@ -56,26 +56,35 @@ class Curve:
     validation: History = field(default_factory=History)
 
 
-def train(
-    method: IterativeMethod,
-    fetch: Callable[[int], Features],
-    *,
-    fabric: Fabric,
-    config: TrainingConfig,
-    seed: int,
-    checkpoint_path: Path,
-    identity: Mapping[str, Any],
-    resume: bool,
-    deadline: float | None,
-    progress: Progress,
-    stop: PoliteStop,
-    name: str,
-    validation: Validation | None = None,
-) -> Curve:
-    """Train until the planned iterations are done, the deadline has come, or no held-out image
-    gains any more.
+class _Pace:
+    """How many steps a time budget still allows, once the first ones have shown their pace.
 
     Args:
+        deadline: `time.monotonic()` at which they must end.
+        extra: Seconds a step beyond its own, for looks at held-out images.
+    """
+
+    def __init__(self, deadline: float, extra: float) -> None:
+        self.deadline = deadline
+        self.extra = extra
+        self.ticks = [time.monotonic()]
+
+    def after_a_step(self, now: float) -> int | None:
+        """The number of further steps, or None as long as that is not known."""
+        self.ticks.append(now)
+        if len(self.ticks) <= _PLAN_AFTER:
+            return None
+        # The first steps are slower than those that follow.
+        each = statistics.median(b - a for a, b in pairwise(self.ticks[2:])) + self.extra
+        return int((self.deadline - now) * _PLAN_MARGIN / each)
+
+
+@dataclass(kw_only=True, slots=True)
+class Training:
+    """Trains until the planned iterations are done, the deadline has come, or no held-out image
+    gains any more.
+
+    Attributes:
         method: Learns in place.
         fetch: Gives the features of a step's batch.
         fabric: Device and precision.
@@ -92,17 +101,100 @@ def train(
             without it the last ones stay.
 
     Raises:
-        FitError: A loss is not finite, the disk is full, or the checkpoint is another run's.
-        Interrupted: The user stopped the run; the checkpoint is written.
+        FitError: The checkpoint is another run's.
     """
-    curve = Curve(planned=config.iterations)
-    optimizer = method.optimizer()
-    if resume and checkpoint_path.exists():
-        state, optimizer_state, info = checkpoint.load(checkpoint_path)
-        _same_run(identity, info["identity"], checkpoint_path)
-        method.restore(state)
-        checkpoint.restore_optimizer(optimizer, optimizer_state)
-        curve = Curve(
+
+    method: IterativeMethod
+    fetch: Callable[[int], Features]
+    fabric: Fabric
+    config: TrainingConfig
+    seed: int
+    checkpoint_path: Path
+    identity: Mapping[str, Any]
+    resume: bool
+    deadline: float | None
+    progress: Progress
+    stop: PoliteStop
+    name: str
+    validation: Validation | None = None
+    _curve: Curve = field(init=False)
+    _optimizer: torch.optim.Optimizer = field(init=False)
+    _module: Any = field(init=False)
+    _wrapped: Any = field(init=False)
+    _pace: _Pace | None = field(init=False, default=None)
+    _window: list[Tensor] = field(init=False, default_factory=list)
+    _began: float = field(init=False)
+    _base: float = field(init=False)
+    _saved_at: float = field(init=False)
+    # Of the step that was just taken: whether a checkpoint is due, whether the processes ask each
+    # other, and whether the user wants an end.
+    _due: bool = field(init=False, default=False)
+    _asks: bool = field(init=False, default=False)
+    _stopping: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._curve = Curve(planned=self.config.iterations)
+        self._optimizer = self.method.optimizer()
+        if self.resume and self.checkpoint_path.exists():
+            self._go_on()
+        self._module, self._wrapped = self.fabric.setup(self.method, self._optimizer)
+        self._module.mark_forward_method("loss")
+        self.method.train()
+        if self.deadline is not None and not self._curve.fixed:
+            looking = 0.0
+            if self.validation is not None:
+                looking = self.validation.seconds(self.method, self.fabric) / self.validation.every
+            self._pace = _Pace(self.deadline, looking)
+        self._began, self._base = time.monotonic(), self._curve.seconds
+        self._saved_at = self._began
+
+    def run(self) -> Curve:
+        """What the loop saw, in the end.
+
+        Raises:
+            FitError: A loss is not finite, or the disk is full.
+            Interrupted: The user stopped the run; the checkpoint is written.
+        """
+        curve, validation = self._curve, self.validation
+        task = self.progress.task(self.name, curve.planned, start=curve.steps)
+        # Defects are drawn with numpy before torch learns.
+        with task as shown, one_blas_thread():
+            over = False
+            while curve.steps < curve.planned and not self._exhausted() and not over:
+                rate = self._step()
+                self._tell(shown, rate)
+                if validation is not None and curve.steps % validation.every == 0:
+                    self._look()
+                if self._due or self._stopping:
+                    self._save()
+                    self._saved_at = time.monotonic()
+                if self._stopping:
+                    self._leave()
+                over = self._out_of_time(shown)
+            if self._window:
+                _finite(self._window, curve.steps - 1, self.checkpoint_path)
+            seen = curve.validation.losses
+            if validation is not None and not (seen and seen[-1][0] == curve.steps):
+                self._look()
+            # Whatever fails from here on, --resume finds these weights.
+            self._save()
+        if validation is not None:
+            best = curve.validation.best
+            assert best is not None
+            curve.validation.stopped = self._exhausted()
+            if curve.validation.stopped:
+                self.progress.note(f"held-out images have gained nothing since iteration {best[0]}")
+            validation.finish(self.method, curve.validation, self.fabric)
+        self.method.eval()
+        return curve
+
+    def _go_on(self) -> None:
+        """Take up a run that was stopped."""
+        state, optimizer_state, info = checkpoint.load(self.checkpoint_path)
+        _same_run(self.identity, info["identity"], self.checkpoint_path)
+        self.method.restore(state)
+        checkpoint.restore_optimizer(self._optimizer, optimizer_state)
+        self._curve = curve = Curve(
             steps=info["steps"],
             planned=info["planned"],
             seconds=info["seconds"],
@@ -110,34 +202,114 @@ def train(
             losses=[(int(i), float(v)) for i, v in info["losses"]],
             validation=History.of(info["validation"]),
         )
-        if validation is not None:
-            validation.best = checkpoint.load_best(checkpoint_path)
-        if int(fabric.broadcast(curve.steps)) != curve.steps:
+        if self.validation is not None:
+            self.validation.best = checkpoint.load_best(self.checkpoint_path)
+        if int(self.fabric.broadcast(curve.steps)) != curve.steps:
             raise FitError(
                 "the processes do not see the same checkpoint",
-                where=str(checkpoint_path),
+                where=str(self.checkpoint_path),
                 hint="put the output into a folder that all machines share",
             )
-        progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
-    module, wrapped = fabric.setup(method, optimizer)
-    module.mark_forward_method("loss")
-    method.train()
-    plan = deadline is not None and not curve.fixed
-    look_seconds = validation.seconds(method, fabric) if plan and validation is not None else 0.0
-    began, base = time.monotonic(), curve.seconds
-    saved_at, first = began, curve.steps
-    ticks = [began]
-    window: list[Tensor] = []
+        self.progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
 
-    def save() -> None:
-        if not fabric.is_global_zero:
+    def _step(self) -> float:
+        """One iteration; its learning rate."""
+        curve, fabric, method = self._curve, self.fabric, self.method
+        step = curve.steps
+        features = tuple(t.to(fabric.device) for t in self.fetch(step))
+        rate = method.learning_rate(step, curve.planned)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        with _seeded(self.seed, step, fabric), fabric.autocast():
+            loss = self._module.loss(features, step)
+        fabric.backward(loss)
+        self._window.append(loss.detach().float())
+        if method.clip_norm is not None:
+            norm = fabric.clip_gradients(
+                self._module, self._wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
+            )
+            # A finite loss with a gradient that is not would spoil the weights all the same.
+            self._window[-1] = self._window[-1] + 0 * torch.as_tensor(norm).detach().float()
+        self._due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+        self._asks = fabric.world_size == 1 or step % _CHECK_EVERY == 0
+        self._stopping = self._asks and _anywhere(fabric, self.stop.requested)
+        # Looking at the loss of a GPU waits for it, so there it is looked at now and then, but
+        # always before a checkpoint: what is saved is good.
+        last = step + 1 == curve.planned
+        check = step % _CHECK_EVERY == 0 or self._due or last or self._stopping
+        if fabric.device.type == "cpu" or check:
+            _finite(self._window, step, self.checkpoint_path)
+        self._wrapped.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        curve.steps += 1
+        curve.seconds = self._base + time.monotonic() - self._began
+        return rate
+
+    def _tell(self, shown: Task, rate: float) -> None:
+        curve = self._curve
+        if curve.steps % _CHECK_EVERY == 0 or curve.steps == curve.planned:
+            mean = float(_mean(self.fabric, torch.stack(self._window).float().mean()))
+            curve.losses.append((curve.steps, mean))
+            self._window.clear()
+            shown.update(curve.steps, loss=mean, lr=rate)
+
+    def _look(self) -> None:
+        assert self.validation is not None
+        self.validation.look(self.method, self._curve.validation, self._curve.steps, self.fabric)
+
+    def _exhausted(self) -> bool:
+        validation = self.validation
+        return validation is not None and self._curve.validation.exhausted(validation.patience)
+
+    def _out_of_time(self, shown: Task) -> bool:
+        """Whether the time budget is over; sets the plan once the pace is known."""
+        if self.deadline is None:
+            return False
+        curve, now = self._curve, time.monotonic()
+        if self._pace is not None:
+            possible = self._pace.after_a_step(now)
+            if possible is None:
+                return self._late(now)
+            self._pace = None
+            curve.fixed = True
+            planned = max(curve.steps, min(self.config.iterations, possible + curve.steps))
+            curve.planned = int(self.fabric.broadcast(planned))
+            shown.update(curve.steps, total=curve.planned)
+            if curve.planned < self.config.iterations:
+                self.progress.note(
+                    f"the time budget allows {curve.planned} of the {self.config.iterations} "
+                    "iterations planned"
+                )
+            return False
+        return self._late(now)
+
+    def _late(self, now: float) -> bool:
+        assert self.deadline is not None
+        if not (self._asks and _anywhere(self.fabric, now >= self.deadline)):
+            return False
+        self.progress.note(f"the time budget ended the fit at iteration {self._curve.steps}")
+        return True
+
+    def _leave(self) -> None:
+        curve = self._curve
+        # Nobody leaves before the state is written.
+        self.fabric.barrier()
+        raise Interrupted(
+            f"stopped at iteration {curve.steps} of {curve.planned}; the state is saved",
+            where=str(self.checkpoint_path),
+            hint="give the same command with --resume to go on",
+        )
+
+    def _save(self) -> None:
+        if not self.fabric.is_global_zero:
             return
+        curve = self._curve
         checkpoint.save(
-            checkpoint_path,
-            method=method.state_dict(),
-            optimizer=optimizer,
+            self.checkpoint_path,
+            method=self.method.state_dict(),
+            optimizer=self._optimizer,
             info={
-                "identity": dict(identity),
+                "identity": dict(self.identity),
                 "steps": curve.steps,
                 "planned": curve.planned,
                 "seconds": curve.seconds,
@@ -145,104 +317,8 @@ def train(
                 "losses": curve.losses,
                 "validation": asdict(curve.validation),
             },
-            best=None if validation is None else validation.best,
+            best=None if self.validation is None else self.validation.best,
         )
-
-    def exhausted() -> bool:
-        return validation is not None and curve.validation.exhausted(validation.patience)
-
-    def look() -> None:
-        assert validation is not None
-        validation.look(method, curve.validation, curve.steps, fabric)
-
-    # Defects are drawn with numpy while torch learns.
-    with progress.task(name, curve.planned, start=curve.steps) as task, one_blas_thread():
-        while curve.steps < curve.planned and not exhausted():
-            step = curve.steps
-            features = tuple(t.to(fabric.device) for t in fetch(step))
-            rate = method.learning_rate(step, curve.planned)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            with _seeded(seed, step, fabric), fabric.autocast():
-                loss = module.loss(features, step)
-            fabric.backward(loss)
-            window.append(loss.detach().float())
-            if method.clip_norm is not None:
-                norm = fabric.clip_gradients(
-                    module, wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
-                )
-                # A finite loss with a gradient that is not would spoil the weights all the same.
-                window[-1] = window[-1] + 0 * torch.as_tensor(norm).detach().float()
-            # Looking at the loss of a GPU waits for it, so there it is looked at now and then, but
-            # always before a checkpoint: what is saved is good.
-            now = time.monotonic()
-            due = now - saved_at >= config.checkpoint_seconds
-            last = step + 1 == curve.planned
-            ask = fabric.world_size == 1 or step % _CHECK_EVERY == 0
-            stopping = ask and _anywhere(fabric, stop.requested)
-            check = step % _CHECK_EVERY == 0 or due or last or stopping
-            if fabric.device.type == "cpu" or check:
-                _finite(window, step, checkpoint_path)
-            wrapped.step()
-            optimizer.zero_grad(set_to_none=True)
-            curve.steps += 1
-            curve.seconds = base + time.monotonic() - began
-            if curve.steps % _CHECK_EVERY == 0 or curve.steps == curve.planned:
-                mean = float(_mean(fabric, torch.stack(window).float().mean()))
-                curve.losses.append((curve.steps, mean))
-                window.clear()
-                task.update(curve.steps, loss=mean, lr=rate)
-            if validation is not None and curve.steps % validation.every == 0:
-                look()
-            if due or stopping:
-                save()
-                saved_at = time.monotonic()
-            if stopping:
-                # Nobody leaves before the state is written.
-                fabric.barrier()
-                raise Interrupted(
-                    f"stopped at iteration {curve.steps} of {curve.planned}; the state is saved",
-                    where=str(checkpoint_path),
-                    hint="give the same command with --resume to go on",
-                )
-            if deadline is not None:
-                now = time.monotonic()
-                if plan and len(ticks) <= _PLAN_AFTER:
-                    ticks.append(now)
-                if plan and curve.steps - first == _PLAN_AFTER:
-                    curve.fixed = True
-                    # The first steps are slower than those that follow.
-                    per_step = statistics.median(b - a for a, b in pairwise(ticks[2:]))
-                    if validation is not None:
-                        per_step += look_seconds / validation.every
-                    possible = int((deadline - now) * _PLAN_MARGIN / per_step) + curve.steps
-                    planned = max(curve.steps, min(config.iterations, possible))
-                    curve.planned = int(fabric.broadcast(planned))
-                    task.update(curve.steps, total=curve.planned)
-                    if curve.planned < config.iterations:
-                        progress.note(
-                            f"the time budget allows {curve.planned} of the "
-                            f"{config.iterations} iterations planned"
-                        )
-                elif ask and _anywhere(fabric, now >= deadline):
-                    progress.note(f"the time budget ended the fit at iteration {curve.steps}")
-                    break
-        if window:
-            _finite(window, curve.steps - 1, checkpoint_path)
-        seen = curve.validation.losses
-        if validation is not None and not (seen and seen[-1][0] == curve.steps):
-            look()
-        # Whatever fails from here on, --resume finds these weights.
-        save()
-    if validation is not None:
-        best = curve.validation.best
-        assert best is not None
-        curve.validation.stopped = exhausted()
-        if curve.validation.stopped:
-            progress.note(f"held-out images have gained nothing since iteration {best[0]}")
-        validation.finish(method, curve.validation, fabric)
-    method.eval()
-    return curve
 
 
 def _anywhere(fabric: Fabric, here: bool) -> bool:
