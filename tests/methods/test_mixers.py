@@ -72,15 +72,22 @@ def test_attention_equals_the_sum_over_visible_keys(kind: type, hidden: int) -> 
 
 
 def test_a_neighbourhood_on_a_grid_of_four_by_four() -> None:
-    """Written out by hand: what three chosen places may not see."""
-    seen = neighbour_mask((4, 4), 3)
-    hidden = {
-        0: {0, 1, 4, 5},  # a corner
-        7: {2, 3, 6, 7, 10, 11},  # the right edge
-        9: {4, 5, 6, 8, 9, 10, 12, 13, 14},  # inside
-    }
-    for place, wanted in hidden.items():
-        assert set((~seen[place]).nonzero().flatten().tolist()) == wanted
+    """Written out by hand: what each place, row by row, may not see (#)."""
+    hidden = """
+        ##.. ###. .### ..##  ##.. ###. .### ..##  .... .... .... ....  .... .... .... ....
+        ##.. ###. .### ..##  ##.. ###. .### ..##  ##.. ###. .### ..##  .... .... .... ....
+        .... .... .... ....  ##.. ###. .### ..##  ##.. ###. .### ..##  ##.. ###. .### ..##
+        .... .... .... ....  .... .... .... ....  ##.. ###. .### ..##  ##.. ###. .### ..##
+    """
+    # A line for each row of places; in it, for each row of the grid, what its four places miss.
+    cells = [line.split() for line in hidden.split("\n") if line.strip()]
+    wanted = torch.zeros(16, 16, dtype=torch.bool)
+    for place in range(16):
+        row, column = divmod(place, 4)
+        for seen_row in range(4):
+            text = cells[row][4 * seen_row + column]
+            wanted[place, 4 * seen_row : 4 * seen_row + 4] = torch.tensor([c == "#" for c in text])
+    assert torch.equal(~neighbour_mask((4, 4), 3), wanted)
     assert torch.equal(~neighbour_mask((4, 4), 1), torch.eye(16, dtype=torch.bool))
 
 

@@ -20,8 +20,10 @@ from flawmap.api import seconds
 from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
+from flawmap.training.device import make_fabric
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
+from flawmap.types import Sample
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -325,6 +327,32 @@ def test_a_stopped_run_goes_on_with_the_images_that_its_budget_allowed(
     # One batch.
     assert detector.fitted.data["learnt_images"] == 4
     assert any("going on at iteration 2" in text for text in notes.texts), notes.texts
+
+
+def test_bfloat16_learns_and_scores_nearly_as_float32(rings: Path) -> None:
+    """Trained in it, and then scored in both, as a bundle may be."""
+    options = {**OPTIONS, "encoder.name": "vit-s14", "data.size": 56}
+    del options["method.width"]
+    detector = flawmap.fit(
+        rings,
+        method="dinomaly",
+        options={**options, "method.depth": 4, "training.precision": "bfloat16"},
+    )
+    losses = [loss for _, loss in detector.fitted.curves["*"]["losses"]]
+    assert losses[-1] < 0.7 * losses[0]
+    training = detector.config.training.model_copy(update={"precision": "float32"})
+    exact = flawmap.Detector(
+        config=detector.config,
+        encoder=detector.encoder,
+        models=detector.models,
+        fabric=make_fabric(training),
+    )
+    samples = [
+        Sample(str(p), "rings", "test", None) for p in sorted((rings / "test").rglob("*.png"))
+    ]
+    pairs = zip(detector.raw_maps(samples), exact.raw_maps(samples), strict=True)
+    apart = [float(np.abs(a.values - b.values).max()) for (_, _, a), (_, _, b) in pairs]
+    assert 0 < max(apart) < 0.01
 
 
 def test_products_are_shown_equally_often_if_asked(two_products: Path) -> None:
