@@ -42,10 +42,9 @@ def main() -> None:
         command += [f"--set={key}={value}" for key, value in options.items()]
         command += [f"--seed={seed}" for seed in args.seed or [0]]
         subprocess.run(command, check=True)
-        rows = rows_of(store)
-    write_results(
-        args.out / f"digits_{args.method}.json", rows, meta(method=args.method, **options)
-    )
+        rows, encoder = rows_of(store)
+    about = meta(data="scikit-learn's digits, 8 x 8 px", encoder=encoder, method=args.method)
+    write_results(args.out / f"digits_{args.method}.json", rows, about | options)
 
 
 def write_digits(folder: Path) -> None:
@@ -63,15 +62,23 @@ def write_digits(folder: Path) -> None:
             (folder / f"{part}-{content}-ubyte").write_bytes(head + values.tobytes())
 
 
-def rows_of(store: Path) -> list[dict[str, object]]:
+def rows_of(store: Path) -> tuple[list[dict[str, object]], str]:
+    """A row for each digit and seed and one for their mean, and the encoder."""
     from flawmap.bench.store import Store
 
     with Store(store) as results:
-        return [
-            {"digit": digit, "seed": cell.seed, "image_auroc": figures["image_auroc"]}
-            for cell in results.cells()
-            for digit, figures in (cell.figures or {}).items()
-        ]
+        cells = results.cells()
+    rows: list[dict[str, object]] = [
+        {"digit": digit, "seed": cell.seed, "image_auroc": figures["image_auroc"]}
+        for cell in cells
+        for digit, figures in cell.figures.items()
+    ]
+    return [*rows, mean_of(rows)], cells[0].encoder
+
+
+def mean_of(rows: list[dict[str, object]]) -> dict[str, object]:
+    values = [float(str(row["image_auroc"])) for row in rows]
+    return {"digit": "mean", "seed": "all", "image_auroc": sum(values) / len(values)}
 
 
 if __name__ == "__main__":
