@@ -79,7 +79,17 @@ def options(name: str, **more: Any) -> dict[str, Any]:
     return {**COMMON, **SMALL.get(name, {}), **more}
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
+QUICK = ("mkd", "patchcore")
+"""A one-pass and an iterative method: the fast tests look at these alone."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(METHODS)
+    ],
+)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

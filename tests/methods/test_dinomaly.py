@@ -339,6 +339,7 @@ def test_too_few_levels_for_a_constraint(conv: Encoder) -> None:
         make(build(EncoderConfig(name="vit-s14"), levels), constraint="every-4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -259,6 +259,7 @@ def taught(lite: Encoder) -> tuple[DMDD, list[float]]:
     return method.eval(), losses
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_map_is_0_on_good_px_and_1_on_drawn_defects(lite: Encoder) -> None:
     method, losses = taught(lite)
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])

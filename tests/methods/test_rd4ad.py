@@ -107,6 +107,7 @@ def test_gradients_reach_all_that_learns_and_nothing_else(lite: Encoder) -> None
     assert all(p.grad is None and not p.requires_grad for p in lite.parameters())
 
 
+@pytest.mark.slow
 def test_it_learns_one_image_by_heart(lite: Encoder) -> None:
     method = make(lite).train()
     features = method.extract(images())

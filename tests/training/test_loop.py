@@ -239,6 +239,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     assert output.read_bytes() == b"the old bundle"
 
 
+@pytest.mark.slow
 def test_the_time_budget_plans_the_iterations(rings: Path) -> None:
     options = {**OPTIONS, "training.iterations": 1_000_000}
     detector = flawmap.fit(rings, method="dinomaly", time_budget="4s", options=options)
@@ -271,6 +272,7 @@ def test_every_iteration_has_its_own_rate_and_clipped_gradients(
     assert max(norms) == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_short_time_budget_learns_from_fewer_images(
     rings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +331,7 @@ def test_a_stopped_run_goes_on_with_the_images_that_its_budget_allowed(
     assert any("going on at iteration 2" in text for text in notes.texts), notes.texts
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_and_scores_nearly_as_float32(rings: Path) -> None:
     """Trained in it, and then scored in both, as a bundle may be."""
     options = {**OPTIONS, "encoder.name": "vit-s14", "data.size": 56}
