@@ -155,3 +155,45 @@ def test_json_holds_the_same_cells(cell: Cell, tmp_path: Path) -> None:
     text.write_text('{"version": 1, "cells": [{"key": 3}]}')
     with pytest.raises(BenchError, match="cannot be read"):
         read_cells(text)
+
+
+def test_an_export_is_taken_over_and_what_the_file_has_itself_stays(
+    cell: Cell, tmp_path: Path
+) -> None:
+    ours, theirs, text = tmp_path / "a.sqlite", tmp_path / "b.sqlite", tmp_path / "b.json"
+    other = dataclasses.replace(cell, data="other")
+    with Store(theirs, create=True) as store:
+        for each in (cell, other):
+            store.claim(each, "me")
+            store.finish(each.key, "me", OUTCOME)
+        write_cells(store.cells(), text)
+    better = dataclasses.replace(OUTCOME, figures={"rings": {"image_auroc": 1.0}})
+    with Store(ours, create=True) as store:
+        store.claim(cell, "me")
+        store.finish(cell.key, "me", better)
+        assert store.add(read_cells(text)) == 1
+        assert store.add(read_cells(text)) == 0
+        found = {c.data: c for c in store.cells()}
+        assert found[cell.data].figures == better.figures
+        assert found["other"] == read_cells(text)[0]
+        assert store.claim(other, "me") == "done"
+
+
+def test_an_import_leaves_alone_what_runs_and_takes_no_failure_over(
+    cell: Cell, tmp_path: Path
+) -> None:
+    failed, done = tmp_path / "a.sqlite", tmp_path / "b.sqlite"
+    with Store(failed, create=True) as store:
+        store.claim(cell, "me")
+        store.fail(cell.key, "me", {"message": "no"}, {})
+    with Store(done, create=True) as store:
+        assert store.add(read_cells(failed)) == 0
+        store.claim(cell, "me")
+        store.finish(cell.key, "me", OUTCOME)
+    with Store(failed) as store:
+        assert store.add(read_cells(done)) == 1
+        assert store.cells()[0].status == "done"
+    with Store(tmp_path / "c.sqlite", create=True) as store:
+        store.claim(cell, "me")
+        assert store.add(read_cells(done)) == 0
+        assert store.finish(cell.key, "me", OUTCOME)

@@ -139,6 +139,21 @@ def test_tables_in_every_form(
     assert "2.0" in capsys.readouterr().out
 
 
+def test_an_export_goes_on_elsewhere(
+    rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["bench", "--data", str(rings), "--method", "patchcore", "--results"]
+    export, elsewhere = str(tmp_path / "cells.json"), str(tmp_path / "elsewhere.sqlite")
+    run([*grid, results(tmp_path)])
+    run(["bench", "export", results(tmp_path), "--output", export])
+    capsys.readouterr()
+    assert run(["bench", "import", export, "--results", elsewhere]) == 0
+    assert "1 of 1 cells are new" in capsys.readouterr().err
+    assert run([*grid, elsewhere, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["done"], told["before"]) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -57,6 +57,9 @@ _FIGURES = "category, metric, value"
 _SCORES = "category, path, label, defect, score"
 """Columns beside the key."""
 
+_FACTS = ("key", "label", "data", "format", "fingerprint", "setting", "seed")
+"""Columns that hold what a cell says of itself as it is."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -282,14 +285,7 @@ class Store:
             if not done.rowcount:
                 return False
             self._clear(key)
-            self._db.executemany(
-                "INSERT INTO figures VALUES (?, ?, ?, ?)",
-                [
-                    (key, category, metric, value)
-                    for category, metrics in outcome.figures.items()
-                    for metric, value in metrics.items()
-                ],
-            )
+            self._write_figures(key, outcome.figures)
             self._db.executemany(
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
                 [(key, *row) for row in outcome.scores],
@@ -339,6 +335,38 @@ class Store:
                     f"INSERT INTO {table} SELECT ?, {columns} FROM {table} WHERE key = ?",
                     (cell.key, stored.key),
                 )
+
+    def add(self, stored: Sequence[StoredCell]) -> int:
+        """Write finished cells of another results file, or of an export.
+
+        What this file has finished itself stays as it is. Image scores are not in an export.
+
+        Returns:
+            How many are new here.
+        """
+        added = 0
+        with self._transaction():
+            for cell in stored:
+                row = self._db.execute(
+                    "SELECT status FROM cells WHERE key = ?", (cell.key,)
+                ).fetchone()
+                if cell.status != "done" or (row is not None and row["status"] != "failed"):
+                    continue
+                self._insert_row(
+                    {
+                        **{name: getattr(cell, name) for name in (*_FACTS, "method", "encoder")},
+                        "categories": json.dumps(list(cell.categories)),
+                        "config": json.dumps(cell.config),
+                        "status": "done",
+                        "cost": json.dumps(cell.cost),
+                        "environment": json.dumps(cell.environment),
+                        "finished": time.time(),
+                    }
+                )
+                self._clear(cell.key)
+                self._write_figures(cell.key, cell.figures)
+                added += 1
+        return added
 
     def forget_failed(self) -> int:
         """Remove the cells that failed; returns how many."""
@@ -390,26 +418,34 @@ class Store:
     def _insert(
         self, cell: Cell, status: Status, *, owner: str | None, alive: float | None
     ) -> None:
+        self._insert_row(
+            {
+                **{name: getattr(cell, name) for name in _FACTS},
+                "method": cell.config.method.name,
+                "encoder": cell.config.encoder.name,
+                "categories": json.dumps(list(cell.categories)),
+                "config": cell.config.model_dump_json(),
+                "status": status,
+                "owner": owner,
+                "alive": alive,
+            }
+        )
+
+    def _insert_row(self, row: Mapping[str, Any]) -> None:
+        places = ", ".join("?" * len(row))
         self._db.execute(
-            "INSERT OR REPLACE INTO cells (key, label, method, encoder, data, format, "
-            "fingerprint, setting, categories, seed, config, status, owner, alive) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                cell.key,
-                cell.label,
-                cell.config.method.name,
-                cell.config.encoder.name,
-                cell.data,
-                cell.format,
-                cell.fingerprint,
-                cell.setting,
-                json.dumps(list(cell.categories)),
-                cell.seed,
-                cell.config.model_dump_json(),
-                status,
-                owner,
-                alive,
-            ),
+            f"INSERT OR REPLACE INTO cells ({', '.join(row)}) VALUES ({places})",
+            tuple(row.values()),
+        )
+
+    def _write_figures(self, key: str, figures: Mapping[str, Mapping[str, float | None]]) -> None:
+        self._db.executemany(
+            "INSERT INTO figures VALUES (?, ?, ?, ?)",
+            [
+                (key, category, metric, value)
+                for category, metrics in figures.items()
+                for metric, value in metrics.items()
+            ],
         )
 
     def _clear(self, key: str) -> None:

@@ -362,6 +362,30 @@ def export(
     show.note(f"{len(cells)} cells: {output}")
 
 
+@app.command("import")
+def import_(
+    exports: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="EXPORT...", help="Files of 'flawmap bench export', or results files."
+        ),
+    ],
+    results: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the cells go; made if it is not there.")
+    ] = Path("results.sqlite"),
+) -> None:
+    """Take finished cells over into a results file, so that no grid runs them again.
+
+    What that file has finished itself stays as it is.
+    """
+    from flawmap.bench.store import Store, read_cells
+
+    found = [cell for path in exports for cell in read_cells(path)]
+    with Store(results, create=True) as store:
+        added = store.add(found)
+    show.note(f"{added} of {len(found)} cells are new in {results}")
+
+
 def _flags(
     data: list[str] | None,
     method: list[str] | None,
