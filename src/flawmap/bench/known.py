@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,22 +41,13 @@ class Known:
 
     def missing(self, cell: Cell) -> list[str]:
         """The metrics of the cell that no finished cell of its model has."""
-        found = {name for c in self.measured(cell) for f in c.figures.values() for name in f}
-        return [name for name in cell.metrics if name not in found]
+        return _lacking(cell, self.measured(cell))
 
     def measured(self, cell: Cell) -> list[StoredCell]:
         """The finished cells of the same model; their options include those that are new."""
-        if cell.key in self._measured:
-            return self._measured[cell.key]
-        wanted = deciding(cell.config.model_dump(mode="json"))
-        found = self._measured[cell.key] = []
-        for stored in self._done.get(_facts(cell, cell.config.method.name), []):
-            # An option that is gone makes it another model.
-            with contextlib.suppress(ConfigError):
-                options = validate(stored.config).model_dump(mode="json")
-                if deciding(options) == wanted:
-                    found.append(replace(stored, config=options))
-        return found
+        if cell.key not in self._measured:
+            self._measured[cell.key] = list(self._same(cell, deciding))
+        return self._measured[cell.key]
 
     def twin(self, cell: Cell) -> StoredCell | None:
         """The finished cell of another line that comes to the same fit, and has all metrics.
@@ -64,18 +55,29 @@ class Known:
         What `auto` chooses is the fit of the line that names this method itself, and the other way
         round.
         """
-        wanted = _fit_of(cell.config.model_dump(mode="json"))
+        same = self._same(cell, _fit_of)
+        return next((stored for stored in same if not _lacking(cell, [stored])), None)
+
+    def _same(
+        self, cell: Cell, what: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Iterator[StoredCell]:
+        """The finished cells of which `what` gives the same, with their options as of now."""
+        wanted = what(cell.config.model_dump(mode="json"))
         for stored in self._done.get(_facts(cell, cell.config.method.name), []):
-            found = {name for figures in stored.figures.values() for name in figures}
-            if set(cell.metrics) <= found:
-                with contextlib.suppress(ConfigError):
-                    if _fit_of(validate(stored.config).model_dump(mode="json")) == wanted:
-                        return stored
-        return None
+            # An option that is gone makes it another model.
+            with contextlib.suppress(ConfigError):
+                options = validate(stored.config).model_dump(mode="json")
+                if what(options) == wanted:
+                    yield replace(stored, config=options)
 
     def error(self, cell: Cell) -> Mapping[str, Any]:
         """Why the cell failed, as in `StoredCell`."""
         return self._by_key[cell.key].error or {}
+
+
+def _lacking(cell: Cell, measured: Iterable[StoredCell]) -> list[str]:
+    found = {name for c in measured for figures in c.figures.values() for name in figures}
+    return [name for name in cell.metrics if name not in found]
 
 
 def _facts(cell: Cell | StoredCell, method: str) -> tuple[object, ...]:
