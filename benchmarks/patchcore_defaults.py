@@ -12,34 +12,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 import flawmap
 from common import meta, say, write_results
-from flawmap.data import read_data, read_image
-from flawmap.data.images import as_float
+from drawn import KINDS, draw
+from flawmap.data import read_data
 from flawmap.data.samples import SampleTable
-from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
-from flawmap.data.transform import Transform
-from flawmap.types import Sample
 
 LEVELS = (("blocks.2", "blocks.4"), ("blocks.3", "blocks.5"), ("blocks.2", "blocks.4", "blocks.5"))
 SIZES = (256, 384)
 DEFAULT = {"method.levels": list(LEVELS[0]), "data.size": SIZES[0]}
-KINDS: dict[Kind, tuple[float, float]] = {
-    "perlin": (0.15, 0.5),
-    "patch": (0.2, 1),
-    "scar": (0.2, 1),
-}
-"""Kinds of defects, with their opacities."""
-
-SIDE = 448
-"""Height and width in px of the images that defects are drawn on."""
 
 
 def lines() -> list[dict[str, Any]]:
@@ -80,33 +64,6 @@ def main() -> None:
                     say(str(rows[-1]))
     about = meta(weights=args.encoder, seed=0, images=args.images)
     write_results(args.out / "patchcore_defaults.json", rows, about)
-
-
-def draw(paths: Sequence[str], images: int, folder: Path) -> SampleTable:
-    """Some good images to learn, and others with and without drawn defects to test."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
-    tested = chosen[: max(10, len(chosen) // 3)]
-    samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[len(tested) :]]
-    transform = Transform((SIDE, SIDE))
-    pictures = [as_float(transform(read_image(path))[0]) for path in tested]
-    for i, picture in enumerate(pictures):
-        samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
-        for kind, opacity in KINDS.items():
-            draws = Synthesis(SynthesisConfig(kinds=(kind,), opacity=opacity))
-            other = pictures[(i + 7) % len(pictures)]
-            defect, mask = draws(picture, np.random.default_rng(1000 + i), [other])
-            path = save(defect, folder / f"{i}_{kind}.png")
-            masks = (save(mask.astype(np.float32), folder / f"{i}_{kind}_mask.png"),)
-            samples.append(Sample(path, "drawn", "test", 1, kind, masks))
-    return SampleTable(str(folder), "benchmark", tuple(samples))
-
-
-def save(values: np.ndarray, path: Path) -> str:
-    """Write values in [0, 1]; gives the path as text."""
-    Image.fromarray((values * 255).round().astype(np.uint8)).save(path)
-    return str(path)
 
 
 def judge(table: SampleTable, options: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -270,10 +270,8 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
     if with_seeds:
         known.pop("seeds", None)
         seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
-        parts.append(
-            f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}; undefined "
-            "figures are –."
-        )
+        several = "Mean ± standard deviation over the seeds" if len(seeds) > 1 else "Seed"
+        parts.append(f"{several} {', '.join(map(str, seeds))}; undefined figures are –.")
     else:
         seeds = known.pop("seeds", known.pop("seed", None))
         if seeds is not None:

@@ -66,7 +66,7 @@ def forbid_network() -> None:
     """Every name of a host is unknown from now on, so that nothing waits for an answer either."""
 
     def refuse(host: object, *_: object, **__: object) -> None:
-        raise CannotRun(f"needs a download from {host}, and there is no network here")
+        raise CannotRun(f"needs a download from {host}")
 
     socket.getaddrinfo = refuse  # type: ignore[assignment]
 

@@ -188,3 +188,16 @@ def test_inspect_prints_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["ok"] is False
     assert [Path(p["path"]).name for p in found["broken"]] == ["1.png"]
     assert "Reading images" in shown.err
+
+
+def test_the_doctor_accepts_encoders_from_the_folder_of_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "find_packaged", lambda spec: None)
+    (tmp_path / "lite0.pth").write_bytes(b"")
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path))
+    found = {c.name: c for c in run_checks() if c.name.startswith("encoder ")}
+    assert found["encoder lite0"].status == "ok"
+    assert str(tmp_path) in found["encoder lite0"].found
+    assert found["encoder vit-s14"].status == "warning"
+    assert (found["encoder lite1"].status, found["encoder lite1"].advice) == ("ok", "")

@@ -424,6 +424,8 @@ def test_a_constant_schedule_warms_up_and_stays(vit: Encoder) -> None:
     [
         ({"constraint": "layers", "depth": 2}, "there must be as many"),
         ({"mixer": "conv", "hidden_neighbours": 3}, "belongs to attention"),
+        ({"token_share": 0.5, "mixer": "conv"}, "need the whole grid"),
+        ({"token_share": 0.5, "hidden_neighbours": 1}, "need the whole grid"),
     ],
 )
 def test_options_that_contradict_each_other(
@@ -511,3 +513,30 @@ def test_golden_values_of_a_small_model(vit: Encoder) -> None:
     assert float(found.mean()) == pytest.approx(0.517404, rel=1e-4)
     assert float(found.std()) == pytest.approx(0.0261545, rel=1e-3)
     assert float(found[1, 0, 2, 3]) == pytest.approx(0.547097, rel=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["vit", "conv"])
+def test_a_share_of_the_places_is_learnt_as_if_there_were_no_others(
+    encoder: str, request: pytest.FixtureRequest
+) -> None:
+    whole = request.getfixturevalue(encoder)
+    method = make(whole, dropout=0.0, loose_loss=False, token_share=0.5).train()
+    with torch.no_grad():
+        features = method.extract(rand(2, 3, 56, 56))
+    rows = method._drawn_places(3)
+    n = method.grid[0] * method.grid[1]
+    assert len(rows) == method.prefix + round(n / 2) == len(set(rows.tolist()))
+    assert rows[: method.prefix].tolist() == list(range(method.prefix))
+    assert torch.equal(rows, method._drawn_places(3))
+    assert not torch.equal(rows, method._drawn_places(4))
+    seen = tuple(f[:, rows] for f in features)
+    outputs = method.reconstruct(seen, rows)
+    losses = [
+        loose_cosine(f[:, method.prefix :], o[:, method.prefix :], 1.0, 0.1)
+        for f, o in zip(seen, outputs, strict=False)
+    ]
+    torch.testing.assert_close(method.loss(features, 3), torch.stack(losses).mean())
+    # Scoring sees all of them.
+    all_places = make(whole, dropout=0.0)
+    all_places.load_state_dict(method.state_dict())
+    assert torch.equal(method.eval().anomaly_map(features), all_places.anomaly_map(features))

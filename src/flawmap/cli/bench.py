@@ -101,7 +101,7 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="cpu|gpu", help="For every method. [default: cpu, or what auto chooses]"
+            metavar="cpu|gpu|NAME", help="For every method. [default: cpu, or what auto chooses]"
         ),
     ] = None,
     metric: Annotated[
@@ -228,8 +228,8 @@ def table(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="From these tables of the papers instead: components, mixer, dropout, "
-            "model_size, input_size, encoder, attribution; several times.",
+            help="From these tables of the papers instead of main, separate and seed: components, "
+            "mixer, dropout, model_size, input_size, encoder, attribution; several times.",
         ),
     ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Heading.")] = "Results",

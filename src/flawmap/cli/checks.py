@@ -25,6 +25,8 @@ _REQUIRED = (
 )
 _TORCH = ("torch", "torchvision", "timm", "lightning-fabric")
 _MIB = 2**20
+_DEFAULT_ENCODERS = ("lite0", "vit-s14")
+"""Of the methods, for those who name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +143,16 @@ def _devices() -> Iterator[Check]:
 
 
 def _onnx() -> Iterator[Check]:
-    for name, purpose in (
-        ("onnx", "the encoder vit-s14, and so dinomaly's default"),
-        ("onnxruntime", "running exported models"),
-    ):
-        found = _version(name)
-        if found is None:
-            yield Check(
-                name, "warning", f"not installed; needed for {purpose}", f"pip install {name}"
-            )
-        else:
-            yield Check(name, "ok", found)
+    found = _version("onnx")
+    if found is None:
+        yield Check(
+            "onnx",
+            "warning",
+            "not installed; needed for the encoder vit-s14, and so for dinomaly's default",
+            "pip install onnx",
+        )
+    else:
+        yield Check("onnx", "ok", found)
 
 
 def _threads() -> Iterator[Check]:
@@ -207,13 +208,16 @@ def _disk() -> Iterator[Check]:
 
 def _encoders() -> Iterator[Check]:
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find_packaged, missing
+    from flawmap.encoders.weights import find_in_folder, find_packaged, missing
 
     packaged = [spec for spec in ENCODERS.values() if spec.package is not None]
-    present = [spec.name for spec in packaged if find_packaged(spec) is not None]
+    found = {spec.name: find_packaged(spec) or find_in_folder(spec) for spec in packaged}
     for spec in packaged:
-        if spec.name not in present:
-            status: Status = "warning" if present else "error"
+        if found[spec.name] is None:
+            status: Status = "warning" if any(found.values()) else "error"
+            if status == "warning" and spec.name not in _DEFAULT_ENCODERS:
+                yield Check(f"encoder {spec.name}", "ok", "not installed; no method's default")
+                continue
             yield Check(f"encoder {spec.name}", status, "weights missing", missing(spec).hint or "")
         elif spec.reader == "onnx-dinov2" and find_spec("onnx") is None:
             yield Check(
@@ -223,7 +227,7 @@ def _encoders() -> Iterator[Check]:
                 "pip install onnx",
             )
         else:
-            yield Check(f"encoder {spec.name}", "ok", f"weights present ({spec.package})")
+            yield Check(f"encoder {spec.name}", "ok", f"weights present ({found[spec.name]})")
     others = ", ".join(spec.name for spec in ENCODERS.values() if spec.package is None)
     yield Check("other encoders", "ok", f"{others} and timm's: from a file, see 'flawmap encoders'")
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NAME = "evaluate"
 EPILOG = """\b
 Columns: I- is per image, P- is per pixel (at 256 x 256); 1 is best. "false reject" is the share
-of good images above the threshold, "escape" the share of defects below it. A dash means undefined:
-pixel figures need masks. A star marks a metric that is not the official one.
+of good images above the threshold, "escape" the share of defects not above it. A dash means undefined: pixel
+figures need masks. A star marks a metric that is not the official one.
 
 \b
 Metrics for --metric:
@@ -39,7 +39,8 @@ such as aupro_crop, means the centre crop alone that the network sees, as some p
 
 \b
 Examples:
-  flawmap evaluate part.flawmap photos --report report.html
+  flawmap evaluate part.flawmap bolt --report report.html
+      (bolt holds train/good, test/good and test/<defect>)
   flawmap evaluate all.flawmap mvtec --json > figures.json
   flawmap evaluate all.flawmap mvtec --metric aupro_0.05 --metric segf1
 

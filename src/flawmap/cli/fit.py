@@ -98,8 +98,8 @@ def run(
     """Learn from good images; write a model.
 
     Only good images of the training split are learnt; one file is written that scores any new
-    image. Its threshold comes from good images too: some are held out, so that the false-reject
-    rate is a promise about parts not seen yet.
+    image. Its threshold comes from good images too: from held-out ones if there are enough, else,
+    with PatchCore, from each learnt image scored as if it had not been learnt (approximate).
     """
     from flawmap.api import fit
 

@@ -196,7 +196,8 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
         yield Finding(
             "note",
             "there are no test images: a fit is possible, a measurement is not",
-            "add defects in a folder of their own to measure",
+            "lay them out as train/good, test/good and test/<defect>, or list them in a table: "
+            "docs/your-own-data.md",
         )
         return
     for category in table.categories:
@@ -216,7 +217,7 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
                 "note",
                 f"category '{shown(category)}' has no {kind} test images: AUROC and the other "
                 "metrics need both",
-                f"add {kind} images to the test split",
+                f"add {kind} images to the test split (layout mvtec, or a table)",
             )
         bare = [s.path for s in defects if not s.masks]
         if bare and len(bare) == len(defects):

@@ -93,6 +93,9 @@ class DinomalyConfig(MethodConfig):
     """Factor on the gradient of the other points."""
     loosen_iterations: int = Field(default=1000, ge=1)
     """Iterations over which the share falls from 1 to `hard_share`."""
+    token_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the grid's places that a training step looks at; drawn anew for each step. Not in
+    the paper: a step costs as much less, and neighbours are much alike."""
     learning_rate: float = Field(default=2e-3, gt=0)
     final_learning_rate: float = Field(default=2e-4, ge=0)
     """At the end of the cosine; not used with schedule=constant."""
@@ -149,11 +152,12 @@ class Dinomaly(IterativeMethod):
         },
     }
     clip_norm = 0.1
+    positions: Tensor
     free_on_start = frozenset(
         {
             *("dropout", "jitter", "loose_loss", "hard_share", "easy_gradient", "amsgrad"),
             *("loosen_iterations", "learning_rate", "final_learning_rate", "schedule"),
-            *("warmup_iterations", "weight_decay"),
+            *("warmup_iterations", "weight_decay", "token_share"),
         }
     )
 
@@ -241,6 +245,14 @@ class Dinomaly(IterativeMethod):
                 where="method.recentre",
                 given=encoder.spec.name,
                 hint="use a ViT encoder, or --set method.recentre=false",
+            )
+        if config.token_share < 1 and (config.hidden_neighbours or config.mixer == "conv"):
+            raise ConfigError(
+                "convolutions and hidden neighbours need the whole grid",
+                where="method.token_share",
+                given=config.token_share,
+                expected="1",
+                hint="or --set method.mixer=linear --set method.hidden_neighbours=0",
             )
         if config.hidden_neighbours and config.mixer == "conv":
             raise ConfigError(
@@ -331,10 +343,16 @@ class Dinomaly(IterativeMethod):
             level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
         return F.normalize(level.flatten(2).transpose(1, 2), dim=-1)
 
-    def reconstruct(self, features: Features) -> tuple[Tensor, ...]:
-        """The decoder's version of the targets, with their shapes."""
+    def reconstruct(self, features: Features, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The decoder's version of the targets, with their shapes.
+
+        Args:
+            features: See `extract`.
+            rows: Which places of the grid they are of, by default all.
+        """
         if not self.vit:
-            x = self.project_in(torch.cat(features, dim=-1)) + self.positions
+            positions = self.positions if rows is None else self.positions[rows]
+            x = self.project_in(torch.cat(features, dim=-1)) + positions
         elif self._input_from_targets:
             shares = [len(targets) for targets, _ in self.pairs]
             parts = [f * n for f, n in zip(features, shares, strict=True)]
@@ -357,15 +375,28 @@ class Dinomaly(IterativeMethod):
 
     def loss(self, features: Features, step: int) -> Tensor:
         share = self._hard_share(step)
+        rows = self._drawn_places(step) if self.training and self.config.token_share < 1 else None
+        if rows is not None:
+            features = tuple(f[:, rows.to(f.device)] for f in features)
         losses = []
-        for target, output in self._compared(features):
+        for target, output in self._compared(features, rows):
             target = target[:, self.prefix :].detach().float()
             output = output[:, self.prefix :].float()
             losses.append(loose_cosine(target, output, share, self.config.easy_gradient))
         return torch.stack(losses).mean()
 
-    def _compared(self, features: Features) -> Iterator[tuple[Tensor, Tensor]]:
-        outputs = self.reconstruct(features)
+    def _drawn_places(self, step: int) -> Tensor:
+        """Rows of the features: the prefix, and the places that this step looks at."""
+        n = self.grid[0] * self.grid[1]
+        # By the step: the same in every process, and after a resume.
+        generator = torch.Generator().manual_seed(step)
+        drawn = torch.randperm(n, generator=generator)[: max(1, round(n * self.config.token_share))]
+        return torch.cat([torch.arange(self.prefix), self.prefix + drawn.sort().values])
+
+    def _compared(
+        self, features: Features, rows: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        outputs = self.reconstruct(features, rows)
         return zip(features[: len(outputs)], outputs, strict=True)
 
     def _hard_share(self, step: int) -> float:

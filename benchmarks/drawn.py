@@ -1,0 +1,60 @@
+"""Synthetic defects on held-out good images: what options are judged by, before any test image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flawmap.data import read_image
+from flawmap.data.images import as_float
+from flawmap.data.samples import SampleTable
+from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
+from flawmap.data.transform import Transform
+from flawmap.types import Sample
+
+KINDS: dict[Kind, tuple[float, float]] = {
+    "perlin": (0.15, 0.5),
+    "patch": (0.2, 1),
+    "scar": (0.2, 1),
+}
+"""Kinds of defects, with their opacities."""
+
+SIDE = 448
+"""Height and width in px of the images that defects are drawn on."""
+
+
+def draw(paths: Sequence[str], images: int, folder: Path, *, most: int = 1000) -> SampleTable:
+    """Some good images to learn, and others with and without drawn defects to test.
+
+    Args:
+        paths: Good images.
+        images: How many of them are used; a third of these is held out for the test.
+        folder: Where drawn images are written.
+        most: At most so many are held out.
+    """
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
+    tested = chosen[: min(most, max(10, len(chosen) // 3))]
+    samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[len(tested) :]]
+    transform = Transform((SIDE, SIDE))
+    pictures = [as_float(transform(read_image(path))[0]) for path in tested]
+    for i, picture in enumerate(pictures):
+        samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
+        for kind, opacity in KINDS.items():
+            draws = Synthesis(SynthesisConfig(kinds=(kind,), opacity=opacity))
+            other = pictures[(i + 7) % len(pictures)]
+            defect, mask = draws(picture, np.random.default_rng(1000 + i), [other])
+            path = save(defect, folder / f"{i}_{kind}.png")
+            masks = (save(mask.astype(np.float32), folder / f"{i}_{kind}_mask.png"),)
+            samples.append(Sample(path, "drawn", "test", 1, kind, masks))
+    return SampleTable(str(folder), "benchmark", tuple(samples))
+
+
+def save(values: np.ndarray, path: Path) -> str:
+    """Write values in [0, 1]; gives the path as text."""
+    Image.fromarray((values * 255).round().astype(np.uint8)).save(path)
+    return str(path)
