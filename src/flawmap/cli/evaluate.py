@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NAME = "evaluate"
 EPILOG = """\b
 Columns: I- is per image, P- is per pixel (at 256 x 256); 1 is best. "false reject" is the share
-of good images above the threshold, "escape" the share of defects not above it. A dash means undefined: pixel
-figures need masks. A star marks a metric that is not the official one.
+of good images above the threshold, "escape" the share of defects not above it. A dash means
+undefined: pixel figures need masks. A star marks a metric that is not the official one.
 
 \b
 Metrics for --metric:
