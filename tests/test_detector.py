@@ -13,7 +13,7 @@ import pytest
 import flawmap
 from flawmap import bundle as bundles
 from flawmap.data import read_data
-from flawmap.errors import DataError, FlawmapWarning
+from flawmap.errors import BundleError, DataError, FlawmapWarning
 from flawmap.outputs.stream import skipping
 from flawmap.types import Sample
 
@@ -117,3 +117,17 @@ def test_products_that_were_not_fitted_are_left_out_and_named(
     result = flawmap.evaluate(detector, table)
     assert list(result.categories) == ["bolt"]
     assert any("not fitted on them: nut" in note for note in result.notes)
+
+
+def test_a_bundle_of_another_version_is_told_as_such(bundle: Path, tmp_path: Path) -> None:
+    found = bundles.read(bundle)
+    more = {**found.info["fitted"], "weather": "sunny", "versions": {"flawmap": "9.1"}}
+    other = tmp_path / "other.flawmap"
+    bundles.write(replace(found, info={**found.info, "fitted": more}), other)
+    assert flawmap.load(other).fitted.versions == {"flawmap": "9.1"}
+    scoring = {**found.config["scoring"], "sharpen": 2}
+    config = {**found.config, "scoring": scoring}
+    bundles.write(replace(found, config=config, info={**found.info, "fitted": more}), other)
+    with pytest.raises(BundleError, match="options that this flawmap does not take") as raised:
+        flawmap.load(other)
+    assert raised.value.given == "written by flawmap 9.1"

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
+import flawmap
 from flawmap import bundle as bundles
 from flawmap.config import Config, EncoderConfig, validate
 from flawmap.data.images import read_image, to_rgb
@@ -355,7 +356,17 @@ def load(
     path = Path(path)
     found = bundles.read(path)
     tree = {**found.config, "training": {**found.config["training"], "device": device}}
-    config = validate(tree)
+    fitted = found.info["fitted"]
+    try:
+        config = validate(tree)
+    except ConfigError as error:
+        raise BundleError(
+            f"the detector has options that this flawmap does not take: {error.message}",
+            where=str(path),
+            given=f"written by flawmap {fitted.get('versions', {}).get('flawmap', 'unknown')}",
+            expected=f"flawmap {flawmap.__version__}",
+            hint="upgrade flawmap, or fit again with this one",
+        ) from error
     encoder_config = config.encoder
     if encoder_weights is not None:
         encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
@@ -372,7 +383,7 @@ def load(
             hint="install the same weights, or fit again",
         )
     fabric = make_fabric(config.training)
-    _compare_precision(found.info["fitted"].get("precision"), fabric, path)
+    _compare_precision(fitted.get("precision"), fabric, path)
     encoder.to(fabric.device)
     cls = METHODS.load(config.method.name)
     models: dict[str, Method] = {}
@@ -387,7 +398,8 @@ def load(
         models=models,
         fabric=fabric,
         calibration=found.calibration,
-        fitted=Fitted(**found.info["fitted"]),
+        # Other versions may have written more.
+        fitted=Fitted(**{f.name: fitted[f.name] for f in fields(Fitted) if f.name in fitted}),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flawmap import bundle as bundles
+from flawmap.bundle import Bundle
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable, raise_unreadable, shown
 from flawmap.data.verify import verify
@@ -118,6 +119,7 @@ def calibrate(
     rate = old.rate if false_reject_rate is None else false_reject_rate
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
+    measured_on: dict[str, Any] | None = None
     if data is None:
         if not old.categories:
             raise ConfigError(
@@ -138,13 +140,18 @@ def calibrate(
         skipped += unreadable
         measured = _measure(path, samples, device, encoder_weights, progress or Silent())
         categories = measured.categories()
+        measured_on = {
+            "root": shown(data.root),
+            "fingerprint": data.fingerprint(),
+            "images": {name: len(c.scores) for name, c in categories.items()},
+        }
         new = Calibration(rate=rate, categories={**old.categories, **categories})
         notes += measured.notes(new)
         kept = sorted(set(old.categories) - set(categories))
         if kept:
             notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
     target = path if output is None else Path(output)
-    bundles.write(replace(found, calibration=new), target)
+    bundles.write(_with(found, new, measured_on), target)
     return Recalibration(
         bundle=target,
         old_rate=old.rate,
@@ -241,6 +248,19 @@ def _measure(
             found.add(sample, *detector.scorer.score(raw, geometry), exact=True)
             task.update(done)
     return found
+
+
+def _with(found: Bundle, calibration: Calibration, on: Mapping[str, Any] | None) -> Bundle:
+    """The bundle with other thresholds, and with where they come from."""
+    section = {**found.config.get("calibration", {}), "false_reject_rate": calibration.rate}
+    fitted = found.info["fitted"]
+    data = {**fitted["data"], "calibrated_on": on} if on else fitted["data"]
+    return replace(
+        found,
+        calibration=calibration,
+        config={**found.config, "calibration": section},
+        info={**found.info, "fitted": {**fitted, "data": data}},
+    )
 
 
 def _thresholds(calibration: Calibration) -> dict[str, Threshold]:

@@ -210,3 +210,16 @@ def test_data_without_good_images(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "data" / "t.csv").write_text("path,label,split\n0.png,defect,test\n")
     assert run(["calibrate", str(model), str(tmp_path / "data" / "t.csv")]) == 3
     assert "no good image" in capsys.readouterr().err
+
+
+def test_a_bundle_says_where_its_thresholds_come_from(tmp_path: Path, brightness: None) -> None:
+    bundle = write_bundle(tmp_path / "m.flawmap")
+    calibrate(bundle, false_reject_rate=0.05)
+    found = bundles.read(bundle)
+    assert found.config["calibration"] == {"false_reject_rate": 0.05}
+    assert "calibrated_on" not in found.info["fitted"]["data"]
+    photos = write_images(tmp_path / "photos", range(10, 40))
+    calibrate(bundle, photos, category="screw")
+    data = bundles.read(bundle).info["fitted"]["data"]
+    assert data["calibrated_on"]["images"] == {"screw": 30}
+    assert data["calibrated_on"]["root"] == str(photos)

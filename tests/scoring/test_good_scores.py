@@ -35,3 +35,11 @@ def test_the_images_that_set_a_threshold_by_themselves_are_named() -> None:
     assert found.notes(Calibration(0.2, found.categories())) == []
     (both,) = found.notes(Calibration(0.06, found.categories()))
     assert both.index("041.png (60)") < both.index("040.png (30)")
+
+
+def test_with_several_views_of_one_part_a_promise_is_approximate() -> None:
+    found = GoodScores()
+    for number, group in enumerate(("left", "right", "right")):
+        sample = Sample(f"{number}.png", "nut", "train", 0, group=group)
+        found.add(sample, 1.0, 1.0, exact=True)
+        assert found.categories()["nut"].exact == (number < 2)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import flawmap
 from flawmap.config import make_config
+from flawmap.data import read_data
 from flawmap.errors import ConfigError, DataError
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
@@ -41,10 +45,16 @@ def good(n: int, split: str = "train", category: str = "nut") -> list[Sample]:
     return [Sample(f"{category}/{split}/{i}.png", category, split, 0) for i in range(n)]  # type: ignore[arg-type]
 
 
-def plan(samples: list[Sample], *, can_leave_out: bool = True, **options: Any) -> Any:
+def plan(
+    samples: list[Sample],
+    *,
+    can_leave_out: bool = True,
+    taught: Collection[str] = (),
+    **options: Any,
+) -> Any:
     notes: list[str] = []
     config = make_config(overrides={f"calibration.{k}": v for k, v in options.items()})
-    made = make_plan(samples, config, can_leave_out, note=notes.append)
+    made = make_plan(samples, config, can_leave_out, note=notes.append, taught=taught)
     return made, notes
 
 
@@ -85,6 +95,32 @@ def test_categories_are_planned_apart_and_the_same_alone() -> None:
     assert both.held_out == alone.held_out
 
 
+def test_views_of_one_part_are_held_out_together() -> None:
+    views = [replace(s, group=f"part {i // 5}") for i, s in enumerate(good(600))]
+    made, _ = plan(views, fraction=0.2)
+    assert len(made.held_out) == 120
+    assert not {s.group for s in made.learn} & {s.group for s in made.held_out}
+    one_part, notes = plan([replace(s, group="the one") for s in good(30)], can_leave_out=False)
+    assert one_part.held_out == ()
+    assert "gets no threshold" in notes[0]
+
+
+def test_what_was_learnt_before_sets_no_threshold() -> None:
+    old = good(40)
+    taught = {s.path for s in old[:30]}
+    made, _ = plan([*old, *good(3, "validation")], can_leave_out=False)
+    assert len(made.held_out) == 3
+    made, _ = plan(old, can_leave_out=False, taught=taught)
+    assert {s.path for s in made.held_out} <= {s.path for s in old[30:]}
+    assert len(made.held_out) == 8
+    made, notes = plan(old, can_leave_out=False, taught={s.path for s in old[:37]})
+    assert made.held_out == ()
+    assert "only 3 good training images that were not learnt before" in notes[0]
+    seen = good(3, "validation")
+    made, _ = plan([*old, *seen], can_leave_out=False, taught={seen[0].path})
+    assert (seen[0] in made.learn, made.held_out) == (True, tuple(seen[1:]))
+
+
 def test_leaving_out_is_refused_where_it_cannot_be_done() -> None:
     with pytest.raises(ConfigError, match="cannot leave images out"):
         plan(good(30), can_leave_out=False, strategy="leave-one-out")
@@ -118,6 +154,38 @@ def test_a_product_whose_images_are_all_unreadable_is_named(
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="no readable good training image is left of nut"):
         flawmap.fit(data, method="patchcore", options=OPTIONS, skip_bad=True)
+
+
+def test_a_fit_says_what_is_wrong_with_its_images(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(6):
+        values = generator.integers(0, 4096, (64, 64), dtype=np.uint16)
+        Image.fromarray(values).save(folder / f"{i}.png")
+    shown = Notes()
+    flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
+    assert any("has only 6 good training images" in note for note in shown.notes)
+    assert any("--set data.white_level=4095" in note for note in shown.notes)
+
+
+def test_views_of_one_part_are_left_out_together(rings: Path) -> None:
+    table = read_data(rings)
+    samples = [s for s in table.samples if s.split == "train"]
+    alone = flawmap.fit(table, method="patchcore", options=OPTIONS).calibration
+    grouped = replace(
+        table,
+        samples=tuple(
+            replace(s, group=f"part {samples.index(s) // 4}") if s in samples else s
+            for s in table.samples
+        ),
+    )
+    parts = flawmap.fit(grouped, method="patchcore", options=OPTIONS).calibration
+    one, other = (c.categories[table.categories[0]].scores for c in (alone, parts))
+    assert len(one) == len(other) == 12
+    # Each is farther from what is left when its own part is gone.
+    assert (other >= one - 1e-4).all()
+    assert other.mean() > one.mean()
 
 
 def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
     fresh = flawmap.fit(two_products, method="dinomaly", options=OPTIONS)
     assert loss(new, two_products, "bolt") < 1.1 * loss(old, two_products, "bolt")
     assert loss(new, two_products, "nut") < loss(fresh, two_products, "nut")
+    before = set(old.fitted.data["learnt_pictures"])
+    assert before < set(new.fitted.data["learnt_pictures"])
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def check_table(table: SampleTable) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda f: order.index(f.severity)))
 
 
+def training_findings(table: SampleTable) -> Iterable[Finding]:
+    """What whoever fits a table should know of its images to learn, worst first."""
+    yield from _training_warnings(table)
+    for note in table.notes:
+        yield Finding("note", note)
+
+
 def require_sound(table: SampleTable, *, skip_bad: bool = False, training: bool = True) -> None:
     """Raise what would make a fit or an evaluation fail.
 
@@ -141,20 +148,9 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
 
 
 def _warnings(table: SampleTable) -> Iterable[Finding]:
-    if table.unsorted_training:
-        yield Finding(
-            "warning",
-            "the training images were not sorted: defects are learnt as if they were good",
-            "this is the task of the data set; a threshold set on such images keeps no promise",
-        )
+    yield from _training_warnings(table)
     train, held = _kept(table, "train"), _kept(table, "validation")
     for category in table.categories:
-        if 0 < train[category] < _FEW_GOOD:
-            yield Finding(
-                "warning",
-                f"category '{shown(category)}' has only {train[category]} good training images",
-                f"add more, {_FEW_GOOD} at the least: what they do not show is taken for a flaw",
-            )
         if 0 < train[category] + held[category] < _FEW_FOR_ONE_PERCENT:
             yield Finding(
                 "note",
@@ -163,15 +159,6 @@ def _warnings(table: SampleTable) -> Iterable[Finding]:
                 f"{_FEW_FOR_ONE_PERCENT} held-out good images",
                 "accept a higher false-reject rate or add good images",
             )
-    counts = sorted((n, c) for c, n in train.items())
-    if len(counts) > 1 and counts[-1][0] > _UNBALANCED * counts[0][0]:
-        (low, small), (high, large) = counts[0], counts[-1]
-        yield Finding(
-            "warning",
-            f"category '{shown(large)}' has {high} good training images and '{shown(small)}' "
-            f"has {low}",
-            "one model over both would learn the small one badly: add images or fit it apart",
-        )
     yield from _test_notes(table)
     masked = [s.path for s in table.samples if s.masks and s.label != 1]
     if masked:
@@ -181,6 +168,32 @@ def _warnings(table: SampleTable) -> Iterable[Finding]:
             f"{_some(table, masked)}",
             "label them as defects or drop the masks",
             tuple(masked),
+        )
+
+
+def _training_warnings(table: SampleTable) -> Iterable[Finding]:
+    if table.unsorted_training:
+        yield Finding(
+            "warning",
+            "the training images were not sorted: defects are learnt as if they were good",
+            "this is the task of the data set; a threshold set on such images keeps no promise",
+        )
+    train = _kept(table, "train")
+    for category in table.categories:
+        if 0 < train[category] < _FEW_GOOD:
+            yield Finding(
+                "warning",
+                f"category '{shown(category)}' has only {train[category]} good training images",
+                f"add more, {_FEW_GOOD} at the least: what they do not show is taken for a flaw",
+            )
+    counts = sorted((n, c) for c, n in train.items())
+    if len(counts) > 1 and counts[-1][0] > _UNBALANCED * counts[0][0]:
+        (low, small), (high, large) = counts[0], counts[-1]
+        yield Finding(
+            "warning",
+            f"category '{shown(large)}' has {high} good training images and '{shown(small)}' "
+            f"has {low}",
+            "one model over both would learn the small one badly: add images or fit it apart",
         )
 
 

@@ -13,13 +13,11 @@ from flawmap.data.check import Finding, check_table
 from flawmap.data.detect import read_data
 from flawmap.data.images import MAX_PIXELS
 from flawmap.data.samples import Problem, SampleTable, listed, shown
-from flawmap.data.verify import ImageFacts, Verification, verify
+from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
 
 _NAMED = 5
 _WHOLE = 0.99
-_DEEP = 255
-_LOW_RANGE = 0.5
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
@@ -217,7 +215,7 @@ def inspect(
         *check_table(table),
         *_duplicate_findings(leaks, repeats, table),
         *_mask_findings(verification.facts, table),
-        *_range_findings(verification.facts, white_level),
+        *range_findings(verification.facts, white_level),
     ]
     order = ("error", "warning", "note")
     return Inspection(
@@ -337,26 +335,6 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
             f"{len(lossy)} masks are JPEG files: {_some(table, lossy)}",
             "its compression leaves nonzero pixels around each defect: save masks as PNG",
             tuple(lossy),
-        )
-
-
-def _range_findings(facts: tuple[ImageFacts, ...], white_level: int | None) -> Iterable[Finding]:
-    peaks = [f.info.peak for f in facts if f.info.bits == 16 and f.info.peak is not None]
-    if not peaks or white_level is not None:
-        return
-    peak = max(peaks)
-    if _DEEP < peak <= _LOW_RANGE * 65535:
-        white = (1 << int(peak).bit_length()) - 1
-        yield Finding(
-            "warning",
-            f"the 16-bit images use values up to {peak:g} of 65535 only, so they look dark",
-            f"--set data.white_level={white}",
-        )
-    elif peak <= _DEEP:
-        yield Finding(
-            "warning",
-            f"the 16-bit images use values up to {peak:g} of 65535 only, so they look black",
-            "--set data.white_level=255",
         )
 
 

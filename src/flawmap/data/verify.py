@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from flawmap.data.check import require_sound
+from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image
 from flawmap.data.masks import read_mask
 from flawmap.data.pool import map_in_threads
@@ -20,6 +20,8 @@ from flawmap.resources import default_threads
 from flawmap.types import Sample
 
 _CHUNK = 1 << 20
+_DEEP = 255
+_LOW_RANGE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,27 @@ def verify(
         facts=tuple(facts),
         content_fingerprint=_fingerprint(table, facts),
     )
+
+
+def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iterable[Finding]:
+    """Whether 16-bit images use so little of their range that they look dark or black."""
+    peaks = [f.info.peak for f in facts if f.info.bits == 16 and f.info.peak is not None]
+    if not peaks or white_level is not None:
+        return
+    peak = max(peaks)
+    if _DEEP < peak <= _LOW_RANGE * 65535:
+        white = (1 << int(peak).bit_length()) - 1
+        yield Finding(
+            "warning",
+            f"the 16-bit images use values up to {peak:g} of 65535 only, so they look dark",
+            f"--set data.white_level={white}",
+        )
+    elif peak <= _DEEP:
+        yield Finding(
+            "warning",
+            f"the 16-bit images use values up to {peak:g} of 65535 only, so they look black",
+            "--set data.white_level=255",
+        )
 
 
 def require(

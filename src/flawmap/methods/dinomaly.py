@@ -375,7 +375,7 @@ class Dinomaly(IterativeMethod):
 
     def loss(self, features: Features, step: int) -> Tensor:
         share = self._hard_share(step)
-        rows = self._drawn_places(step) if self.training and self.config.token_share < 1 else None
+        rows = self._drawn_places() if self.training and self.config.token_share < 1 else None
         if rows is not None:
             features = tuple(f[:, rows.to(f.device)] for f in features)
         losses = []
@@ -385,12 +385,13 @@ class Dinomaly(IterativeMethod):
             losses.append(loose_cosine(target, output, share, self.config.easy_gradient))
         return torch.stack(losses).mean()
 
-    def _drawn_places(self, step: int) -> Tensor:
-        """Rows of the features: the prefix, and the places that this step looks at."""
+    def _drawn_places(self) -> Tensor:
+        """Rows of the features: the prefix, and the places that this step looks at.
+
+        By torch's own generator, as dropout: the loop seeds it for each step.
+        """
         n = self.grid[0] * self.grid[1]
-        # By the step: the same in every process, and after a resume.
-        generator = torch.Generator().manual_seed(step)
-        drawn = torch.randperm(n, generator=generator)[: max(1, round(n * self.config.token_share))]
+        drawn = torch.randperm(n)[: max(1, round(n * self.config.token_share))]
         return torch.cat([torch.arange(self.prefix), self.prefix + drawn.sort().values])
 
     def _compared(

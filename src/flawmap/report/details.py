@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from flawmap.data.samples import shown
 from flawmap.report.charts import loss_chart
 from flawmap.report.text import counted, duration, esc, name
 
@@ -88,8 +89,21 @@ def _data(detector: Detector, evaluation: Evaluation) -> str:
         ("good images learnt", fit.get("learnt_images")),
         ("of these, held out to choose the weights", fit.get("validation_images") or None),
         ("good images held out for the threshold", fit.get("held_out_images")),
+        *_calibrated_on(fit.get("calibrated_on") or {}),
     ]
     return _fold("Data and fingerprint", _rows(rows))
+
+
+def _calibrated_on(found: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Where thresholds come from that were set after the fit."""
+    if not found:
+        return []
+    images = ", ".join(f"{shown(name)}: {n}" for name, n in found["images"].items())
+    return [
+        ("thresholds set anew on", found["root"]),
+        ("fingerprint of these images", found["fingerprint"]),
+        ("good images of these", images),
+    ]
 
 
 def _model(detector: Detector) -> str:

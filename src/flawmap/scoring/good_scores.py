@@ -19,6 +19,7 @@ class _Category:
     paths: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
+    groups: set[str] = field(default_factory=set)
     exact: bool = True
 
 
@@ -35,13 +36,16 @@ class GoodScores:
             sample: The image.
             score: Its image score.
             peak: The highest value of its smoothed map.
-            exact: Whether it was held out of the fit.
+            exact: Whether it was held out of the fit. Several views of one part are no independent
+                parts: with them the promise is approximate.
         """
         found = self._categories.setdefault(sample.category, _Category())
         found.paths.append(sample.path)
         found.scores.append(score)
         found.peaks.append(peak)
-        found.exact &= exact
+        found.exact &= exact and sample.group not in found.groups
+        if sample.group:
+            found.groups.add(sample.group)
 
     def categories(self) -> dict[str, CategoryCalibration]:
         """What a calibration keeps of them, by category, sorted."""

@@ -15,8 +15,9 @@ import torch
 
 import flawmap
 from flawmap.config import Config
+from flawmap.data.check import training_findings
 from flawmap.data.samples import Problem, SampleTable
-from flawmap.data.verify import ImageFacts, verify
+from flawmap.data.verify import ImageFacts, range_findings, verify
 from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
@@ -128,7 +129,14 @@ class _Fit:
         good, problems, content = self._verified()
         run.mark("read images")
         can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
-        plan = make_plan(good, config, can_leave_out, note=self.progress.note)
+        taught = self._taught_before()
+        plan = make_plan(
+            good,
+            config,
+            can_leave_out,
+            note=self.progress.note,
+            taught={path for path, picture in self._pictures.items() if picture in taught},
+        )
         if run.fabric.is_global_zero:
             self._prepare_folder()
         run.fabric.barrier()
@@ -164,7 +172,7 @@ class _Fit:
                 "test_images": sum(
                     1 for s in self.table.samples if s.split == "test" and s.label is not None
                 ),
-                "learnt_pictures": sorted({self._pictures[s.path] for s in plan.learn}),
+                "learnt_pictures": sorted(taught | {self._pictures[s.path] for s in plan.learn}),
                 "skipped": [[p.path, p.reason] for p in problems],
             },
             seconds=dict(run.seconds),
@@ -182,6 +190,12 @@ class _Fit:
             precision=precision_of(run.fabric),
         )
         return detector
+
+    def _taught_before(self) -> set[str]:
+        """The pictures that the detector to begin with has learnt."""
+        if self.start is None:
+            return set()
+        return set(self.start.fitted.data.get("learnt_pictures", ()))
 
     def _learnt(self, learner: Learner, plan: Plan) -> tuple[dict[str, Method], dict[str, Curve]]:
         """One model for all products, or one for each, and how it went."""
@@ -249,14 +263,17 @@ class _Fit:
         """The good training images, every one of them decoded once."""
         wanted = tuple(s for s in self.table.samples if s.split != "test" and s.label in (0, None))
         table = replace(self.table, samples=wanted)
+        white_level = self.config.data.white_level
         with self.progress.task("Reading images", len(wanted)) as task:
             result = verify(
                 table,
                 threads=self.run.threads,
-                white_level=self.config.data.white_level,
+                white_level=white_level,
                 on_progress=lambda done, total: task.update(done),
             )
         result.require(skip_bad=self.skip_bad)
+        for found in (*training_findings(table), *range_findings(result.facts, white_level)):
+            self.progress.note(f"{found.message} -> {found.hint}" if found.hint else found.message)
         if result.problems:
             self.progress.note(f"{len(result.problems)} unreadable images are left out")
         good = few(
@@ -272,13 +289,15 @@ class _Fit:
         return good, result.problems, result.content_fingerprint
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
-        """The images without exact copies within a category, and a number for each picture."""
-        pictures: dict[bytes, int] = {}
+        """The images without exact copies within a category; numbers each picture, or part."""
+        parts: dict[bytes | tuple[str, str], int] = {}
         kept: dict[tuple[str, bytes], Sample] = {}
         # A copy in both splits belongs to training: a threshold from it would promise too much.
         for fact in sorted(facts, key=lambda f: f.sample.split != "train"):
             kept.setdefault((fact.sample.category, fact.pixels), fact.sample)
-            self._numbers[fact.sample.path] = pictures.setdefault(fact.pixels, len(pictures))
+            # Views of one part are left out together, as copies are.
+            part = (fact.sample.category, fact.sample.group) if fact.sample.group else fact.pixels
+            self._numbers[fact.sample.path] = parts.setdefault(part, len(parts))
             self._pictures[fact.sample.path] = fact.pixels.hex()
         if copies := len(facts) - len(kept):
             self.progress.note(

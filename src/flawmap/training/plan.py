@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,18 +38,20 @@ def make_plan(
     can_leave_out: bool,
     *,
     note: Callable[[str], None],
+    taught: Collection[str] = (),
 ) -> Plan:
     """Share the good images out, category by category.
 
     A category's own validation split sets its threshold. Without one, images are held out when that
     leaves enough for the rate asked for; otherwise each learnt image is left out in turn, if the
-    method can do that.
+    method can do that. Views of one part are held out together.
 
     Args:
         good: Distinct good images of the train and validation splits.
         config: Its seed decides which are held out.
         can_leave_out: Whether the method can score an image as if it had not learnt it.
         note: Told of categories that get no threshold.
+        taught: Paths of images that the detector to begin with has learnt: they set no threshold.
 
     Raises:
         ConfigError: Leaving out is asked of a method that cannot.
@@ -61,6 +63,9 @@ def make_plan(
     for category in categories_of(good):
         train_part = [s for s in good if s.category == category and s.split == "train"]
         extra = [s for s in good if s.category == category and s.split == "validation"]
+        if options.strategy != "off" and any(s.path in taught for s in extra):
+            train_part += [s for s in extra if s.path in taught]
+            extra = [s for s in extra if s.path not in taught]
         if options.strategy == "off" or extra:
             learn += train_part
             held_out += extra if options.strategy != "off" else []
@@ -81,20 +86,36 @@ def make_plan(
             learn += train_part
             leave_out.append(category)
             continue
-        if len(train_part) < 2 * _LEAST_HELD_OUT:
+        free = [s for s in train_part if s.path not in taught]
+        spared = min(len(free), len(train_part) - _LEAST_HELD_OUT)
+        chosen = set()
+        if spared >= _LEAST_HELD_OUT:
+            chosen = _drawn(free, min(max(_LEAST_HELD_OUT, n), spared), config.seed)
+        if not chosen:
+            new = " that were not learnt before" if len(free) < len(train_part) else ""
             note(
-                f"'{category}' has only {len(train_part)} good training images: too few to "
+                f"'{category}' has only {len(free)} good training images{new}: too few to "
                 "hold any out, so it gets no threshold; add images, or calibrate later with "
                 "'flawmap calibrate'"
             )
             learn += train_part
             continue
-        n = min(max(_LEAST_HELD_OUT, n), len(train_part) - _LEAST_HELD_OUT)
-        order = category_rng(config.seed, category).permutation(len(train_part))
-        chosen = {int(i) for i in order[:n]}
-        held_out += [s for i, s in enumerate(train_part) if i in chosen]
-        learn += [s for i, s in enumerate(train_part) if i not in chosen]
+        held_out += [s for s in train_part if s.path in chosen]
+        learn += [s for s in train_part if s.path not in chosen]
     return Plan(tuple(learn), tuple(held_out), tuple(leave_out))
+
+
+def _drawn(samples: Sequence[Sample], n: int, seed: int) -> set[str]:
+    """The paths of about n images of one category; of a part that has several views all or none."""
+    parts: dict[str, list[str]] = {}
+    for sample in samples:
+        parts.setdefault(sample.group or sample.path, []).append(sample.path)
+    found: set[str] = set()
+    views = list(parts.values())
+    for i in category_rng(seed, samples[0].category).permutation(len(views)):
+        if len(found) + len(views[i]) <= n or (not found and len(views) > 1):
+            found.update(views[i])
+    return found
 
 
 def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
