@@ -152,7 +152,7 @@ def against(rows: Sequence[Row]) -> str:
 def pairs(rows: Sequence[Row]) -> str:
     """A line per data set, method and settings; each cell has flawmap's figure and the peer's.
 
-    What has only flawmap's defaults is left out: it stands in the table of all methods.
+    Methods that one of the two alone has are left out: they stand in the full table.
     """
     lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in in_order(rows):
@@ -161,10 +161,14 @@ def pairs(rows: Sequence[Row]) -> str:
             settings = text(row.get("settings"))
             line = lines.setdefault((_where(row), text(row.get("method")), settings, encoder), {})
             line.setdefault(text(row.get("library")), []).append(row)
+    theirs = {key[1] for key, members in lines.items() if PEER in " ".join(members)}
+    shared = theirs & {key[1] for key, members in lines.items() if "flawmap" in members}
     head = ["data", "method", "settings", "encoder", "seeds"]
     head += [f"{name}, flawmap / anomalib" for name, _ in AGAINST_FIGURES.values()]
     body = []
     for key, members in lines.items():
+        if key[1] not in shared:
+            continue
         seeds = {row.get("seed") for found in members.values() for row in found}
         cells = []
         for column, (_, digits) in AGAINST_FIGURES.items():
