@@ -472,6 +472,18 @@ class TestTable:
             read_data(images / "t.csv")
         assert "CSV UTF-8" in str(caught.value)
 
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+    def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:
+        text = {
+            "t.csv": "path;label;Prüfer\nimages/a.png;good;Jörg\nimages/b.png;defect;Jörg\n",
+            "t.jsonl": '{"path": "images/a.png", "label": 1, "Prüfer": "Jörg"}\n',
+        }[name]
+        (images / "images" / name).write_bytes(text.replace("images/", "").encode("cp1252"))
+        with pytest.raises(DataError, match="ambiguous, 2 formats fit"):
+            read_data(images / "images")
+        with pytest.raises(DataError, match="not UTF-8"):
+            read_data(images / "images", format="table")
+
     def test_a_table_beside_images_is_ambiguous(self, images: Path) -> None:
         folder = images / "images"
         (folder / "labels.csv").write_text("path,label\na.png,good\nb.png,defect\n")

@@ -166,7 +166,7 @@ def _tables_in(folder: Path) -> list[Path]:
         if path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS and path.is_file():
             try:
                 columns = {c for row in _first_row(path) for c in row}
-            except (DataError, csv.Error, UnicodeDecodeError, OSError):
+            except (csv.Error, OSError):
                 continue
             # A list of scores may name paths too: only labels or splits make a data set.
             if "path" in columns and columns & {"label", "split"}:
@@ -175,7 +175,8 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _first_row(path: Path) -> Iterator[set[str]]:
-    with _open(path) as file:
+    # A table in another encoding is recognised too, so that reading it says what is wrong.
+    with _open(path, errors="replace") as file:
         if path.suffix.lower() in JSON_ENDINGS:
             try:
                 value = json.loads(file.readline())
@@ -213,12 +214,12 @@ def _table_file(root: Path) -> Path:
     return tables[0]
 
 
-def _open(path: Path) -> io.TextIOWrapper:
+def _open(path: Path, *, errors: str = "strict") -> io.TextIOWrapper:
     with path.open("rb") as file:
         start = file.read(4)
     # Spreadsheet programs save "Unicode text" as UTF-16 with a mark at the start.
     utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", errors=errors, newline="")
 
 
 def _delimiter(header: str) -> str:
