@@ -79,6 +79,36 @@ class TestFolder:
         (tmp_path / "2.heic").touch()
         assert read_data(tmp_path).notes == ("1 files beside the images are not images: .heic (1)",)
 
+    @pytest.mark.parametrize(("good", "bad"), [("i.O.", "n.i.O."), ("GUT", "SCHLECHT")])
+    def test_names_of_the_shop_floor(
+        self, tmp_path: Path, write_image: WriteImage, good: str, bad: str
+    ) -> None:
+        write_image(tmp_path / "gear" / good / "1.png")
+        write_image(tmp_path / "gear" / bad / "2.png")
+        assert summary(read_data(tmp_path / "gear")) == {
+            ("gear", "train", 0, "good"): 1,
+            ("gear", "test", 1, bad): 1,
+        }
+
+    def test_a_folder_of_defects_is_no_product(
+        self, tmp_path: Path, write_image: WriteImage
+    ) -> None:
+        write_image(tmp_path / "NIO" / "1.png")
+        write_image(tmp_path / "Monday" / "2.png")
+        with pytest.raises(DataError, match="unknown or ambiguous"):
+            read_data(tmp_path)
+
+    @pytest.mark.parametrize("masks", ["Bad_mask", "good_masks", "ground truth", "bad-gt"])
+    def test_masks_are_never_defect_images(
+        self, tmp_path: Path, write_image: WriteImage, masks: str
+    ) -> None:
+        for name in ("good/1.png", "Bad/2.png", f"{masks}/2.png"):
+            write_image(tmp_path / "gear" / name)
+        with pytest.raises(DataError, match="unknown or ambiguous"):
+            read_data(tmp_path / "gear")
+        with pytest.raises(DataError, match=f"'{masks}', which means a split or masks"):
+            read_data(tmp_path / "gear", format="folder")
+
 
 class TestFolders:
     def test_products_with_and_without_inner_folders(
@@ -152,6 +182,13 @@ class TestMVTec:
         masks = [len(s.masks) for s in read_data(root).select(label=1)]
         assert masks == [1, 1, 2]
         assert read_data(root).orphan_masks == ()
+
+    def test_the_folder_of_masks_in_another_spelling(self, mvtec: Path) -> None:
+        (mvtec / "ground_truth").rename(mvtec / "Ground Truth")
+        (mvtec / "test" / "good").rename(mvtec / "test" / "i.O.")
+        table = read_data(mvtec)
+        assert [len(s.masks) for s in table.select(label=1)] == [1, 1]
+        assert len(table.select(split="test", label=0)) == 1
 
     def test_a_mask_without_an_image_is_refused(self, mvtec: Path, write_mask: WriteImage) -> None:
         write_mask(mvtec / "ground_truth" / "hole" / "999_mask.png")
@@ -471,6 +508,10 @@ class TestTable:
         with pytest.raises(DataError, match="not UTF-8") as caught:
             read_data(images / "t.csv")
         assert "CSV UTF-8" in str(caught.value)
+
+    def test_words_for_labels(self, images: Path) -> None:
+        table = self.read(images, "path,label\nimages/a.png,i.O.\nimages/b.png,n.i.O.\n")
+        assert [s.label for s in table.samples] == [1, 0]
 
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:

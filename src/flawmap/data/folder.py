@@ -9,24 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
-
-GOOD_NAMES = frozenset({"good", "ok", "normal", "normals", "io"})
-DEFECT_NAMES = frozenset(
-    {
-        *("bad", "ng", "nok", "ko", "defect", "defects", "defective", "anomaly", "anomalies"),
-        *("anomalous", "abnormal", "fail", "failed", "reject", "rejected", "rejects", "faulty"),
-        *("broken", "damaged"),
-    }
-)
-RESERVED_NAMES = frozenset(
-    {
-        *("train", "training", "test", "testing", "val", "valid", "validation"),
-        *("ground_truth", "groundtruth", "gt", "mask", "masks", "annotations", "labels"),
-    }
-)
-"""Names that mean a split or masks: such a folder never holds plain good images."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +44,9 @@ class Product:
 def survey(lister: Lister, folder: Path) -> Product:
     """Sort the sub-folders of one folder by their meaning; folders without images do not count."""
     folders, images = lister.level(folder)
-    groups: dict[str, list[str]] = {"good": [], "defects": [], "reserved": [], "others": []}
+    groups: dict[Meaning, list[str]] = {"good": [], "defects": [], "reserved": [], "others": []}
     for name in folders:
-        groups[_meaning(name)].append(name)
+        groups[meaning(name)].append(name)
     groups["others"] = [n for n in groups["others"] if holds_images(folder / n)]
     return Product(
         images=tuple(images),
@@ -113,15 +98,6 @@ def category_name(root: Path) -> str:
 
 def _good(path: str, category: str) -> Sample:
     return Sample(path=path, category=category, split="train", label=0, defect=GOOD)
-
-
-def _meaning(name: str) -> str:
-    folded = name.casefold()
-    if folded in GOOD_NAMES:
-        return "good"
-    if folded in DEFECT_NAMES:
-        return "defects"
-    return "reserved" if folded in RESERVED_NAMES else "others"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flawmap.data.folder import GOOD_NAMES
 from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
+from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Saturation, Split
 
@@ -177,7 +177,7 @@ class SplitFolders:
                     continue
                 base = folder / name / kind
                 paths = lister.tree(base)
-                if kind.casefold() in GOOD_NAMES:
+                if is_good(kind):
                     found.samples += [Sample(p, category, split, 0, GOOD) for p in paths]
                     continue
                 masks = by_kind.pop(kind, {}) if split == "test" else {}
@@ -195,7 +195,7 @@ class SplitFolders:
                     found.gaps += masks_missing(category, bare, len(paths), where)
         for kind, masks in by_kind.items():
             files = [path for paths in masks.values() for path in paths]
-            if kind.casefold() in GOOD_NAMES:
+            if is_good(kind):
                 found.unused += len(files)
             else:
                 found.orphans += files
@@ -204,7 +204,7 @@ class SplitFolders:
         self, lister: Lister, folder: Path, names: list[str]
     ) -> dict[str, dict[str, list[str]]]:
         """For each kind of defect, the mask files by their key."""
-        tops = [name for name in names if name.casefold() == self.masks[0]]
+        tops = [name for name in names if folded(name) == folded(self.masks[0])]
         result: dict[str, dict[str, list[str]]] = {}
         for top in tops:
             masks = folder.joinpath(top, *self.masks[1:])

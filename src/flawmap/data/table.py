@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, table_of
+from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
 
@@ -41,13 +42,8 @@ _COLUMNS = {
     "mask_path": "mask",
     "defect": "defect",
 }
-_GOOD_WORDS = frozenset({"0", "0.0", "good", "ok", "normal", "io", "pass"})
-_DEFECT_WORDS = frozenset(
-    {
-        *("1", "1.0", "defect", "defective", "bad", "ng", "nok", "ko", "anomaly", "anomalous"),
-        *("abnormal", "fail", "reject"),
-    }
-)
+_GOOD_NUMBERS = frozenset({"0", "0.0"})
+_DEFECT_NUMBERS = frozenset({"1", "1.0"})
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -367,20 +363,25 @@ def _sample(row: _Row, base: Path) -> Sample:
 
 
 def _label(row: _Row) -> int | None:
-    word = row.text("label").casefold()
+    word = row.text("label")
     kind = row.text("defect")
-    by_kind = None if not kind else 0 if kind.casefold() in _GOOD_WORDS else 1
+    by_kind = None if not kind else 0 if _says_good(kind) else 1
     if not word:
         return by_kind
-    if word not in _GOOD_WORDS | _DEFECT_WORDS:
+    good = _says_good(word)
+    if not good and not is_defect(word) and word not in _DEFECT_NUMBERS:
         raise _WrongLineError(
-            f"label is '{row.text('label')}', expected good or 0, defect or 1; the kind of defect "
+            f"label is '{word}', expected good or 0, defect or 1; the kind of defect "
             "goes into the column 'defect'"
         )
-    label = 0 if word in _GOOD_WORDS else 1
+    label = 0 if good else 1
     if by_kind is not None and by_kind != label:
-        raise _WrongLineError(f"label is '{row.text('label')}' but defect is '{kind}'")
+        raise _WrongLineError(f"label is '{word}' but defect is '{kind}'")
     return label
+
+
+def _says_good(word: str) -> bool:
+    return word in _GOOD_NUMBERS or is_good(word)
 
 
 def _split(row: _Row, label: int | None) -> Split:
