@@ -183,6 +183,15 @@ class TestMVTec:
         assert masks == [1, 1, 2]
         assert read_data(root).orphan_masks == ()
 
+    def test_the_folder_of_a_defect_in_another_unicode_form(
+        self, mvtec: Path, write_image: WriteImage, write_mask: WriteImage
+    ) -> None:
+        write_image(mvtec / "test" / unicodedata.normalize("NFC", "Kratzer-groß-ä") / "0.png")
+        masks = mvtec / "ground_truth"
+        write_mask(masks / unicodedata.normalize("NFD", "kratzer-groß-ä") / "0_mask.png")
+        table = read_data(mvtec)
+        assert [len(s.masks) for s in table.select(label=1)] == [1, 1, 1]
+
     def test_the_folder_of_masks_in_another_spelling(self, mvtec: Path) -> None:
         (mvtec / "ground_truth").rename(mvtec / "Ground Truth")
         (mvtec / "test" / "good").rename(mvtec / "test" / "i.O.")

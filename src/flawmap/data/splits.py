@@ -6,13 +6,12 @@ What the readers of MVTec AD and of its relatives share.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, canonical, listed, shown, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
 from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError
@@ -180,7 +179,7 @@ class SplitFolders:
                 if is_good(kind):
                     found.samples += [Sample(p, category, split, 0, GOOD) for p in paths]
                     continue
-                masks = by_kind.pop(kind, {}) if split == "test" else {}
+                masks = _masks_of(kind, by_kind) if split == "test" else {}
                 keys = {_key(p, base): p for p in paths}
                 attached = attach(keys, masks, found)
                 found.samples += [
@@ -269,7 +268,14 @@ def masks_missing(category: str, bare: list[str], number: int, where: str) -> li
     ]
 
 
+def _masks_of(kind: str, by_kind: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """Take out the masks of a kind of defect; another system may spell its folder another way."""
+    same = canonical(kind).casefold()
+    spelt = (k for k in by_kind if canonical(k).casefold() == same)
+    return by_kind.pop(kind if kind in by_kind else next(spelt, kind), {})
+
+
 def _key(path: str, base: Path) -> str:
     """The path below the folder of its kind, without extension, in one Unicode form."""
     relative = path[len(str(base)) + 1 :].replace(os.sep, "/")
-    return unicodedata.normalize("NFC", os.path.splitext(relative)[0])  # noqa: PTH122
+    return canonical(os.path.splitext(relative)[0])  # noqa: PTH122
