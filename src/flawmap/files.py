@@ -100,6 +100,6 @@ def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[Fla
 
 
 def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically; what is no UTF-8 in the text becomes a question mark."""
     with atomic_path(target, error=error) as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
