@@ -321,7 +321,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(ExportError, match="the disk is full"):
         write_report(detector, usual, path)
     assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.glob(".report*")] == []
+    assert [p.name for p in tmp_path.glob(".*")] == []
 
 
 @pytest.mark.parametrize("module", ["text", "curves"])
