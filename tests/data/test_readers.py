@@ -11,9 +11,11 @@ import pytest
 
 from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
+from flawmap.data.detect import recognise
 from flawmap.data.elpv import Elpv
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
+from flawmap.outputs.inputs import find_images
 from flawmap.registry import FORMATS
 
 WriteImage = Callable[..., Path]
@@ -559,6 +561,34 @@ class TestTable:
 
 
 class TestDetection:
+    @pytest.mark.parametrize("ask", [recognise, lambda path: find_images([path])])
+    def test_a_folder_is_listed_few_times(
+        self,
+        tmp_path: Path,
+        write_image: WriteImage,
+        monkeypatch: pytest.MonkeyPatch,
+        ask: Callable[[Path], object],
+    ) -> None:
+        for name in ("good/1.png", "bad/2.png"):
+            write_image(tmp_path / name)
+        asked: Counter[str] = Counter()
+        scandir = os.scandir
+
+        def counted(path: str) -> object:
+            asked[os.fspath(path)] += 1
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", counted)
+        ask(tmp_path)
+        assert max(asked.values()) == 2
+
+    def test_what_is_new_is_seen_by_the_next_recognition(
+        self, mvtec: Path, write_image: WriteImage
+    ) -> None:
+        assert len(read_data(mvtec)) == 6
+        write_image(mvtec / "train" / "good" / "new.png")
+        assert len(read_data(mvtec)) == 7
+
     def test_what_does_not_exist(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not exist"):
             read_data(tmp_path / "no")
