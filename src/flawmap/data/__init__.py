@@ -1,4 +1,4 @@
-"""Reading data sets and decoding images; nothing here but `loader` needs torch."""
+"""Reading data sets and decoding images; only `loader` and `augment` need torch."""
 
 from flawmap.data.check import Finding, check_table, require_sound
 from flawmap.data.detect import read_data
