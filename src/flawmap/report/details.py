@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from flawmap.progress import duration
 from flawmap.report.charts import loss_chart
-from flawmap.report.text import counted, duration, esc, name
+from flawmap.report.text import counted, esc, name
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
