@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from flawmap.bench.grid import Cell, setting_of
+from flawmap.bench.grid import Cell, name_of, setting_of
 from flawmap.errors import BenchError
 from flawmap.files import write_text
 
@@ -119,8 +119,7 @@ class StoredCell:
         return found
 
     def __str__(self) -> str:
-        name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
-        return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+        return name_of(self)
 
 
 def read_cells(path: Path) -> list[StoredCell]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, few, listed, shown, table_of
 from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
@@ -32,9 +31,10 @@ class Product:
         if self.good and self.images:
             return f"images lie both directly in it and in its folder '{self.good[0]}'"
         if not self.good and self.others:
+            names = few([f"'{shown(n)}'" for n in self.others], limit=3)
             return (
-                f"its sub-folders ({_some(self.others)}) do not say whether they hold good images, "
-                "defects or products"
+                f"its sub-folders ({names}) do not say whether they hold good images, defects or "
+                "products"
             )
         if not self.good and not self.images:
             return "it has neither images nor a folder of good ones"
@@ -98,11 +98,6 @@ def category_name(root: Path) -> str:
 
 def _good(path: str, category: str) -> Sample:
     return Sample(path=path, category=category, split="train", label=0, defect=GOOD)
-
-
-def _some(names: Sequence[str]) -> str:
-    quoted = [f"'{shown(n)}'" for n in names[:3]]
-    return ", ".join(quoted) + (", ..." if len(names) > 3 else "")
 
 
 class Folder:

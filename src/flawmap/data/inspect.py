@@ -318,7 +318,7 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if empty:
         yield Finding(
             "warning",
-            f"{len(empty)} defect images have an empty mask: {_some(table, empty)}",
+            f"{len(empty)} defect images have an empty mask: {table.few(empty)}",
             "draw the defect, or drop the mask",
             tuple(empty),
         )
@@ -326,7 +326,7 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if full:
         yield Finding(
             "warning",
-            f"{len(full)} masks cover the whole image: {_some(table, full)}",
+            f"{len(full)} masks cover the whole image: {table.few(full)}",
             "defects are nonzero and the rest is zero: these masks may be inverted",
             tuple(full),
         )
@@ -334,7 +334,7 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if lossy:
         yield Finding(
             "warning",
-            f"{len(lossy)} masks are JPEG files: {_some(table, lossy)}",
+            f"{len(lossy)} masks are JPEG files: {table.few(lossy)}",
             "its compression leaves nonzero pixels around each defect: save masks as PNG",
             tuple(lossy),
         )
@@ -358,11 +358,6 @@ def _range_findings(facts: tuple[ImageFacts, ...], white_level: int | None) -> I
             f"the 16-bit images use values up to {peak:g} of 65535 only, so they look black",
             "--set data.white_level=255",
         )
-
-
-def _some(table: SampleTable, paths: list[str]) -> str:
-    names = ", ".join(shown(table.relative(p)) for p in paths[:_NAMED])
-    return names + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -72,6 +72,17 @@ def listed(lines: Sequence[str], limit: int = 20) -> str:
     return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
 
 
+def few(names: Sequence[str], limit: int = 5) -> str:
+    """The first `limit` names in one line, and how many more there are.
+
+    Example:
+        >>> few(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 @dataclass(frozen=True)
 class SampleTable:
     """The images of one data set.
@@ -166,6 +177,10 @@ class SampleTable:
             return os.path.relpath(path, self.root).replace(os.sep, "/")
         except ValueError:  # another drive
             return path
+
+    def few(self, paths: Sequence[str]) -> str:
+        """The first few paths, relative to the root, to be printed."""
+        return few([shown(self.relative(path)) for path in paths])
 
     def fingerprint(self) -> str:
         """A sha256 that changes when an image or a mask is added, removed, relabelled or resized.
