@@ -161,7 +161,7 @@ def pairs(rows: Sequence[Row]) -> str:
             settings = text(row.get("settings"))
             line = lines.setdefault((_where(row), text(row.get("method")), settings, encoder), {})
             line.setdefault(text(row.get("library")), []).append(row)
-    theirs = {key[1] for key, members in lines.items() if PEER in " ".join(members)}
+    theirs = {key[1] for key, members in lines.items() if PEER in members}
     shared = theirs & {key[1] for key, members in lines.items() if "flawmap" in members}
     head = ["data", "method", "settings", "encoder", "seeds"]
     head += [f"{name}, flawmap / anomalib" for name, _ in AGAINST_FIGURES.values()]

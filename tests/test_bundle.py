@@ -54,6 +54,18 @@ def test_round_trip(bundle: Bundle, tmp_path: Path) -> None:
     assert read(path).encoder is None
 
 
+def test_a_name_that_is_not_utf8(bundle: Bundle, tmp_path: Path) -> None:
+    name = os.fsdecode(b"gr\xf6sse")
+    part = bundle.calibration.categories["schraube/mutter ü"]
+    odd = replace(
+        bundle, calibration=Calibration(0.02, {name: part}), info={"skipped": [[name, "empty"]]}
+    )
+    write(odd, tmp_path / "a.flawmap")
+    found = read(tmp_path / "a.flawmap")
+    assert list(found.calibration.categories) == [name]
+    assert found.info == odd.info
+
+
 @pytest.mark.skipif(os.name != "posix", reason="rights of files are POSIX's")
 def test_others_may_read_it_as_any_new_file(bundle: Bundle, tmp_path: Path) -> None:
     write(bundle, tmp_path / "a.flawmap")

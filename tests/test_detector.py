@@ -96,6 +96,20 @@ def test_test_images_alone_can_be_evaluated(
     assert result.categories["rings"].counts == {"good": 4, "defect": 4, "defects_with_mask": 0}
 
 
+def test_what_is_skipped_in_an_evaluation_is_said(
+    detector: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rings"
+    shutil.copytree(rings / "test", data / "test")
+    shutil.copytree(rings / "ground_truth", data / "ground_truth")
+    (data / "test" / "good" / "000.png").write_bytes(b"")
+    (data / "ground_truth" / "stain" / "001_mask.png").write_bytes(b"")
+    result = flawmap.evaluate(detector, data, format="mvtec", skip_bad=True)
+    assert result.n_images == 6
+    assert result.notes == ("2 files or folders could not be read and are left out",)
+    assert [Path(path).name for path, _ in result.data["skipped"]] == ["000.png", "001_mask.png"]
+
+
 def test_the_search_of_the_fit_is_the_search_of_the_bundle(rings: Path, tmp_path: Path) -> None:
     """A large bank keeps its groups, so that a loaded detector scores as the threshold was set."""
     path = tmp_path / "x.flawmap"
@@ -131,3 +145,13 @@ def test_a_bundle_of_another_version_is_told_as_such(bundle: Path, tmp_path: Pat
     with pytest.raises(BundleError, match="options that this flawmap does not take") as raised:
         flawmap.load(other)
     assert raised.value.given == "written by flawmap 9.1"
+
+
+def test_products_that_are_judged_by_the_threshold_over_all_are_named(
+    two_products: Path, rings: Path
+) -> None:
+    detector = flawmap.fit(two_products, method="patchcore", options=OPTIONS)
+    result = flawmap.evaluate(detector, rings)
+    expected = "not fitted on rings: judged by the threshold over all that it was fitted on"
+    assert any(expected in note for note in result.notes)
+    assert not any("not fitted" in note for note in flawmap.evaluate(detector, two_products).notes)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flawmap.progress import Live, Plain, clock
+from flawmap.progress import Live, Plain, clock, duration
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -39,5 +39,16 @@ def test_a_log_shows_the_callers_time_left(
     assert capsys.readouterr().err == "Benchmark: 2/10, now fit, 2 min left\n"
 
 
-def test_durations() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((1.26, "1.3 s"), (59.96, "1 min 0 s"), (71.5, "1 min 12 s"), (119.9, "2 min 0 s")),
+        (7300, "2 h 1 min"),
+    ],
+)
+def test_what_has_passed(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_what_is_left() -> None:
     assert [clock(s) for s in (3, 119, 150, 5400)] == ["3 s", "2 min", "2 min", "1 h 30 min"]

@@ -299,6 +299,13 @@ def evaluate(
         if others:
             note = f"left out, since the detector was not fitted on them: {', '.join(others)}"
             data = replace(data, notes=(*data.notes, note))
+    strange = [c for c in data.categories if c not in detector.categories]
+    if strange and len(detector.categories) > 1:
+        note = (
+            f"the detector was not fitted on {', '.join(strange)}: judged by the threshold over "
+            f"all that it was fitted on, {', '.join(detector.categories)}"
+        )
+        data = replace(data, notes=(*data.notes, note))
     if skip_bad:
         checked = verify(
             replace(data, samples=data.select(split="test")),

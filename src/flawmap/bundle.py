@@ -81,7 +81,8 @@ def write(bundle: Bundle, path: Path) -> None:
             ],
         },
     }
-    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, default=str)
+    # In ASCII: a name of a folder may hold bytes that are no UTF-8.
+    text = json.dumps(manifest, sort_keys=True, default=str)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),

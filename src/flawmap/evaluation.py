@@ -78,7 +78,7 @@ class Evaluation:
         mean: Unweighted mean of each metric over the categories where it is defined.
         seconds: Time from files to maps and scores, without the metrics; images that are read
             ahead during those make it a little short.
-        data: Root, format and fingerprint of the data.
+        data: Root, format and fingerprint of the data, and what of it could not be read.
         notes: What a reader of the figures should know.
     """
 
@@ -155,6 +155,12 @@ def evaluate_table(
         )
     results: dict[str, CategoryResult] = {}
     notes: list[str] = []
+    if table.problems:
+        count = len(table.problems)
+        # A folder among them may hold any number of images.
+        what = "file or folder" if count == 1 else "files or folders"
+        verb = "is" if count == 1 else "are"
+        notes.append(f"{count} {what} could not be read and {verb} left out")
     cropped = detector.config.data.resize == "crop"
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:

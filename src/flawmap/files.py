@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -25,7 +25,7 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name[:200]}.{secrets.token_hex(4)}"
+        temporary = target.parent / f".flawmap-{secrets.token_hex(4)}"
         # Made with the rights of any other new file, and never over another one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
@@ -44,14 +44,16 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
         ) from reason
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            # It may have been what went wrong: the reason must not be hidden by another one.
+            with suppress(OSError):
+                temporary.unlink()
 
 
 class FolderLock:
     """Holds a folder for this process and those that inherit the lock's file.
 
-    The system lets go of it when the last of them ends, however that comes about. Where the system
-    has no such locks (Windows), every process gets it.
+    The system lets go of it when the last of them ends, however that comes about. Where there are
+    no such locks (Windows, some network drives), every process gets it.
 
     Args:
         folder: Must exist.
@@ -68,9 +70,11 @@ class FolderLock:
             return True
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.close()
             return False
+        except OSError:
+            pass
         return True
 
     @property
@@ -100,6 +104,6 @@ def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[Fla
 
 
 def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically; what is no UTF-8 in the text becomes a question mark."""
     with atomic_path(target, error=error) as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")

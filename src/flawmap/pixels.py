@@ -147,11 +147,10 @@ class CategoryPixels:
         for suffix, pixels in self._sizes.items():
             variants = [name for name in PRO_VARIANTS if name + suffix in self._wanted]
             found = pixels.compute(variants=[PRO_VARIANTS[name] for name in variants])
-            masked = found.n_defect_pixels > 0
             for name in HEADLINE:
                 if not CATALOG[name].per_pixel:
                     continue
-                value = getattr(found, name) if masked else math.nan
+                value = getattr(found, name)
                 if suffix != CROP:
                     metrics[name + suffix] = value
                 elif name + suffix in self._wanted:

@@ -186,8 +186,23 @@ class _LiveTask:
         self.bars.update(self.id, completed=done, total=total, values=" ".join(parts))
 
 
+def duration(seconds: float) -> str:
+    """How long something took.
+
+    Example:
+        >>> duration(0.42), duration(71.5), duration(7300)
+        ('0.4 s', '1 min 12 s', '2 h 1 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def clock(seconds: float) -> str:
-    """A duration in words.
+    """How long something will take, which nobody knows to the second.
 
     Example:
         >>> clock(5400)

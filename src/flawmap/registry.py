@@ -1,4 +1,4 @@
-"""Explicit lazy tables of what can be named: methods, encoders and data formats.
+"""Explicit lazy tables of what can be named: methods and data formats.
 
 Nothing is imported before it is asked for. Other packages add entries through the entry-point
 groups `flawmap.methods` and `flawmap.formats`.

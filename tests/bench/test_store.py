@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -41,6 +42,27 @@ def test_a_finished_cell_is_there_when_the_file_is_opened_again(cell: Cell, tmp_
         assert found.categories == ("rings",)
         assert store.scores(cell.key) == list(OUTCOME.scores)
         assert store.claim(cell, "another") == "done"
+
+
+def test_names_that_are_not_utf8(cell: Cell, tmp_path: Path) -> None:
+    one, two = os.fsdecode(b"gr\xf6sse"), os.fsdecode(b"gr\xfcsse")
+    odd = dataclasses.replace(cell, data=one, label=two, categories=(one, two))
+    outcome = dataclasses.replace(
+        OUTCOME,
+        figures={one: {"image_auroc": 0.75}, two: {"image_auroc": 0.5}},
+        scores=[(one, two, 0, "good", 0.5)],
+    )
+    with Store(tmp_path / "r.sqlite", create=True) as store:
+        store.claim(odd, "me")
+        assert store.finish(odd.key, "me", outcome)
+        (found,) = store.cells()
+        assert (found.data, found.label, found.categories) == (one, two, (one, two))
+        assert found.figures == outcome.figures
+        assert store.scores(odd.key) == list(outcome.scores)
+        write_cells([found], tmp_path / "r.json")
+    with Store(tmp_path / "other.sqlite", create=True) as other:
+        assert other.add(read_cells(tmp_path / "r.json")) == 1
+        assert other.cells()[0].figures == outcome.figures
 
 
 def test_a_failure_is_kept_with_its_reason_until_it_is_tried_again(

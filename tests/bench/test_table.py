@@ -366,8 +366,11 @@ def test_failures_and_shared_machines_are_told(stored: Make) -> None:
     resumed = stored("a", {"x": {"image_auroc": 0.5}}, cost={"fit_resumed": True})
     (mark,) = make_table([resumed], columns=COLUMNS).footnotes
     assert "its seconds and its peak memory are those of the last part" in mark
-    with pytest.raises(BenchError, match="no cell is finished"):
+    with pytest.raises(BenchError, match=r"is finished; those that failed:\n  b on parts/x"):
         make_table([failed])
+    with pytest.raises(BenchError) as caught:
+        make_table([])
+    assert caught.value.message == "no cell is finished"
 
 
 def test_by_category(stored: Make) -> None:

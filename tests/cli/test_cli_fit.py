@@ -91,7 +91,7 @@ def test_the_summary_and_the_next_command(
     assert "    chosen    patchcore: for a reason\n" in shown.out
     assert "396 learnt, 99 held out, 1 skipped" in shown.out
     assert "skipped bad.png: it is truncated" in shown.out
-    assert "1 min 11 s (read images 1.5 s, learn 1 min 10 s)" in shown.out
+    assert "1 min 12 s (read images 1.5 s, learn 1 min 10 s)" in shown.out
     assert f"screw: 99; {conformal(np.arange(1.0, 100.0), 0.01).explain()}" in shown.out
     assert "cable: no threshold" in shown.out
     assert f"flawmap evaluate '{output}' photos --report report.html" in shown.err

@@ -55,11 +55,6 @@ def test_sizes(value: float, text: str) -> None:
     assert show.size(value) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(1.26, "1.3 s"), (71.5, "1 min 11 s")])
-def test_durations(seconds: float, text: str) -> None:
-    assert show.duration(seconds) == text
-
-
 def test_undefined_figures_are_dashes() -> None:
     assert show.number(float("nan")) == show.number(None) == show.percent(float("nan")) == "-"
     assert (show.number(0.98765), show.percent(0.0123)) == ("0.9877", "1.23%")

@@ -11,9 +11,11 @@ import pytest
 
 from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
+from flawmap.data.detect import recognise
 from flawmap.data.elpv import Elpv
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
+from flawmap.outputs.inputs import find_images
 from flawmap.registry import FORMATS
 
 WriteImage = Callable[..., Path]
@@ -78,6 +80,36 @@ class TestFolder:
         write_image(tmp_path / "1.png")
         (tmp_path / "2.heic").touch()
         assert read_data(tmp_path).notes == ("1 files beside the images are not images: .heic (1)",)
+
+    @pytest.mark.parametrize(("good", "bad"), [("i.O.", "n.i.O."), ("GUT", "SCHLECHT")])
+    def test_names_of_the_shop_floor(
+        self, tmp_path: Path, write_image: WriteImage, good: str, bad: str
+    ) -> None:
+        write_image(tmp_path / "gear" / good / "1.png")
+        write_image(tmp_path / "gear" / bad / "2.png")
+        assert summary(read_data(tmp_path / "gear")) == {
+            ("gear", "train", 0, "good"): 1,
+            ("gear", "test", 1, bad): 1,
+        }
+
+    def test_a_folder_of_defects_is_no_product(
+        self, tmp_path: Path, write_image: WriteImage
+    ) -> None:
+        write_image(tmp_path / "NIO" / "1.png")
+        write_image(tmp_path / "Monday" / "2.png")
+        with pytest.raises(DataError, match="unknown or ambiguous"):
+            read_data(tmp_path)
+
+    @pytest.mark.parametrize("masks", ["Bad_mask", "good_masks", "ground truth", "bad-gt"])
+    def test_masks_are_never_defect_images(
+        self, tmp_path: Path, write_image: WriteImage, masks: str
+    ) -> None:
+        for name in ("good/1.png", "Bad/2.png", f"{masks}/2.png"):
+            write_image(tmp_path / "gear" / name)
+        with pytest.raises(DataError, match="unknown or ambiguous"):
+            read_data(tmp_path / "gear")
+        with pytest.raises(DataError, match=f"'{masks}', which means a split or masks"):
+            read_data(tmp_path / "gear", format="folder")
 
 
 class TestFolders:
@@ -152,6 +184,22 @@ class TestMVTec:
         masks = [len(s.masks) for s in read_data(root).select(label=1)]
         assert masks == [1, 1, 2]
         assert read_data(root).orphan_masks == ()
+
+    def test_the_folder_of_a_defect_in_another_unicode_form(
+        self, mvtec: Path, write_image: WriteImage, write_mask: WriteImage
+    ) -> None:
+        write_image(mvtec / "test" / unicodedata.normalize("NFC", "Kratzer-groß-ä") / "0.png")
+        masks = mvtec / "ground_truth"
+        write_mask(masks / unicodedata.normalize("NFD", "kratzer-groß-ä") / "0_mask.png")
+        table = read_data(mvtec)
+        assert [len(s.masks) for s in table.select(label=1)] == [1, 1, 1]
+
+    def test_the_folder_of_masks_in_another_spelling(self, mvtec: Path) -> None:
+        (mvtec / "ground_truth").rename(mvtec / "Ground Truth")
+        (mvtec / "test" / "good").rename(mvtec / "test" / "i.O.")
+        table = read_data(mvtec)
+        assert [len(s.masks) for s in table.select(label=1)] == [1, 1]
+        assert len(table.select(split="test", label=0)) == 1
 
     def test_a_mask_without_an_image_is_refused(self, mvtec: Path, write_mask: WriteImage) -> None:
         write_mask(mvtec / "ground_truth" / "hole" / "999_mask.png")
@@ -472,6 +520,22 @@ class TestTable:
             read_data(images / "t.csv")
         assert "CSV UTF-8" in str(caught.value)
 
+    def test_words_for_labels(self, images: Path) -> None:
+        table = self.read(images, "path,label\nimages/a.png,i.O.\nimages/b.png,n.i.O.\n")
+        assert [s.label for s in table.samples] == [1, 0]
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+    def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:
+        text = {
+            "t.csv": "path;label;Prüfer\nimages/a.png;good;Jörg\nimages/b.png;defect;Jörg\n",
+            "t.jsonl": '{"path": "images/a.png", "label": 1, "Prüfer": "Jörg"}\n',
+        }[name]
+        (images / "images" / name).write_bytes(text.replace("images/", "").encode("cp1252"))
+        with pytest.raises(DataError, match="ambiguous, 2 formats fit"):
+            read_data(images / "images")
+        with pytest.raises(DataError, match="not UTF-8"):
+            read_data(images / "images", format="table")
+
     def test_a_table_beside_images_is_ambiguous(self, images: Path) -> None:
         folder = images / "images"
         (folder / "labels.csv").write_text("path,label\na.png,good\nb.png,defect\n")
@@ -497,6 +561,34 @@ class TestTable:
 
 
 class TestDetection:
+    @pytest.mark.parametrize("ask", [recognise, lambda path: find_images([path])])
+    def test_a_folder_is_listed_few_times(
+        self,
+        tmp_path: Path,
+        write_image: WriteImage,
+        monkeypatch: pytest.MonkeyPatch,
+        ask: Callable[[Path], object],
+    ) -> None:
+        for name in ("good/1.png", "bad/2.png"):
+            write_image(tmp_path / name)
+        asked: Counter[str] = Counter()
+        scandir = os.scandir
+
+        def counted(path: str) -> object:
+            asked[os.fspath(path)] += 1
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", counted)
+        ask(tmp_path)
+        assert max(asked.values()) == 2
+
+    def test_what_is_new_is_seen_by_the_next_recognition(
+        self, mvtec: Path, write_image: WriteImage
+    ) -> None:
+        assert len(read_data(mvtec)) == 6
+        write_image(mvtec / "train" / "good" / "new.png")
+        assert len(read_data(mvtec)) == 7
+
     def test_what_does_not_exist(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not exist"):
             read_data(tmp_path / "no")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap.data import UnreadableFilesError, read_data, require_readable, verify_data
+from flawmap.data import UnreadableFilesError, read_data, verify_data
 from flawmap.data.pool import map_in_threads
 from flawmap.errors import DataError
 
@@ -51,7 +51,7 @@ def test_every_unreadable_file_is_named_at_once(mvtec: Path, write_mask: WriteIm
 
 def test_bad_files_can_be_left_out(mvtec: Path) -> None:
     (mvtec / "train" / "good" / "000.png").write_bytes(b"no")
-    clean = require_readable(read_data(mvtec), skip_bad=True)
+    clean = verify_data(read_data(mvtec)).require(skip_bad=True)
     assert len(clean) == 5
     assert len(clean.select(split="train")) == 2
 
@@ -66,8 +66,9 @@ def test_leaving_out_everything_is_refused(mvtec: Path) -> None:
 def test_a_long_list_is_cut_but_kept(tmp_path: Path) -> None:
     for i in range(30):
         (tmp_path / f"{i:02}.png").write_bytes(b"no")
+    found = verify_data(read_data(tmp_path))
     with pytest.raises(UnreadableFilesError, match="30 files") as caught:
-        require_readable(read_data(tmp_path))
+        found.require()
     assert "19.png" in str(caught.value)
     assert "20.png" not in str(caught.value)
     assert "... and 10 more" in str(caught.value)

@@ -1,6 +1,9 @@
 """Pixel metrics against scikit-learn and AUPRO against a direct walk over every threshold."""
 
+import errno
+import io
 import math
+import tempfile
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from flawmap.errors import FlawmapError
 from flawmap.metrics import (
     PixelScores,
     aupro,
@@ -17,6 +21,7 @@ from flawmap.metrics import (
     pixel_auroc,
     pixel_f1max,
 )
+from flawmap.metrics._chunks import MemoryBudget
 
 
 def find_regions(mask):
@@ -380,3 +385,20 @@ def test_only_the_order_of_the_scores_counts(images, table, limit, order):
         assert moved.pixel_f1max_threshold == values[int(expected.pixel_f1max_threshold)]
     else:
         assert math.isnan(expected.aupro)
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_full_temporary_disk_is_explained(size, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda **_: io.BufferedRandom(Full(tmp_path / "file", "r+"))
+    )
+    budget = MemoryBudget(1, tmp_path)
+    with pytest.raises(FlawmapError, match="No space left on device") as caught:
+        budget.keep(np.zeros(size))
+    assert caught.value.where == str(tmp_path)
+    assert "TMPDIR" in caught.value.hint

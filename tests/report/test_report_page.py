@@ -278,6 +278,7 @@ def test_where_the_figures_come_from(detector: Any, usual: Any) -> None:
     detector.fitted.curves = {
         "*": {"steps": 20, "planned": 40, "losses": [[10, 0.5], [20, 0.25]]},
     }
+    usual.data["skipped"] = [["test/bad.png", "empty"], ["test/gone.png", "a link"]]
     now = datetime(2030, 1, 2, 3, 4, tzinfo=timezone.utc)
     page = Page(render(detector, usual, now=now))
     for expected in (
@@ -285,6 +286,8 @@ def test_where_the_figures_come_from(detector: Any, usual: Any) -> None:
         "a note & more",
         "1 file skipped in the fit",
         "broken <1>.png : truncated",
+        "2 files skipped in the evaluation",
+        "test/gone.png : a link",
         "a" * 64,
         "b" * 64,
         "f" * 64,
@@ -318,7 +321,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(
     with pytest.raises(ExportError, match="the disk is full"):
         write_report(detector, usual, path)
     assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.glob(".report*")] == []
+    assert [p.name for p in tmp_path.glob(".*")] == []
 
 
 @pytest.mark.parametrize("module", ["text", "curves"])

@@ -146,10 +146,9 @@ def test_any_output_size_can_be_asked_for() -> None:
 
 def test_pooling() -> None:
     values = np.arange(1000, dtype=np.float32).reshape(20, 50)
-    assert pool(values, pooling="max", top_fraction=0.5) == 999
-    assert pool(values, pooling="top", top_fraction=0.01) == pytest.approx(994.5)
-    assert pool(values, pooling="top", top_fraction=1e-9) == 999
-    assert pool(values, pooling="top", top_fraction=1.0) == pytest.approx(499.5)
+    assert pool(values, top_fraction=0.01) == pytest.approx(994.5)
+    assert pool(values, top_fraction=1e-9) == 999
+    assert pool(values, top_fraction=1.0) == pytest.approx(499.5)
 
 
 def test_the_score_may_be_the_method_s_own() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
@@ -26,6 +26,9 @@ from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.metrics.catalog import info
+
+if TYPE_CHECKING:
+    from flawmap.bench.store import StoredCell
 
 Setting = Literal["unified", "separate"]
 
@@ -197,8 +200,13 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
-        name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
-        return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+        return name_of(self)
+
+
+def name_of(cell: Cell | StoredCell) -> str:
+    """A cell in one line, for people."""
+    data = cell.data if cell.setting == "unified" else f"{cell.data}/{cell.categories[0]}"
+    return f"{cell.label} on {data}, {cell.setting}, seed {cell.seed}"
 
 
 def deciding(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from flawmap.bench.grid import Cell, setting_of
+from flawmap.bench.grid import Cell, name_of, setting_of
 from flawmap.errors import BenchError
 from flawmap.files import write_text
 
@@ -119,8 +119,7 @@ class StoredCell:
         return found
 
     def __str__(self) -> str:
-        name = self.data if self.setting == "unified" else f"{self.data}/{self.categories[0]}"
-        return f"{self.label} on {name}, {self.setting}, seed {self.seed}"
+        return name_of(self)
 
 
 def read_cells(path: Path) -> list[StoredCell]:
@@ -175,6 +174,21 @@ def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
     lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in kept)
     text = f'{{"version": {VERSION}, "cells": [\n{lines}\n]}}\n'
     write_text(path, text, error=BenchError)
+
+
+def _stored(value: Any) -> Any:
+    """A value as SQLite takes it: a name whose bytes are no UTF-8 as these bytes."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _read(value: Any) -> Any:
+    """What `_stored` was given."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
 class Store:
@@ -288,7 +302,7 @@ class Store:
             self._write_figures(key, outcome.figures)
             self._db.executemany(
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
-                [(key, *row) for row in outcome.scores],
+                [(key, *map(_stored, row)) for row in outcome.scores],
             )
         return True
 
@@ -317,7 +331,7 @@ class Store:
             self._db.execute(
                 "UPDATE cells SET label = ?, config = ?, environment = ? "
                 "WHERE key = ? AND status = 'done'",
-                (cell.label, json.dumps(stored.config), json.dumps(about), stored.key),
+                (_stored(cell.label), json.dumps(stored.config), json.dumps(about), stored.key),
             )
 
     def copy(self, stored: StoredCell, cell: Cell) -> None:
@@ -381,8 +395,10 @@ class Store:
             for key, category, metric, value in self._db.execute(
                 "SELECT key, category, metric, value FROM figures"
             ):
-                figures.setdefault(key, {}).setdefault(category, {})[metric] = value
-            rows = self._db.execute("SELECT * FROM cells ORDER BY data, rowid").fetchall()
+                of_cell = figures.setdefault(key, {})
+                of_cell.setdefault(_read(category), {})[metric] = value
+            found = self._db.execute("SELECT * FROM cells ORDER BY data, rowid").fetchall()
+        rows = [{name: _read(value) for name, value in dict(row).items()} for row in found]
         return [
             StoredCell(
                 key=row["key"],
@@ -413,7 +429,7 @@ class Store:
             rows = self._db.execute(
                 "SELECT category, path, label, defect, score FROM scores WHERE key = ?", (key,)
             )
-            return [tuple(row) for row in rows]
+            return [tuple(map(_read, row)) for row in rows]
 
     def _insert(
         self, cell: Cell, status: Status, *, owner: str | None, alive: float | None
@@ -435,14 +451,14 @@ class Store:
         places = ", ".join("?" * len(row))
         self._db.execute(
             f"INSERT OR REPLACE INTO cells ({', '.join(row)}) VALUES ({places})",
-            tuple(row.values()),
+            tuple(map(_stored, row.values())),
         )
 
     def _write_figures(self, key: str, figures: Mapping[str, Mapping[str, float | None]]) -> None:
         self._db.executemany(
             "INSERT INTO figures VALUES (?, ?, ?, ?)",
             [
-                (key, category, metric, value)
+                (key, _stored(category), metric, value)
                 for category, metrics in figures.items()
                 for metric, value in metrics.items()
             ],

@@ -89,9 +89,9 @@ class Line:
     """A method with its options on a data set.
 
     Attributes:
-        data: The data set's name.
+        data: The data set's name; with a category behind it where a line stands for one.
         setting: "unified" or "separate".
-        label: What the grid calls the method, or the category that a line stands for.
+        label: What the grid or the paper calls the method.
         encoder: The network that sees the images.
         seeds: The seeds that count.
         values: By column; columns without a figure lack.
@@ -193,8 +193,9 @@ def make_table(
     done = [c for c in cells if c.status == "done" and c.figures]
     if not done:
         reasons = [f"  {c}: {(c.error or {}).get('message')}" for c in cells if c.error]
+        failed = "; those that failed:\n" + "\n".join(reasons[:10]) if reasons else ""
         raise BenchError(
-            "no cell is finished" + ("; those that failed:\n" + "\n".join(reasons[:10])),
+            f"no cell is finished{failed}",
             hint="run the benchmark first: flawmap bench GRID --results FILE",
         )
     wanted = columns_of(columns, sorted({c.format for c in done}))

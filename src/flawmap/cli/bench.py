@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from flawmap.cli import options, show
+from flawmap.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +174,7 @@ def run(
         else:
             show.note(
                 f"{summary.done} cells finished now, {summary.before} before, "
-                f"{len(summary.failed)} failed, {show.duration(summary.seconds)}"
+                f"{len(summary.failed)} failed, {duration(summary.seconds)}"
             )
             if summary.done + summary.before:
                 _print_table(store.cells())
@@ -521,4 +522,4 @@ def _remark(cell: StoredCell) -> str:
     if cell.error:
         return " ".join(str(cell.error.get("message")).split())
     seconds = cell.cost.get("fit_seconds")
-    return "" if seconds is None else f"fit {show.duration(seconds)}"
+    return "" if seconds is None else f"fit {duration(seconds)}"

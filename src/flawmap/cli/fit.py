@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flawmap.cli import options, show
+from flawmap.progress import duration
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -181,8 +182,8 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
     )
     for skipped in images["skipped"]:
         show.out(f"    skipped {skipped['path']}: {skipped['reason']}")
-    parts = ", ".join(f"{stage} {show.duration(spent)}" for stage, spent in seconds.items())
-    show.out(f"  time        {show.duration(sum(seconds.values()))} ({parts})")
+    parts = ", ".join(f"{stage} {duration(spent)}" for stage, spent in seconds.items())
+    show.out(f"  time        {duration(sum(seconds.values()))} ({parts})")
     show.out(f"  device      {facts['device']}, {facts['precision']}")
     show.out("  thresholds")
     for name in facts["categories"]:

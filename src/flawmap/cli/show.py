@@ -142,13 +142,6 @@ def size(n: float) -> str:
     return f"{n:.1f} GB"
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
 def promise(threshold: Threshold | None) -> str:
     """A threshold in one line."""
     if threshold is None:

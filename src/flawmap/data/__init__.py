@@ -1,4 +1,4 @@
-"""Reading data sets and decoding images; nothing here but `loader` needs torch."""
+"""Reading data sets and decoding images; only `loader` and `augment` need torch."""
 
 from flawmap.data.check import Finding, check_table, require_sound
 from flawmap.data.detect import read_data
@@ -8,7 +8,6 @@ from flawmap.data.masks import read_mask
 from flawmap.data.samples import Problem, Reader, SampleTable, UnreadableFilesError, list_images
 from flawmap.data.transform import Transform
 from flawmap.data.verify import ImageFacts, Verification
-from flawmap.data.verify import require as require_readable
 from flawmap.data.verify import verify as verify_data
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "read_data",
     "read_image",
     "read_mask",
-    "require_readable",
     "require_sound",
     "to_rgb",
     "verify_data",

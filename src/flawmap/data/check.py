@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flawmap.data.samples import SampleTable, listed, raise_unreadable, shown
+from flawmap.data.samples import SampleTable, few, listed, raise_unreadable, shown
 from flawmap.errors import DataError
 from flawmap.types import Split
 
@@ -16,7 +16,6 @@ Severity = Literal["error", "warning", "note"]
 _FEW_GOOD = 20
 _FEW_FOR_ONE_PERCENT = 99
 _UNBALANCED = 10
-_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,11 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
     taught = _kept(table, "train")
     without = [c for c in table.categories if not taught[c]]
     if without and training:
-        names = ", ".join(f"'{shown(c)}'" for c in without[:_NAMED])
-        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+        names = few([f"'{shown(c)}'" for c in without])
         noun = "category" if len(without) == 1 else "categories"
         yield Finding(
             "error",
-            f"no good training images in {noun} {names}{more}",
+            f"no good training images in {noun} {names}",
             "add good images to the training split, or leave the category out",
         )
     wrong = [s.path for s in table.samples if s.split != "test" and s.label == 1]
@@ -112,7 +110,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
         noun = "defect image" if len(wrong) == 1 else "defect images"
         yield Finding(
             "error",
-            f"{len(wrong)} {noun} in the training or validation split: {_some(table, wrong)}",
+            f"{len(wrong)} {noun} in the training or validation split: {table.few(wrong)}",
             "only good images train and calibrate: move these to the test split",
             tuple(wrong),
         )
@@ -121,7 +119,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
         yield Finding(
             "error",
             f"{len(unknown)} images without a label in the training or validation split: "
-            f"{_some(table, unknown)}",
+            f"{table.few(unknown)}",
             "say that they are good, or move them to the test split",
             tuple(unknown),
         )
@@ -129,7 +127,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
         noun = "mask has" if len(table.orphan_masks) == 1 else "masks have"
         yield Finding(
             "error",
-            f"{len(table.orphan_masks)} {noun} no image: {_some(table, table.orphan_masks)}",
+            f"{len(table.orphan_masks)} {noun} no image: {table.few(table.orphan_masks)}",
             "a mask is named like its image (with _mask in the MVTec layout) and lies in the "
             "folder of the same defect: add the image, rename the mask or remove it",
             table.orphan_masks,
@@ -141,7 +139,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
     if twice:
         yield Finding(
             "error",
-            f"{len(twice)} images are in more than one split: {_some(table, twice)}",
+            f"{len(twice)} images are in more than one split: {table.few(twice)}",
             "keep each in one split; a test on training images says nothing",
             tuple(twice),
         )
@@ -165,7 +163,7 @@ def _warnings(table: SampleTable) -> Iterable[Finding]:
         yield Finding(
             "warning",
             f"{len(masked)} images have a mask but are not labelled as defects: "
-            f"{_some(table, masked)}",
+            f"{table.few(masked)}",
             "label them as defects or drop the masks",
             tuple(masked),
         )
@@ -242,13 +240,7 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
             yield Finding(
                 "warning",
                 f"category '{shown(category)}': {len(bare)} of {len(defects)} defect images have "
-                f"no mask: {_some(table, bare)}",
+                f"no mask: {table.few(bare)}",
                 "add the masks, or pixel metrics leave these images out",
                 tuple(bare),
             )
-
-
-def _some(table: SampleTable, paths: Iterable[str]) -> str:
-    names = [shown(table.relative(p)) for p in paths]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.check import require_sound
-from flawmap.data.samples import Lister, Reader, SampleTable, shown
+from flawmap.data.samples import Lister, Reader, SampleTable, listed_once, shown
 from flawmap.errors import DataError
 from flawmap.registry import FORMATS
 
@@ -111,7 +111,8 @@ def recognise(root: Path) -> Reader:
         DataError: No layout fits, or several do; the message says what was found and expected.
     """
     readers = [_reader(name) for name in FORMATS]
-    reasons = {r.name: why for r in readers if (why := r.matches(root)) is not None}
+    with listed_once():
+        reasons = {r.name: why for r in readers if (why := r.matches(root)) is not None}
     found = [r for r in readers if r.name in reasons]
     marked = [r for r in found if not r.generic]
     found = marked or found

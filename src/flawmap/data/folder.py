@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, few, listed, shown, table_of
+from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
-
-GOOD_NAMES = frozenset({"good", "ok", "normal", "normals", "io"})
-DEFECT_NAMES = frozenset(
-    {
-        *("bad", "ng", "nok", "ko", "defect", "defects", "defective", "anomaly", "anomalies"),
-        *("anomalous", "abnormal", "fail", "failed", "reject", "rejected", "rejects", "faulty"),
-        *("broken", "damaged"),
-    }
-)
-RESERVED_NAMES = frozenset(
-    {
-        *("train", "training", "test", "testing", "val", "valid", "validation"),
-        *("ground_truth", "groundtruth", "gt", "mask", "masks", "annotations", "labels"),
-    }
-)
-"""Names that mean a split or masks: such a folder never holds plain good images."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +31,10 @@ class Product:
         if self.good and self.images:
             return f"images lie both directly in it and in its folder '{self.good[0]}'"
         if not self.good and self.others:
+            names = few([f"'{shown(n)}'" for n in self.others], limit=3)
             return (
-                f"its sub-folders ({_some(self.others)}) do not say whether they hold good images, "
-                "defects or products"
+                f"its sub-folders ({names}) do not say whether they hold good images, defects or "
+                "products"
             )
         if not self.good and not self.images:
             return "it has neither images nor a folder of good ones"
@@ -59,9 +44,9 @@ class Product:
 def survey(lister: Lister, folder: Path) -> Product:
     """Sort the sub-folders of one folder by their meaning; folders without images do not count."""
     folders, images = lister.level(folder)
-    groups: dict[str, list[str]] = {"good": [], "defects": [], "reserved": [], "others": []}
+    groups: dict[Meaning, list[str]] = {"good": [], "defects": [], "reserved": [], "others": []}
     for name in folders:
-        groups[_meaning(name)].append(name)
+        groups[meaning(name)].append(name)
     groups["others"] = [n for n in groups["others"] if holds_images(folder / n)]
     return Product(
         images=tuple(images),
@@ -113,20 +98,6 @@ def category_name(root: Path) -> str:
 
 def _good(path: str, category: str) -> Sample:
     return Sample(path=path, category=category, split="train", label=0, defect=GOOD)
-
-
-def _meaning(name: str) -> str:
-    folded = name.casefold()
-    if folded in GOOD_NAMES:
-        return "good"
-    if folded in DEFECT_NAMES:
-        return "defects"
-    return "reserved" if folded in RESERVED_NAMES else "others"
-
-
-def _some(names: Sequence[str]) -> str:
-    quoted = [f"'{shown(n)}'" for n in names[:3]]
-    return ", ".join(quoted) + (", ..." if len(names) > 3 else "")
 
 
 class Folder:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.folder import (
-    DEFECT_NAMES,
-    GOOD_NAMES,
-    RESERVED_NAMES,
-    Product,
-    read_product,
-    survey,
-)
+from flawmap.data.folder import Product, read_product, survey
 from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.words import meaning
 from flawmap.errors import DataError
 from flawmap.types import Sample
-
-_MEANT = GOOD_NAMES | DEFECT_NAMES | RESERVED_NAMES
 
 
 class Folders:
@@ -36,7 +28,7 @@ class Folders:
             return None
         lister = Lister()
         names, images = lister.level(root)
-        if images or any(name.casefold() in _MEANT for name in names):
+        if images or any(meaning(name) != "others" for name in names):
             return None
         products = _products(lister, root, names)
         if not products or any(p.trouble for p in products.values()):

@@ -316,7 +316,7 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if empty:
         yield Finding(
             "warning",
-            f"{len(empty)} defect images have an empty mask: {_some(table, empty)}",
+            f"{len(empty)} defect images have an empty mask: {table.few(empty)}",
             "draw the defect, or drop the mask",
             tuple(empty),
         )
@@ -324,7 +324,7 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if full:
         yield Finding(
             "warning",
-            f"{len(full)} masks cover the whole image: {_some(table, full)}",
+            f"{len(full)} masks cover the whole image: {table.few(full)}",
             "defects are nonzero and the rest is zero: these masks may be inverted",
             tuple(full),
         )
@@ -332,15 +332,10 @@ def _mask_findings(facts: tuple[ImageFacts, ...], table: SampleTable) -> Iterabl
     if lossy:
         yield Finding(
             "warning",
-            f"{len(lossy)} masks are JPEG files: {_some(table, lossy)}",
+            f"{len(lossy)} masks are JPEG files: {table.few(lossy)}",
             "its compression leaves nonzero pixels around each defect: save masks as PNG",
             tuple(lossy),
         )
-
-
-def _some(table: SampleTable, paths: list[str]) -> str:
-    names = ", ".join(shown(table.relative(p)) for p in paths[:_NAMED])
-    return names + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.btad import BTAD
-from flawmap.data.folder import GOOD_NAMES
 from flawmap.data.mvtec_3d import MVTec3D
 from flawmap.data.mvtec_ad_2 import MVTecAD2
 from flawmap.data.mvtec_loco import MVTecLOCO
 from flawmap.data.samples import Lister
 from flawmap.data.splits import MASKS, MaskDemand, SplitFolders
 from flawmap.data.visa import VisA
+from flawmap.data.words import is_good
 from flawmap.types import Split
 
 # Their trees fit this layout too, but a reader of their own knows more of them.
@@ -88,7 +88,7 @@ class MVTec(SplitFolders):
         """There is a train/good."""
         lister = Lister()
         good = any(
-            inner.casefold() in GOOD_NAMES
+            is_good(inner)
             for name in lister.folders(folder)
             if name.casefold() == "train"
             for inner in lister.folders(folder / name)

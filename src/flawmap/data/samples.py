@@ -12,7 +12,9 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +70,17 @@ def listed(lines: Sequence[str], limit: int = 20) -> str:
     """The first `limit` lines, one below the other, and how many more there are."""
     more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
     return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
+
+
+def few(names: Sequence[str], limit: int = 5) -> str:
+    """The first `limit` names in one line, and how many more there are.
+
+    Example:
+        >>> few(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,10 @@ class SampleTable:
             return os.path.relpath(path, self.root).replace(os.sep, "/")
         except ValueError:  # another drive
             return path
+
+    def few(self, paths: Sequence[str]) -> str:
+        """The first few paths, relative to the root, to be printed."""
+        return few([shown(self.relative(path)) for path in paths])
 
     def fingerprint(self) -> str:
         """A sha256 that changes when an image or a mask is added, removed, relabelled or resized.
@@ -263,6 +280,66 @@ class Reader(Protocol):
 
 
 @dataclass
+class _Level:
+    """What lies directly in one folder."""
+
+    folders: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def scan(self, folder: Path) -> None:
+        """Ask the disk."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    self._place(entry)
+        except OSError as error:
+            self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
+
+    def _place(self, entry: os.DirEntry[str]) -> None:
+        name = entry.name
+        if name.startswith(".") or name.casefold() in _NOT_DATA:
+            return
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
+        is_image = extension in EXTENSIONS
+        try:
+            if entry.is_dir():
+                self.folders.append(name)
+            elif entry.is_file():
+                if is_image:
+                    self.images.append(name)
+                else:
+                    self.ignored[extension] += 1
+            elif is_image or not extension:
+                reason = (
+                    f"a link to {shown(os.readlink(entry.path))}, which does not exist"  # noqa: PTH115
+                    if entry.is_symlink()
+                    else "neither a file nor a folder"
+                )
+                self.problems.append(Problem(entry.path, reason))
+        except OSError as error:
+            self.problems.append(Problem(entry.path, _os_reason(error, "file")))
+
+
+_listed_once: ContextVar[dict[str, _Level] | None] = ContextVar("listed_once", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """While it lasts, every `Lister` takes what any of them has seen in a folder.
+
+    Many readers look at the same folders to recognise a layout, and a network drive takes its time
+    for each listing.
+    """
+    token = _listed_once.set({})
+    try:
+        yield
+    finally:
+        _listed_once.reset(token)
+
+
+@dataclass
 class Lister:
     """Lists folders through os.scandir and collects what cannot be read.
 
@@ -279,15 +356,16 @@ class Lister:
 
     def level(self, folder: Path) -> tuple[list[str], list[str]]:
         """The names of the sub-folders and of the images of one folder, each sorted."""
-        folders: list[str] = []
-        images: list[str] = []
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    self._place(entry, folders, images)
-        except OSError as error:
-            self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
-        return sorted(folders), sorted(images)
+        known = _listed_once.get()
+        level = None if known is None else known.get(str(folder))
+        if level is None:
+            level = _Level()
+            level.scan(folder)
+            if known is not None:
+                known[str(folder)] = level
+        self.problems += level.problems
+        self.ignored.update(level.ignored)
+        return sorted(level.folders), sorted(level.images)
 
     def folders(self, folder: Path) -> list[str]:
         """The names of the sub-folders, sorted."""
@@ -318,30 +396,6 @@ class Lister:
         for name in folders:
             found.extend(self._walk(folder / name, above | {here}))
         return found
-
-    def _place(self, entry: os.DirEntry[str], folders: list[str], images: list[str]) -> None:
-        name = entry.name
-        if name.startswith(".") or name.casefold() in _NOT_DATA:
-            return
-        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
-        is_image = extension in EXTENSIONS
-        try:
-            if entry.is_dir():
-                folders.append(name)
-            elif entry.is_file():
-                if is_image:
-                    images.append(name)
-                else:
-                    self.ignored[extension] += 1
-            elif is_image or not extension:
-                reason = (
-                    f"a link to {shown(os.readlink(entry.path))}, which does not exist"  # noqa: PTH115
-                    if entry.is_symlink()
-                    else "neither a file nor a folder"
-                )
-                self.problems.append(Problem(entry.path, reason))
-        except OSError as error:
-            self.problems.append(Problem(entry.path, _os_reason(error, "file")))
 
 
 def _os_reason(error: OSError, kind: str) -> str:

@@ -6,15 +6,14 @@ What the readers of MVTec AD and of its relatives share.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flawmap.data.folder import GOOD_NAMES
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, canonical, listed, shown, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
+from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Saturation, Split
 
@@ -177,10 +176,10 @@ class SplitFolders:
                     continue
                 base = folder / name / kind
                 paths = lister.tree(base)
-                if kind.casefold() in GOOD_NAMES:
+                if is_good(kind):
                     found.samples += [Sample(p, category, split, 0, GOOD) for p in paths]
                     continue
-                masks = by_kind.pop(kind, {}) if split == "test" else {}
+                masks = _masks_of(kind, by_kind) if split == "test" else {}
                 keys = {_key(p, base): p for p in paths}
                 attached = attach(keys, masks, found)
                 found.samples += [
@@ -195,7 +194,7 @@ class SplitFolders:
                     found.gaps += masks_missing(category, bare, len(paths), where)
         for kind, masks in by_kind.items():
             files = [path for paths in masks.values() for path in paths]
-            if kind.casefold() in GOOD_NAMES:
+            if is_good(kind):
                 found.unused += len(files)
             else:
                 found.orphans += files
@@ -204,7 +203,7 @@ class SplitFolders:
         self, lister: Lister, folder: Path, names: list[str]
     ) -> dict[str, dict[str, list[str]]]:
         """For each kind of defect, the mask files by their key."""
-        tops = [name for name in names if name.casefold() == self.masks[0]]
+        tops = [name for name in names if folded(name) == folded(self.masks[0])]
         result: dict[str, dict[str, list[str]]] = {}
         for top in tops:
             masks = folder.joinpath(top, *self.masks[1:])
@@ -269,7 +268,14 @@ def masks_missing(category: str, bare: list[str], number: int, where: str) -> li
     ]
 
 
+def _masks_of(kind: str, by_kind: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """Take out the masks of a kind of defect; another system may spell its folder another way."""
+    same = canonical(kind).casefold()
+    spelt = (k for k in by_kind if canonical(k).casefold() == same)
+    return by_kind.pop(kind if kind in by_kind else next(spelt, kind), {})
+
+
 def _key(path: str, base: Path) -> str:
     """The path below the folder of its kind, without extension, in one Unicode form."""
     relative = path[len(str(base)) + 1 :].replace(os.sep, "/")
-    return unicodedata.normalize("NFC", os.path.splitext(relative)[0])  # noqa: PTH122
+    return canonical(os.path.splitext(relative)[0])  # noqa: PTH122

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, table_of
+from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
 
@@ -41,13 +42,8 @@ _COLUMNS = {
     "mask_path": "mask",
     "defect": "defect",
 }
-_GOOD_WORDS = frozenset({"0", "0.0", "good", "ok", "normal", "io", "pass"})
-_DEFECT_WORDS = frozenset(
-    {
-        *("1", "1.0", "defect", "defective", "bad", "ng", "nok", "ko", "anomaly", "anomalous"),
-        *("abnormal", "fail", "reject"),
-    }
-)
+_GOOD_NUMBERS = frozenset({"0", "0.0"})
+_DEFECT_NUMBERS = frozenset({"1", "1.0"})
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -166,7 +162,7 @@ def _tables_in(folder: Path) -> list[Path]:
         if path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS and path.is_file():
             try:
                 columns = {c for row in _first_row(path) for c in row}
-            except (DataError, csv.Error, UnicodeDecodeError, OSError):
+            except (csv.Error, OSError):
                 continue
             # A list of scores may name paths too: only labels or splits make a data set.
             if "path" in columns and columns & {"label", "split"}:
@@ -175,7 +171,8 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _first_row(path: Path) -> Iterator[set[str]]:
-    with _open(path) as file:
+    # A table in another encoding is recognised too, so that reading it says what is wrong.
+    with _open(path, errors="replace") as file:
         if path.suffix.lower() in JSON_ENDINGS:
             try:
                 value = json.loads(file.readline())
@@ -213,12 +210,12 @@ def _table_file(root: Path) -> Path:
     return tables[0]
 
 
-def _open(path: Path) -> io.TextIOWrapper:
+def _open(path: Path, *, errors: str = "strict") -> io.TextIOWrapper:
     with path.open("rb") as file:
         start = file.read(4)
     # Spreadsheet programs save "Unicode text" as UTF-16 with a mark at the start.
     utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", errors=errors, newline="")
 
 
 def _delimiter(header: str) -> str:
@@ -366,20 +363,25 @@ def _sample(row: _Row, base: Path) -> Sample:
 
 
 def _label(row: _Row) -> int | None:
-    word = row.text("label").casefold()
+    word = row.text("label")
     kind = row.text("defect")
-    by_kind = None if not kind else 0 if kind.casefold() in _GOOD_WORDS else 1
+    by_kind = None if not kind else 0 if _says_good(kind) else 1
     if not word:
         return by_kind
-    if word not in _GOOD_WORDS | _DEFECT_WORDS:
+    good = _says_good(word)
+    if not good and not is_defect(word) and word not in _DEFECT_NUMBERS:
         raise _WrongLineError(
-            f"label is '{row.text('label')}', expected good or 0, defect or 1; the kind of defect "
+            f"label is '{word}', expected good or 0, defect or 1; the kind of defect "
             "goes into the column 'defect'"
         )
-    label = 0 if word in _GOOD_WORDS else 1
+    label = 0 if good else 1
     if by_kind is not None and by_kind != label:
-        raise _WrongLineError(f"label is '{row.text('label')}' but defect is '{kind}'")
+        raise _WrongLineError(f"label is '{word}' but defect is '{kind}'")
     return label
+
+
+def _says_good(word: str) -> bool:
+    return word in _GOOD_NUMBERS or is_good(word)
 
 
 def _split(row: _Row, label: int | None) -> Split:

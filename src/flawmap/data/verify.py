@@ -149,26 +149,6 @@ def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iter
         )
 
 
-def require(
-    table: SampleTable,
-    *,
-    skip_bad: bool = False,
-    threads: int | None = None,
-    white_level: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> SampleTable:
-    """Verify a table and give its usable samples; see `verify` and `Verification.require`."""
-    verification = verify(
-        table,
-        threads=threads,
-        white_level=white_level,
-        max_pixels=max_pixels,
-        on_progress=on_progress,
-    )
-    return verification.require(skip_bad=skip_bad)
-
-
 def _examine(sample: Sample, white_level: int | None, max_pixels: int) -> ImageFacts | Problem:
     content = hashlib.sha256()
     place = sample.path

@@ -6,6 +6,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedRandom
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flawmap.errors import FlawmapError
 from flawmap.metrics._counts import count_ge_gt
 
 if TYPE_CHECKING:
@@ -76,17 +78,32 @@ class MemoryBudget:
         self._file: BufferedRandom | None = None
 
     def keep(self, array: NDArray[ScalarT]) -> Stored[ScalarT]:
-        """Takes over a one-dimensional contiguous array."""
+        """Takes over a one-dimensional contiguous array.
+
+        Raises:
+            FlawmapError: if the disk of the temporary file is full.
+        """
         if array.nbytes <= self._free_bytes:
             self._free_bytes -= array.nbytes
             return Stored(array)
-        if self._file is None:
-            # Open for as long as arrays lie in it; `close` or the end of the budget closes it.
-            self._file = tempfile.TemporaryFile(prefix="flawmap-", dir=self._directory)  # noqa: SIM115
-            weakref.finalize(self, self._file.close)
         offset = self.spilled_bytes
-        self._file.seek(offset)
-        self._file.write(array.view(np.uint8).data)
+        try:
+            if self._file is None:
+                # Open for as long as arrays lie in it; `close` or the end of the budget closes it.
+                self._file = tempfile.TemporaryFile(prefix="flawmap-", dir=self._directory)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            self._file.seek(offset)
+            self._file.write(array.view(np.uint8).data)
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):
+                self.close()
+            raise FlawmapError(
+                f"scores of pixels cannot be kept in a temporary file: {error.strerror or error}",
+                where=os.fspath(self._directory or tempfile.tempdir or "the temporary folder"),
+                hint="free some space there, or name another folder by the environment variable "
+                "TMPDIR",
+            ) from error
         self.spilled_bytes += array.nbytes
         return Stored(array, self._file, offset)
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawmap.data.detect import read_data
-from flawmap.data.samples import Lister, Problem, SampleTable, raise_unreadable, shown
+from flawmap.data.samples import (
+    Lister,
+    Problem,
+    SampleTable,
+    listed_once,
+    raise_unreadable,
+    shown,
+)
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.registry import FORMATS
@@ -170,11 +177,11 @@ def _as_table(path: Path, format: str | None) -> SampleTable | None:
     if path.is_file():
         is_table = path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS
         return read_data(path, format="table", check=False) if is_table else None
-    for name in FORMATS:
-        reader = FORMATS.load(name)()
-        if not reader.generic and reader.matches(path) is not None:
-            return read_data(path, format=name, check=False)
-    return None
+    readers = [FORMATS.load(name)() for name in FORMATS]
+    with listed_once():
+        marked = (r.name for r in readers if not r.generic and r.matches(path) is not None)
+        name = next(marked, None)
+    return None if name is None else read_data(path, format=name, check=False)
 
 
 def _sample(path: str) -> Sample:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flawmap.data.samples import shown
+from flawmap.progress import duration
 from flawmap.report.charts import loss_chart
-from flawmap.report.text import counted, duration, esc, name
+from flawmap.report.text import counted, esc, name
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -23,7 +24,8 @@ def details(detector: Detector, evaluation: Evaluation) -> str:
     return "".join(
         [
             _notes(evaluation.notes),
-            _skipped(detector.fitted.data.get("skipped", ())),
+            _skipped(detector.fitted.data.get("skipped", ()), "in the fit"),
+            _skipped(evaluation.data.get("skipped", ()), "in the evaluation"),
             _data(detector, evaluation),
             _model(detector),
             _timings(detector, evaluation),
@@ -61,13 +63,13 @@ def _notes(notes: Sequence[str]) -> str:
     return _fold("Notes", _items([esc(n) for n in notes]), opened=True) if notes else ""
 
 
-def _skipped(skipped: Sequence[Sequence[str]]) -> str:
+def _skipped(skipped: Sequence[Sequence[str]], where: str) -> str:
     if not skipped:
         return ""
     lines = [f"{name(path)}: {esc(reason)}" for path, reason in skipped[:_MOST_FILES]]
     if len(skipped) > _MOST_FILES:
         lines.append(f"and {len(skipped) - _MOST_FILES:,} more")
-    return _fold(f"{counted(len(skipped), 'file')} skipped in the fit", _items(lines))
+    return _fold(f"{counted(len(skipped), 'file')} skipped {where}", _items(lines))
 
 
 def _data(detector: Detector, evaluation: Evaluation) -> str:

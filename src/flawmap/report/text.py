@@ -74,21 +74,6 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
-def duration(seconds: float) -> str:
-    """A duration for people.
-
-    Example:
-        >>> duration(0.42), duration(75), duration(7300)
-        ('0.42 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds) // 60
-    if minutes < 60:
-        return f"{minutes} min {round(seconds) % 60} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def short_path(path: str, root: str) -> str:
     """A file's name below the data's root, or its last three parts when it lies elsewhere."""
     pure = PurePath(path)

@@ -190,15 +190,12 @@ def _shown(n_resized: int, offset: int, n_input: int) -> tuple[int, int]:
     return max(0, -offset), min(n_input, n_resized - offset)
 
 
-def pool(smoothed: FloatArray, *, pooling: str, top_fraction: float) -> float:
-    """The image score of one smoothed map.
+def pool(smoothed: FloatArray, *, top_fraction: float) -> float:
+    """The mean of the highest px of one smoothed map.
 
     Args:
         smoothed: (H, W) float32.
-        pooling: "max", or "top" for the mean of the highest `top_fraction` of the px.
-        top_fraction: In (0, 1]; at least one px is used.
+        top_fraction: The share of the px that counts, in (0, 1]; at least one px is used.
     """
-    if pooling == "max":
-        return float(smoothed.max())
     n = max(1, int(smoothed.size * top_fraction))
     return float(np.partition(smoothed, -n, axis=None)[-n:].mean(dtype=np.float64))

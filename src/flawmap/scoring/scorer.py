@@ -36,8 +36,7 @@ class Scorer:
         if self.config.pooling == "method":
             assert raw.image_score is not None, "a fit refuses this pooling without such scores"
             return raw.image_score, peak
-        score = pool(seen, pooling=self.config.pooling, top_fraction=self.config.top_fraction)
-        return score, peak
+        return pool(seen, top_fraction=self.config.top_fraction), peak
 
     def map(
         self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None

@@ -1,0 +1,89 @@
+"""The words for good and defective, in names of folders and in tables."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from flawmap.data.samples import canonical
+
+Meaning = Literal["good", "defects", "reserved", "others"]
+
+_GOOD = frozenset({"good", "ok", "normal", "normals", "pass", "passed", "io", "gut", "gute"})
+_DEFECT = frozenset(
+    {
+        *("bad", "ng", "nok", "ko", "defect", "defects", "defective", "anomaly", "anomalies"),
+        *(
+            "anomalous",
+            "abnormal",
+            "notok",
+            "fail",
+            "failed",
+            "reject",
+            "rejected",
+            "rejects",
+            "faulty",
+        ),
+        *("broken", "damaged", "nio", "schlecht", "schlechte", "ausschuss", "defekt", "defekte"),
+        *("notok", "fehler", "fehlerhaft", "beschädigt", "anomalie", "anomalien"),
+    }
+)
+_RESERVED = frozenset(
+    {
+        *("train", "training", "test", "testing", "val", "valid", "validation"),
+        *("annotations", "labels"),
+    }
+)
+_KIND_OF_THING = frozenset(
+    {
+        *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
+        *("part", "parts", "sample", "samples", "bild", "bilder", "foto", "fotos"),
+        *("teil", "teile", "only"),
+    }
+)
+"""What may stand beside such a word without changing it: good_images, OK-Teile."""
+
+_MASKS = ("mask", "masks", "maske", "masken", "groundtruth")
+
+
+def folded(word: str) -> str:
+    """A word without regard to case, blanks, dots and the like.
+
+    Example:
+        >>> folded("n. i. O."), folded("Ground_Truth")
+        ('nio', 'groundtruth')
+    """
+    return "".join(_parts(word))
+
+
+def is_good(word: str) -> bool:
+    """Whether a word means good images."""
+    return _bare(word) in _GOOD
+
+
+def is_defect(word: str) -> bool:
+    """Whether a word means defects."""
+    return _bare(word) in _DEFECT
+
+
+def meaning(name: str) -> Meaning:
+    """What lies in a folder, by its name.
+
+    "reserved" is a split or masks: such a folder never holds plain good images.
+    """
+    if is_good(name):
+        return "good"
+    if is_defect(name):
+        return "defects"
+    whole = folded(name)
+    # "gt" only as a word of its own: many a word ends so, such as the German for damaged.
+    masks = whole.endswith(_MASKS) or _parts(name)[-1:] == ["gt"]
+    return "reserved" if masks or whole in _RESERVED else "others"
+
+
+def _bare(word: str) -> str:
+    return "".join(part for part in _parts(word) if part not in _KIND_OF_THING)
+
+
+def _parts(word: str) -> list[str]:
+    return [part for part in re.split(r"[\W_]+", canonical(word).casefold()) if part]

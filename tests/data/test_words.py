@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from flawmap.data.words import Meaning, folded, meaning
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("good", "OK", "i.O.", "i. O.", "GUT", "_normal_", "Pass", "good images"), "good"),
+        (("OK-Teile", "gute_Bilder", "img_ok"), "good"),
+        (("NG", "n.i.O.", "NIO", "SCHLECHT", "Ausschuß", "Rejected"), "defects"),
+        (("bad_images", "Defekte Teile", "beschädigt", "Not OK"), "defects"),
+        (("Train", "ground truth", "Ground-Truth", "gt", "Bad_mask", "good masks"), "reserved"),
+        (("badmasks", "Masken", "scratch_gt", "scratch GroundTruth"), "reserved"),
+        (("scratch", "bolt", "images", "masked", "n_o", "..."), "others"),
+    ],
+)
+def test_meaning(names: tuple[str, ...], expected: Meaning) -> None:
+    assert {name: meaning(name) for name in names} == dict.fromkeys(names, expected)
+
+
+def test_folding_knows_both_unicode_forms() -> None:
+    forms = [unicodedata.normalize(form, "Größe_ä") for form in ("NFC", "NFD")]
+    assert [folded(form) for form in forms] == ["grösseä", "grösseä"]
+    assert folded("a\udcffb") == "ab"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from flawmap.errors import BundleError
+from flawmap.files import FolderLock, write_text
+
+fcntl = pytest.importorskip("fcntl")
+
+
+def test_a_held_lock_is_not_given_twice(tmp_path: Path) -> None:
+    first, second, third = (FolderLock(tmp_path) for _ in range(3))
+    assert first.acquire()
+    assert not second.acquire()
+    first.close()
+    assert third.acquire()
+    third.close()
+
+
+@pytest.mark.parametrize("reason", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_where_there_are_no_locks_every_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = FolderLock(tmp_path)
+    assert lock.acquire()
+    assert lock.descriptor >= 0
+    lock.close()
+
+
+def test_a_long_name_in_letters_of_several_bytes(tmp_path: Path) -> None:
+    target = tmp_path / ("ä" * 124 + ".html")
+    write_text(target, "x", error=BundleError)
+    assert target.read_text() == "x"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_name_that_is_too_long_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be written: File name too long"):
+        write_text(tmp_path / ("ä" * 200), "x", error=BundleError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reason_is_not_hidden_by_the_clearing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def stuck(*_: object, **__: object) -> None:
+        raise PermissionError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(Path, "unlink", stuck)
+        with pytest.raises(BundleError, match="the disk is full"):
+            write_text(tmp_path / "a", "x", error=BundleError)
