@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.format import Format
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -200,12 +201,26 @@ class EfficientNetEncoder(Encoder):
 
 
 class FeaturesEncoder(Encoder):
-    """Any other timm network, through its own table of feature levels."""
+    """Any other timm network, through its own table of feature levels.
+
+    Raises:
+        ConfigError: Its levels are no images of features.
+    """
 
     def __init__(
         self, spec: EncoderSpec, network: Any, levels: Sequence[str], names: Sequence[str]
     ) -> None:
         super().__init__(spec, levels)
+        form = Format(getattr(network, "output_fmt", Format.NCHW))
+        if form not in (Format.NCHW, Format.NHWC):
+            raise ConfigError(
+                f"the levels of the encoder '{spec.name}' have no height and width",
+                where="encoder.name",
+                given=f"levels of the form {form.value}",
+                expected=f"{Format.NCHW.value} or {Format.NHWC.value}",
+                hint="use another encoder: 'flawmap encoders' lists some",
+            )
+        self._channels_last = form is Format.NHWC
         self._picks = [list(names).index(level) for level in levels]
         self.network = network
         info = network.feature_info
@@ -221,7 +236,8 @@ class FeaturesEncoder(Encoder):
         """Levels, (B, C, h, w) each."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found: list[Tensor] = self.network(x)
-        return [found[pick] for pick in self._picks]
+        picked = [found[pick] for pick in self._picks]
+        return [level.permute(0, 3, 1, 2) for level in picked] if self._channels_last else picked
 
 
 class NoEncoder(Encoder):
