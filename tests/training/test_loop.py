@@ -178,11 +178,13 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(
     assert all(torch.isfinite(t).all() for t in state.values())
 
 
+@pytest.mark.parametrize("clip_norm", [0.1, None])
 def test_a_gradient_that_is_no_number_keeps_the_last_good_state(
-    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_norm: float | None, rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss is finite, its gradient is not: the step must not be taken."""
     good = Dinomaly.loss
+    monkeypatch.setattr(Dinomaly, "clip_norm", clip_norm)
 
     def bad(self: Dinomaly, features: Any, step: int) -> torch.Tensor:
         loss = good(self, features, step)
@@ -199,6 +201,33 @@ def test_a_gradient_that_is_no_number_keeps_the_last_good_state(
     state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
     assert info["steps"] == 15
     assert all(torch.isfinite(t).all() for t in state.values())
+
+
+def test_a_step_that_spoils_the_weights_is_not_saved(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very last one: no further loss would show it."""
+    step = StableAdamW.step
+    taken = []
+
+    def spoiling(self: StableAdamW, *args: Any, **kwargs: Any) -> Any:
+        taken.append(step(self, *args, **kwargs))
+        if len(taken) == 40:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(StableAdamW, "step", spoiling)
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    with pytest.raises(FitError, match="a weight is not a number at iteration 39") as caught:
+        flawmap.fit(rings, output=output, method="dinomaly", options=options)
+    assert "last good state is kept" in str(caught.value)
+    from flawmap.training.checkpoint import load
+
+    state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
+    assert info["steps"] == 39
+    assert all(torch.isfinite(t).all() for t in state.values())
+    assert not output.exists()
 
 
 def test_a_bundle_that_cannot_be_written_costs_no_training(

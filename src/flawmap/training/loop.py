@@ -152,7 +152,7 @@ class Training:
         """What the loop saw, in the end.
 
         Raises:
-            FitError: A loss is not finite, or the disk is full.
+            FitError: A loss, a gradient or a weight is not finite, or the disk is full.
             Interrupted: The user stopped the run; the checkpoint is written.
         """
         curve, validation = self._curve, self.validation
@@ -224,12 +224,6 @@ class Training:
             loss = self._module.loss(features, step)
         fabric.backward(loss)
         self._window.append(loss.detach().float())
-        if method.clip_norm is not None:
-            norm = fabric.clip_gradients(
-                self._module, self._wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
-            )
-            # A finite loss with a gradient that is not would spoil the weights all the same.
-            self._window[-1] = self._window[-1] + 0 * torch.as_tensor(norm).detach().float()
         self._due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
         self._asks = fabric.world_size == 1 or step % _CHECK_EVERY == 0
         self._stopping = self._asks and _anywhere(fabric, self.stop.requested)
@@ -237,7 +231,18 @@ class Training:
         # always before a checkpoint: what is saved is good.
         last = step + 1 == curve.planned
         check = step % _CHECK_EVERY == 0 or self._due or last or self._stopping
-        if fabric.device.type == "cpu" or check:
+        check = check or fabric.device.type == "cpu"
+        norm: Any = 0.0
+        if method.clip_norm is not None:
+            norm = fabric.clip_gradients(
+                self._module, self._wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
+            )
+        elif check:
+            norm = _gradient_norm(method)
+        # A finite loss with a gradient that is not, which may come from another process, would
+        # spoil the weights all the same.
+        self._window[-1] = self._window[-1] + 0 * torch.as_tensor(norm).detach().float()
+        if check:
             _finite(self._window, step, self.checkpoint_path)
         self._wrapped.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -301,6 +306,9 @@ class Training:
         )
 
     def _save(self) -> None:
+        values = self.method.state_dict().values()
+        if not all(bool(torch.isfinite(v).all()) for v in values if v.is_floating_point()):
+            raise _spoilt("a weight", "nan or inf", self._curve.steps - 1, self.checkpoint_path)
         if not self.fabric.is_global_zero:
             return
         curve = self._curve
@@ -359,15 +367,24 @@ def _finite(window: list[Tensor], step: int, checkpoint_path: Path) -> None:
     values = torch.stack(window).float()
     if bool(torch.isfinite(values).all()):
         return
+    raise _spoilt("the loss or its gradient", float(values[-1]), step, checkpoint_path)
+
+
+def _spoilt(what: str, given: float | str, step: int, checkpoint_path: Path) -> FitError:
     kept = checkpoint_path.exists()
-    raise FitError(
-        f"the loss is not a number at iteration {step}",
+    return FitError(
+        f"{what} is not a number at iteration {step}",
         where="training",
-        given=f"loss {float(values[-1])}",
-        expected="a finite loss",
+        given=given,
+        expected="finite numbers",
         hint=(f"the last good state is kept in {checkpoint_path}; " if kept else "")
         + "try --set training.precision=float32 or a smaller --set method.learning_rate",
     )
+
+
+def _gradient_norm(method: IterativeMethod) -> Tensor:
+    found = [p.grad for p in method.parameters() if p.grad is not None]
+    return torch.stack([torch.linalg.vector_norm(g) for g in found]).norm()
 
 
 def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
