@@ -88,7 +88,7 @@ class EncoderConfig(Section):
     weights: Path | None = None
     """A local .safetensors or .pth file, for encoders that no offline package carries."""
     sha256: str | None = None
-    """The file's expected SHA-256."""
+    """Expected SHA-256 of the file that the weights are read from."""
     download: bool = False
     """Let timm fetch missing weights from the hub."""
 

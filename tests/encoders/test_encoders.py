@@ -116,6 +116,20 @@ def test_a_local_file_is_checked_by_its_sha256(tmp_path: Path) -> None:
         build(EncoderConfig(name="lite0", weights=tmp_path / "none.pth"), ["blocks.2"])
 
 
+def test_a_package_is_checked_by_its_sha256() -> None:
+    path = find_packaged(ENCODERS["lite0"])
+    assert path is not None
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert build(EncoderConfig(name="lite0", sha256=right), ["blocks.0"]).channels == (16,)
+    with pytest.raises(WeightsError, match="not the expected one"):
+        build(EncoderConfig(name="lite0", sha256="0" * 64), ["blocks.0"])
+
+
+def test_a_checksum_of_a_download_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"encoder\.sha256"):
+        build(EncoderConfig(name="resnet10t", sha256="0" * 64, download=True), ["layer1"])
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
 def test_any_timm_network_loads_a_file_of_the_whole_network(name: str, tmp_path: Path) -> None:
     import timm

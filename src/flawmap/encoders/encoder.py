@@ -337,6 +337,7 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
     """timm's own network with pretrained weights, offline unless `config.download`.
 
     Raises:
+        ConfigError: A checksum is given for weights that would be downloaded.
         WeightsError: The weights are missing, or are not the ones asked for.
     """
     network = create(spec, levels)
@@ -347,6 +348,13 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
         return network
     if not config.download:
         raise weight_files.missing(spec)
+    if config.sha256 is not None:
+        raise ConfigError(
+            "weights that timm fetches are not checked by their checksum",
+            where="encoder.sha256",
+            given=config.sha256,
+            hint="fetch the file once and name it with encoder.weights, or leave the checksum out",
+        )
     try:
         return create(spec, levels, fetch=True)
     except Exception as error:  # The hub's client raises many kinds of errors.
