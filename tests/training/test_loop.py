@@ -252,6 +252,28 @@ def test_a_bundle_that_cannot_be_written_costs_no_training(
     assert output.exists()
 
 
+def test_features_of_a_finished_model_are_not_computed_again(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.iterations": 3, "calibration.strategy": "off"}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flawmap.bundle.save_file", full)
+        with pytest.raises(BundleError, match="the disk is full"):
+            flawmap.fit(rings, output=output, method="dinomaly", options=options)
+
+    def untouched(*args: Any) -> Any:
+        raise AssertionError("nothing is left to learn from")
+
+    monkeypatch.setattr(Dinomaly, "extract", untouched)
+    flawmap.fit(rings, output=output, method="dinomaly", options=options, resume=True)
+    assert output.exists()
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(
     rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,8 @@ class Training:
 
     Attributes:
         method: Learns in place.
-        fetch: Gives the features of a step's batch.
+        prepare: Makes what gives the features of a step's batch; called only if there is a step to
+            take.
         fabric: Device and precision.
         config: The loop's options.
         seed: Of the run.
@@ -105,7 +106,7 @@ class Training:
     """
 
     method: IterativeMethod
-    fetch: Callable[[int], Features]
+    prepare: Callable[[], Callable[[int], Features]]
     fabric: Fabric
     config: TrainingConfig
     seed: int
@@ -118,6 +119,7 @@ class Training:
     name: str
     validation: Validation | None = None
     _curve: Curve = field(init=False)
+    _fetch: Callable[[int], Features] = field(init=False)
     _optimizer: torch.optim.Optimizer = field(init=False)
     _module: Any = field(init=False)
     _wrapped: Any = field(init=False)
@@ -137,6 +139,8 @@ class Training:
         self._optimizer = self.method.optimizer()
         if self.resume and self.checkpoint_path.exists():
             self._go_on()
+        if self._more():
+            self._fetch = self.prepare()
         self._module, self._wrapped = self.fabric.setup(self.method, self._optimizer)
         self._module.mark_forward_method("loss")
         self.method.train()
@@ -160,7 +164,7 @@ class Training:
         # Defects are drawn with numpy before torch learns.
         with task as shown, one_blas_thread():
             over = False
-            while curve.steps < curve.planned and not self._exhausted() and not over:
+            while self._more() and not over:
                 rate = self._step()
                 self._tell(shown, rate)
                 if validation is not None and curve.steps % validation.every == 0:
@@ -216,7 +220,7 @@ class Training:
         """One iteration; its learning rate."""
         curve, fabric, method = self._curve, self.fabric, self.method
         step = curve.steps
-        features = tuple(t.to(fabric.device) for t in self.fetch(step))
+        features = tuple(t.to(fabric.device) for t in self._fetch(step))
         rate = method.learning_rate(step, curve.planned)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -261,6 +265,9 @@ class Training:
     def _look(self) -> None:
         assert self.validation is not None
         self.validation.look(self.method, self._curve.validation, self._curve.steps, self.fabric)
+
+    def _more(self) -> bool:
+        return self._curve.steps < self._curve.planned and not self._exhausted()
 
     def _exhausted(self) -> bool:
         validation = self.validation
