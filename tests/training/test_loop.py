@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 import flawmap
 from flawmap.api import seconds
@@ -136,6 +137,17 @@ def test_a_checkpoint_of_another_run_is_refused(rings: Path, tmp_path: Path) -> 
     other = {**OPTIONS, "method.dropout": 0.4}
     with pytest.raises(FitError, match=r"another run: options\.method\.dropout differs"):
         flawmap.fit(rings, output=output, method="dinomaly", options=other, resume=True)
+
+
+def test_a_process_that_finds_no_checkpoint_is_told(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process is at iteration 20; this one's folder is empty."""
+    monkeypatch.setattr(Fabric, "broadcast", lambda self, value, src=0: 20)
+    with pytest.raises(FitError, match="do not see the same checkpoint"):
+        flawmap.fit(
+            rings, output=tmp_path / "x.flawmap", method="dinomaly", options=OPTIONS, resume=True
+        )
 
 
 def test_an_unfinished_run_is_kept_when_a_new_one_starts(rings: Path, tmp_path: Path) -> None:

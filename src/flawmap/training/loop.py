@@ -137,7 +137,7 @@ class Training:
     def __post_init__(self) -> None:
         self._curve = Curve(planned=self.config.iterations)
         self._optimizer = self.method.optimizer()
-        if self.resume and self.checkpoint_path.exists():
+        if self.resume:
             self._go_on()
         if self._more():
             self._fetch = self.prepare()
@@ -193,12 +193,26 @@ class Training:
         return curve
 
     def _go_on(self) -> None:
-        """Take up a run that was stopped."""
+        """Take up a run that was stopped, if there is one."""
+        if self.checkpoint_path.exists():
+            self._restore()
+        steps = self._curve.steps
+        # Every process takes part in this, also one that finds no checkpoint.
+        if _anywhere(self.fabric, int(self.fabric.broadcast(steps)) != steps):
+            raise FitError(
+                "the processes do not see the same checkpoint",
+                where=str(self.checkpoint_path),
+                hint="put the output into a folder that all machines share",
+            )
+        if steps:
+            self.progress.note(f"going on at iteration {steps} of {self._curve.planned}")
+
+    def _restore(self) -> None:
         state, optimizer_state, info = checkpoint.load(self.checkpoint_path)
         _same_run(self.identity, info["identity"], self.checkpoint_path)
         self.method.restore(state)
         checkpoint.restore_optimizer(self._optimizer, optimizer_state)
-        self._curve = curve = Curve(
+        self._curve = Curve(
             steps=info["steps"],
             planned=info["planned"],
             seconds=info["seconds"],
@@ -208,13 +222,6 @@ class Training:
         )
         if self.validation is not None:
             self.validation.best = checkpoint.load_best(self.checkpoint_path)
-        if int(self.fabric.broadcast(curve.steps)) != curve.steps:
-            raise FitError(
-                "the processes do not see the same checkpoint",
-                where=str(self.checkpoint_path),
-                hint="put the output into a folder that all machines share",
-            )
-        self.progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
 
     def _step(self) -> float:
         """One iteration; its learning rate."""
