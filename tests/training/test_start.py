@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_loop import StopAt
 
 import flawmap
 from flawmap.data import read_data
 from flawmap.detector import Detector
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, FitError
+from flawmap.training.interrupt import Interrupted
 
 OPTIONS = {
     "encoder.name": "lite0",
@@ -50,6 +52,23 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
     fresh = flawmap.fit(two_products, method="dinomaly", options=OPTIONS)
     assert loss(new, two_products, "bolt") < 1.1 * loss(old, two_products, "bolt")
     assert loss(new, two_products, "nut") < loss(fresh, two_products, "nut")
+
+
+def test_a_run_that_began_with_a_detector_is_not_resumed_without(
+    old: Detector, two_products: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(
+            two_products,
+            output=output,
+            method="dinomaly",
+            options=OPTIONS,
+            start=old,
+            progress=StopAt(10),
+        )
+    with pytest.raises(FitError, match="another run: start differs"):
+        flawmap.fit(two_products, output=output, method="dinomaly", options=OPTIONS, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,8 @@ def _gradient_norm(method: IterativeMethod) -> Tensor:
 def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
     # Through JSON, so that tuples and lists compare equal.
     wanted = json.loads(json.dumps(wanted))
-    differing = [key for key in wanted if wanted[key] != found.get(key)]
+    both = {**wanted, **found}
+    differing = [key for key in both if wanted.get(key) != found.get(key)]
     if differing:
         key, given, before = _first_difference(differing[0], wanted, found)
         raise FitError(
@@ -416,9 +417,11 @@ def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -
         )
 
 
-def _first_difference(key: str, wanted: Any, found: Any) -> tuple[str, Any, Any]:
+def _first_difference(
+    key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]
+) -> tuple[str, Any, Any]:
     """The first leaf in which two trees differ below a key: its dotted name and both values."""
-    given, before = wanted[key], found.get(key)
+    given, before = wanted.get(key), found.get(key)
     if isinstance(given, dict) and isinstance(before, dict):
         for child in sorted({*given, *before}):
             if given.get(child) != before.get(child):
