@@ -18,9 +18,11 @@ from lightning_fabric import Fabric
 
 import flawmap
 from flawmap.api import seconds
+from flawmap.config import TrainingConfig
 from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
+from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
@@ -148,6 +150,54 @@ def test_a_process_that_finds_no_checkpoint_is_told(
         flawmap.fit(
             rings, output=tmp_path / "x.flawmap", method="dinomaly", options=OPTIONS, resume=True
         )
+
+
+def test_a_run_goes_on_without_a_cache_and_into_another_bundle(
+    whole: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    """What the tool itself advises when the disk is full."""
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(20))
+    other = {**OPTIONS, "training.cache": "off", "bundle.embed_encoder": False}
+    resumed = flawmap.fit(rings, output=output, method="dinomaly", options=other, resume=True)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_features_that_fit_nowhere_are_not_kept_and_that_is_said(rings: Path) -> None:
+    options = {**OPTIONS, "training.iterations": 2, "training.cache_memory_mib": 0}
+    for cache, where in (("auto", "on disk"), ("memory", "in memory")):
+        notes = Notes()
+        limits = {"training.cache": cache, "training.cache_disk_mib": 0}
+        flawmap.fit(rings, method="dinomaly", options={**options, **limits}, progress=notes)
+        (said,) = [text for text in notes.texts if "not kept" in text]
+        assert f"room for 0 MiB ({where})" in said
+
+
+def test_how_much_room_features_need_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = TrainingConfig(cache_memory_mib=8, cache_disk_mib=5)
+    features = (torch.zeros(1, 2**20, dtype=torch.bfloat16),)
+    places = [choose_place(features, n, config, tmp_path, note=said.append) for n in (4, 5)]
+    assert places == ["memory", None]
+    assert "need 10 MiB, and there is room for 5 MiB (on disk)" in said[0]
+
+
+def test_without_a_cache_no_image_is_read_to_measure_it(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = Dinomaly.extract
+    seen: list[int] = []
+
+    def spy(self: Dinomaly, images: torch.Tensor) -> Any:
+        seen.append(len(images))
+        return extract(self, images)
+
+    monkeypatch.setattr(Dinomaly, "extract", spy)
+    options = {**OPTIONS, "training.iterations": 2, "training.cache": "off"}
+    flawmap.fit(rings, method="dinomaly", options={**options, "calibration.strategy": "off"})
+    assert seen == [4, 4]
 
 
 def test_an_unfinished_run_is_kept_when_a_new_one_starts(rings: Path, tmp_path: Path) -> None:
