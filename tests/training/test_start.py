@@ -78,6 +78,7 @@ def test_a_run_that_began_with_a_detector_is_not_resumed_without(
         ({"options": {**OPTIONS, "method.width": 128}}, "another method.width"),
         ({"options": {**OPTIONS, "method.mixer": "softmax"}}, "another method.mixer"),
         ({"options": {**OPTIONS, "data.size": 96}}, "another data.size"),
+        ({"options": {**OPTIONS, "data.white_level": 4095}}, "another data.white_level"),
         ({"options": {**OPTIONS, "encoder.name": "lite1"}}, "another encoder"),
         ({"options": OPTIONS, "separate": True}, "one model for all products"),
     ],
