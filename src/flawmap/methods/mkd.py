@@ -202,9 +202,10 @@ class MKD(IterativeMethod):
         return found
 
     def extract(self, images: Tensor) -> Features:
-        """The images, which the cloner learns from, and the levels that are compared."""
+        """The images, which the cloner learns from, as float16 with 11 bits, and the levels that
+        are compared."""
         levels = self._source(images)
-        return (images, *(levels[i] for i in self.compared))
+        return (images.half(), *(levels[i] for i in self.compared))
 
     def loss(self, features: Features, step: int) -> Tensor:
         images, targets = features[0].float(), features[1:]
