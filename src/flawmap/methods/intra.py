@@ -370,9 +370,13 @@ class InTra(IterativeMethod):
         with torch.autocast(images.device.type, enabled=False):
             maps = []
             for scale in (2, 4):
-                small = [F.avg_pool2d(x, scale) for x in (images, painted)]
-                found = 1 - gms(small[0], small[1])
-                maps.append(F.interpolate(found, self.size, mode="bilinear", align_corners=False))
+                # What is over at the right and the bottom counts too.
+                over = (0, -self.size[1] % scale, 0, -self.size[0] % scale)
+                whole = [F.pad(x, over, mode="replicate") for x in (images, painted)]
+                found = 1 - gms(*(F.avg_pool2d(x, scale) for x in whole))
+                size = whole[0].shape[-2:]
+                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+                maps.append(found[..., : self.size[0], : self.size[1]])
             return self._smoothed(torch.stack(maps).mean(dim=0))
 
     def _smoothed(self, maps: Tensor) -> Tensor:

@@ -397,8 +397,9 @@ def _spoilt(what: str, given: float | str, step: int, checkpoint_path: Path) -> 
 
 
 def _gradient_norm(method: IterativeMethod) -> Tensor:
-    found = [p.grad for p in method.parameters() if p.grad is not None]
-    return torch.stack([torch.linalg.vector_norm(g) for g in found]).norm()
+    norms = [torch.linalg.vector_norm(p.grad) for p in method.parameters() if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
