@@ -12,7 +12,8 @@ maps are upsampled between half px, smoothing ends at the border instead of in z
 positions of a ViT are brought to the grid by timm, with antialiasing.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
-brought to one grid (bilinear, after average pooling when it shrinks) and each of its vectors to
+brought to one grid (average pooling by the whole factor where it is at least twice as fine, then
+bilinear where sizes still differ) and each of its vectors to
 unit length; the levels together enter the bottleneck through one linear projection to the decoder's
 width, with sine-cosine positions added since such features carry none; each of the two groups (the
 shallow half and the deep half of the levels, concatenated) is compared with the fused decoder

@@ -8,6 +8,10 @@ are split into a branch for normality, which gives the teacher's features of the
 corrupted one, and a branch for abnormality, which leaves the teacher's features where the image is
 corrupted; a segmentation network with attention over their distance maps. All else is filled in and
 can be chosen: losses, sizes, the segmentation network, how the maps are joined.
+
+The default is one model for all categories, one of the two published settings; `--separate` gives
+one for each. Of several processes each takes its batch normalisations from its own share of the
+batch, so a fit depends on how many there are.
 """
 
 from __future__ import annotations

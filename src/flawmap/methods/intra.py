@@ -9,6 +9,8 @@ of drawing windows, so that two losses differ by the weights alone; gradients ar
 on beyond the border; the maps of both scales are brought to full size and averaged before they are
 filtered, and filters count only what lies inside the image; the mean over training images may be
 taken of some of them. The preset for a CPU has a narrow network and a learning rate that falls.
+Published figures are of one model for each category; the default here, as for every method, is one
+for all, and `--separate` gives the former.
 """
 
 from __future__ import annotations

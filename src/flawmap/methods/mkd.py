@@ -7,7 +7,10 @@ With a VGG16 encoder and the preset "paper" this is the published form: the clon
 four max-pools, the image score is the loss of the image, the map is the gradient of that score with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
 the networks see normalised images; the loss is its direction term alone; maps are not scaled one by
-one, so that they can be compared between images.
+one, so that they can be compared between images. Published figures are of one model for each
+category; the default here, as for every method, is one for all, and `--separate` gives the former.
+Of several processes each takes its batch normalisations from its own share of the batch, so a fit
+depends on how many there are.
 
 A cloner for another encoder has the widths and strides of the levels that it copies. A level that
 takes negative values is copied by a convolution without ReLU. A source whose px per feature px are

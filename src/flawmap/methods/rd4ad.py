@@ -6,8 +6,13 @@ arXiv 2201.10703. Reference code: hq-deng/RD4AD, MIT.
 With a ResNet this is the paper's form. What differs: an encoder whose levels are narrow (an
 EfficientNet) gets a decoder that is wider than they are, with a linear layer back to their
 channels; the distances of the levels are brought to the finest level's grid and summed there, and
-upsampled and smoothed by scoring; batch normalisation sees whole batches only, since the last,
-smaller one is left out.
+upsampled and smoothed by scoring; the last, smaller batch of an epoch is left out, so that batch
+normalisation sees equally many images in every step: a whole batch, or all images if they are
+fewer. Of several processes each normalises by its own share of the batch, so a fit depends on how
+many there are.
+
+Published figures are of one model for each category; the default here, as for every method, is one
+for all, and `--separate` gives the former.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def fit_table(
         progress: Where progress is shown; nowhere by default.
 
     Raises:
+        ConfigError: Options contradict each other, the method, the encoder or `start`.
         DataError: Unreadable images or no good ones.
         WeightsError: The encoder's weights are missing.
         FitError: The loss is not finite, the disk is full, or the checkpoint does not fit.
