@@ -55,14 +55,6 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
-    def tokens(self, images: Tensor) -> list[Tensor]:
-        """Levels as sequences, (B, prefix + h * w, C) each.
-
-        Args:
-            images: (B, 3, H, W) float32, RGB in [0, 1].
-        """
-        return [level.flatten(2).transpose(1, 2) for level in self(images)]
-
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """(h, w) of each level for an input of `size` px."""
         raise NotImplementedError
@@ -112,6 +104,11 @@ class ViTEncoder(Encoder):
         return [(size[0] // self.patch, size[1] // self.patch)] * len(self._taps)
 
     def tokens(self, images: Tensor) -> list[Tensor]:
+        """Levels as sequences, (B, prefix + h * w, C) each.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+        """
         network = self.network
         x = network.patch_embed((images - self.mean) / self.std)
         x = network.norm_pre(network.patch_drop(network._pos_embed(x)))

@@ -311,10 +311,11 @@ class Dinomaly(IterativeMethod):
         For a ViT a target is the mean of its group's levels. The input is the mean of all levels:
         where the targets give it, nothing else is kept, otherwise it comes last.
         """
-        if not self.vit:
-            levels = [self._to_grid(level) for level in self.encoder(images)]
+        encoder = self.encoder
+        if not isinstance(encoder, ViTEncoder):
+            levels = [self._to_grid(level) for level in encoder(images)]
             return tuple(torch.cat([levels[i] for i in group], dim=-1) for group, _ in self.pairs)
-        levels = self.encoder.tokens(images)
+        levels = encoder.tokens(images)
         targets = [self._target([levels[i] for i in group]) for group, _ in self.pairs]
         if self._input_from_targets:
             return tuple(targets)
