@@ -27,6 +27,7 @@ from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
+from flawmap.training.seeded import seeded
 from flawmap.training.validation import History, Validation
 
 _PLAN_AFTER = 8
@@ -231,7 +232,8 @@ class Training:
         rate = method.learning_rate(step, curve.planned)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
-        with _seeded(self.seed, step, fabric), fabric.autocast():
+        seed = _seed_of(self.seed, step, fabric.global_rank)
+        with seeded(seed, fabric.device), fabric.autocast():
             loss = self._module.loss(features, step)
         fabric.backward(loss)
         self._window.append(loss.detach().float())
@@ -358,23 +360,9 @@ def _mean(fabric: Fabric, value: Tensor) -> Tensor:
     return torch.as_tensor(fabric.all_reduce(value, reduce_op="mean"))
 
 
-class _seeded:
-    """torch's random numbers inside the block follow from (seed, step) and the process's number;
-    outside nothing changes."""
-
-    def __init__(self, seed: int, step: int, fabric: Fabric) -> None:
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
-        self._fork = torch.random.fork_rng(devices=devices)
-        # Each process has other images, so other noise; one process alone is as it always was.
-        rank = [fabric.global_rank] if fabric.global_rank else []
-        self._seed = int(np.random.SeedSequence([seed, step, *rank]).generate_state(1)[0])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *details: Any) -> None:
-        self._fork.__exit__(*details)
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    # Each process has other images, so other noise; one process alone is as it always was.
+    return int(np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(1)[0])
 
 
 def _finite(window: list[Tensor], step: int, checkpoint_path: Path) -> None:

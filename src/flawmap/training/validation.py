@@ -19,6 +19,7 @@ from torch import Tensor
 from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.training.seeded import seeded
 from flawmap.types import Sample, categories_of
 
 _LEAST = 5
@@ -115,11 +116,9 @@ class Validation:
         return time.monotonic() - began
 
     def _loss(self, method: IterativeMethod, fabric: Fabric) -> float:
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
         method.eval()
         total, n = 0.0, 0
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), fabric.autocast():
-            torch.manual_seed(self._seed)
+        with torch.no_grad(), seeded(self._seed, fabric.device), fabric.autocast():
             for batch in self._batches:
                 features = tuple(t.to(fabric.device) for t in batch)
                 total += float(method.validation_loss(features)) * len(features[0])
