@@ -20,16 +20,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from flawmap.config import MethodConfig
+from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.mfsa import WindowBlock
 from flawmap.methods.layers.similarity import gms, ssim
-from flawmap.training.optim import warmup_cosine
+from flawmap.training.optim import scheduled
 
 
 class InTraConfig(MethodConfig):
@@ -70,7 +70,7 @@ class InTraConfig(MethodConfig):
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up; cosine falls to a hundredth at the last iteration."""
     warmup_iterations: int = Field(default=100, ge=1)
-    mean_filter: int = Field(default=21, ge=1)
+    mean_filter: Odd = Field(default=21, ge=1)
     """Side of the mean filter on maps in px of the input (odd; 1 = none)."""
     sigma: float = Field(default=2.0, ge=0)
     """Standard deviation of the Gaussian after it, in px of the input; 0 = none."""
@@ -80,13 +80,6 @@ class InTraConfig(MethodConfig):
     """Training images that give that mean, evenly chosen; None takes all."""
     windows_at_once: int = Field(default=256, ge=1)
     """Windows that pass through the network together in scoring: bounds its memory."""
-
-    @field_validator("mean_filter")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError(f"it must be odd, got {value}")
-        return value
 
 
 class InTra(IterativeMethod):
@@ -402,13 +395,13 @@ class InTra(IterativeMethod):
 
     def learning_rate(self, step: int, total: int) -> float:
         config = self.config
-        constant = config.schedule == "constant"
-        return warmup_cosine(
+        return scheduled(
+            config.schedule,
             step,
             total,
-            warmup=min(config.warmup_iterations, max(1, total // 5)),
+            warmup=config.warmup_iterations,
             base=config.learning_rate,
-            final=config.learning_rate * (1 if constant else 0.01),
+            final=config.learning_rate * 0.01,
         )
 
 

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from flawmap.config import MethodConfig
+from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import FitError
@@ -38,7 +38,7 @@ class PatchCoreConfig(MethodConfig):
     name: Literal["patchcore"] = "patchcore"
     levels: tuple[str, ...] | None = None
     """Encoder levels; the encoder's usual ones by default."""
-    neighbourhood: int = Field(default=3, ge=1, le=15)
+    neighbourhood: Odd = Field(default=3, ge=1, le=15)
     """Each patch is the mean of this square of feature px (odd; 1 = none)."""
     border: Literal["inside", "zero"] = "zero"
     """What that mean counts beyond the border: nothing, or zeros as the reference code does. Zeros
@@ -63,13 +63,6 @@ class PatchCoreConfig(MethodConfig):
     with several `neighbours`."""
     probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
-
-    @field_validator("neighbourhood")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError(f"it must be odd, got {value}")
-        return value
 
 
 _VIT: Mapping[str, Any] = {
