@@ -37,6 +37,7 @@ from flawmap.encoders.encoder import Encoder, ViTEncoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.cosine import at_places
 from flawmap.methods.layers.distributed import gathered
 from flawmap.methods.layers.dropout import Dropout
 from flawmap.methods.layers.mixers import (
@@ -47,7 +48,7 @@ from flawmap.methods.layers.mixers import (
     SoftmaxAttention,
     neighbour_mask,
 )
-from flawmap.training.optim import StableAdamW, warmup_cosine
+from flawmap.training.optim import StableAdamW, scheduled
 
 _NARROW = 256
 """Width of the first Linear of the bottleneck of Dinomaly2."""
@@ -411,10 +412,7 @@ class Dinomaly(IterativeMethod):
         """Mean over what is compared of 1 - cosine, (B, 1, h, w)."""
         maps = []
         for target, output in self._compared(features):
-            similarity = F.cosine_similarity(
-                target[:, self.prefix :].float(), output[:, self.prefix :].float(), dim=-1
-            )
-            maps.append(1 - similarity)
+            maps.append(at_places(target[:, self.prefix :], output[:, self.prefix :], dim=-1))
         mean = torch.stack(maps).mean(dim=0)  # (B, h * w)
         return mean.view(mean.shape[0], 1, *self.grid)
 
@@ -438,13 +436,14 @@ class Dinomaly(IterativeMethod):
         return self.config.bottleneck == "three-layer"
 
     def learning_rate(self, step: int, total: int) -> float:
-        constant = self.config.schedule == "constant"
-        return warmup_cosine(
+        config = self.config
+        return scheduled(
+            config.schedule,
             step,
             total,
-            warmup=min(self.config.warmup_iterations, max(1, total // 5)),
-            base=self.config.learning_rate,
-            final=self.config.learning_rate if constant else self.config.final_learning_rate,
+            warmup=config.warmup_iterations,
+            base=config.learning_rate,
+            final=config.final_learning_rate,
         )
 
 

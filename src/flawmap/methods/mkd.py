@@ -35,6 +35,7 @@ from flawmap.encoders.encoder import Encoder, feature_names
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.cosine import of_wholes
 from flawmap.methods.layers.distributed import gathered
 
 
@@ -322,9 +323,8 @@ def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tenso
     direction, value = [], []
     for target, clone in zip(source, clones, strict=True):
         clone = clone[..., : target.shape[-2], : target.shape[-1]]
-        a, b = target.flatten(1).float(), clone.flatten(1).float()
-        direction.append(1 - F.cosine_similarity(a, b, dim=1))
-        value.append((a - b).square().mean(dim=1))
+        direction.append(of_wholes(target, clone))
+        value.append((target.float() - clone.float()).flatten(1).square().mean(dim=1))
     return torch.stack(direction).sum(dim=0), torch.stack(value).sum(dim=0)
 
 
