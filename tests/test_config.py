@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flawmap.config import make_config
+from flawmap.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,13 @@ def test_the_default_size_fits_the_patches(
     assert configured() == size
     # What somebody asks for stays, and is refused later if it does not fit.
     assert configured(**{"data.size": [300, 300]}) == (300, 300)
+
+
+@pytest.mark.parametrize(("opening", "fits"), [(0, True), (3, True), (4, False)])
+def test_an_opening_is_odd_or_none(opening: int, fits: bool) -> None:
+    options = {"scoring.opening": opening}
+    if fits:
+        assert make_config(overrides=options).scoring.opening == opening
+    else:
+        with pytest.raises(ConfigError, match="must be odd, got 4"):
+            make_config(overrides=options)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -76,6 +77,15 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _odd(value: int) -> int:
+    if value and value % 2 == 0:
+        raise ValueError(f"it must be odd, got {value}")
+    return value
+
+
+Odd = Annotated[int, AfterValidator(_odd)]
+"""An odd number, or 0 where the option allows it."""
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
@@ -88,7 +98,7 @@ class EncoderConfig(Section):
     weights: Path | None = None
     """A local .safetensors or .pth file, for encoders that no offline package carries."""
     sha256: str | None = None
-    """The file's expected SHA-256."""
+    """Expected SHA-256 of the file that the weights are read from."""
     download: bool = False
     """Let timm fetch missing weights from the hub."""
 
@@ -163,7 +173,7 @@ class ScoringConfig(Section):
     reach: int | None = Field(default=None, ge=1)
     """Cut that Gaussian off beyond so many px, as some published protocols do; None = where it is
     next to nothing."""
-    opening: int = Field(default=0, ge=0, le=31)
+    opening: Odd = Field(default=0, ge=0, le=31)
     """Remove bright spots narrower than so many px of the network input from smoothed maps, by a
     grey opening with a disc (odd); 0 = none."""
     pooling: Literal["max", "top", "method"] = "max"
@@ -173,13 +183,6 @@ class ScoringConfig(Section):
     """With pooling=top: the share of the map's px that is averaged."""
     min_area: int = Field(default=1, ge=1)
     """Regions with fewer px of the source image are not reported."""
-
-    @field_validator("opening")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value and value % 2 == 0:
-            raise ValueError(f"it must be 0 or odd, got {value}")
-        return value
 
 
 class CalibrationConfig(Section):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import build, pretrained, resolve
+from flawmap.encoders.encoder import build, create, feature_names, pretrained, resolve, wrap
 from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import find_packaged
 from flawmap.errors import ConfigError, WeightsError
@@ -116,6 +116,20 @@ def test_a_local_file_is_checked_by_its_sha256(tmp_path: Path) -> None:
         build(EncoderConfig(name="lite0", weights=tmp_path / "none.pth"), ["blocks.2"])
 
 
+def test_a_package_is_checked_by_its_sha256() -> None:
+    path = find_packaged(ENCODERS["lite0"])
+    assert path is not None
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert build(EncoderConfig(name="lite0", sha256=right), ["blocks.0"]).channels == (16,)
+    with pytest.raises(WeightsError, match="not the expected one"):
+        build(EncoderConfig(name="lite0", sha256="0" * 64), ["blocks.0"])
+
+
+def test_a_checksum_of_a_download_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"encoder\.sha256"):
+        build(EncoderConfig(name="resnet10t", sha256="0" * 64, download=True), ["layer1"])
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto"])
 def test_any_timm_network_loads_a_file_of_the_whole_network(name: str, tmp_path: Path) -> None:
     import timm
@@ -129,6 +143,29 @@ def test_any_timm_network_loads_a_file_of_the_whole_network(name: str, tmp_path:
         levels = encoder(torch.rand(1, 3, 64, 64))
     assert [tuple(v.shape[-2:]) for v in levels] == encoder.grid((64, 64))
     assert [v.shape[1] for v in levels] == list(encoder.channels)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mambaout_femto"])
+def test_levels_have_their_channels_first_also_where_the_network_has_them_last(name: str) -> None:
+    spec = resolve(name)
+    levels = feature_names(spec)[:2]
+    network = create(spec, levels)
+    encoder = wrap(spec, network, levels)
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = encoder(images)
+        wanted = network((images - encoder.mean) / encoder.std)
+    assert [v.shape[1] for v in found] == list(encoder.channels)
+    assert [tuple(v.shape[-2:]) for v in found] == encoder.grid((224, 224)) == [(56, 56), (28, 28)]
+    torch.testing.assert_close(found[1][0, 3], wanted[1][0, :, :, 3])
+
+
+def test_a_network_whose_levels_are_sequences_is_refused() -> None:
+    spec = resolve("resnet10t")
+    network = create(spec, ["layer1"])
+    network.output_fmt = "NLC"
+    with pytest.raises(ConfigError, match="no height and width"):
+        wrap(spec, network, ["layer1"])
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:

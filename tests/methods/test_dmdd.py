@@ -12,9 +12,10 @@ from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.unlearnt import Unlearnt
 from flawmap.errors import ConfigError, DataError
-from flawmap.methods.dmdd import DMDD, Branches, DMDDConfig, branch_losses, distance, join
+from flawmap.methods.dmdd import DMDD, Branches, DMDDConfig, branch_losses, join
+from flawmap.methods.layers.cosine import at_places
+from flawmap.methods.layers.pyramid import distance_maps
 from flawmap.methods.layers.segmentation import ChannelAttention, SpatialAttention, focal
-from flawmap.methods.rd4ad import distance_maps
 
 LEVELS = ("blocks.1", "blocks.2", "blocks.4")
 
@@ -82,8 +83,8 @@ def test_the_whole_loss_by_hand(
             both = method.branch_levels(shown, seen)
             share = [torch.nn.functional.avg_pool2d(mask, 64 // t.shape[-1])[:, 0] for t in seen]
             for k in range(3):
-                total += float(distance(both[0][k], good[k]).mean())
-                total += float((distance(both[1][k], seen[k]) - share[k]).abs().mean())
+                total += float(at_places(both[0][k], good[k]).mean())
+                total += float((at_places(both[1][k], seen[k]) - share[k]).abs().mean())
             distances.append(torch.cat([distance_maps(seen, levels) for levels in both], dim=1))
             wanted.append(share[0][:, None])
         assert method.segment is not None
@@ -96,10 +97,14 @@ def test_the_whole_loss_by_hand(
 
 
 def test_no_gradient_flows_into_the_teacher() -> None:
-    output, target = rand(1, 4, 2, 2).requires_grad_(), rand(1, 4, 2, 2, seed=1).requires_grad_()
-    distance(output, target).sum().backward()
-    assert output.grad is not None
-    assert target.grad is None
+    output, seen, good = (rand(1, 4, 2, 2, seed=seed).requires_grad_() for seed in range(3))
+    for branch in ("normality", "abnormality"):
+        output.grad = None
+        (loss,) = branch_losses(branch, [output], [seen], [good], torch.zeros(1, 1, 4, 4))
+        loss.backward()
+        assert output.grad is not None
+        assert seen.grad is None
+        assert good.grad is None
 
 
 def test_the_focal_loss_by_the_definition() -> None:

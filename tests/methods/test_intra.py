@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 from scipy.ndimage import correlate, gaussian_filter, uniform_filter
@@ -582,3 +583,17 @@ def test_restoring_keeps_the_parameters_that_an_optimiser_knows() -> None:
     method.restore({k: v + 1 for k, v in method.state_dict().items()})
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in method.parameters()} == known
+
+
+def test_px_beyond_the_last_four_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 42 px is compared as one of 44 whose last px go on."""
+    options = {"patch": 6, "window": 2, "mean_filter": 1, "sigma": 0}
+    size, wider = (42, 54), (44, 56)
+    images, painted = rand(2, 3, *size), rand(2, 3, *size, seed=1)
+    more = [F.pad(x, (0, 2, 0, 2), mode="replicate") for x in (images, painted)]
+    narrow, wide = make(size, **options), make(wider, **{**options, "patch": 4})
+    monkeypatch.setattr(narrow, "reconstruction", lambda features: painted)
+    monkeypatch.setattr(wide, "reconstruction", lambda features: more[1])
+    found, wanted = narrow.difference((images,)), wide.difference((more[0],))
+    # At half the scale 42 px are whole: there the wider picture has another px beside the last one.
+    torch.testing.assert_close(found[..., :39, :51], wanted[..., :39, :51])

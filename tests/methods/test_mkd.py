@@ -239,7 +239,7 @@ def test_the_last_layers_are_compared_and_scored(
     conv: Encoder, critical: int | None, scored: int
 ) -> None:
     method = make(conv, critical_layers=critical, scored_layers=scored, terms="direction")
-    images = rand(2, 3, 64, 64)
+    images = rand(2, 3, 64, 64).half().float()
     with torch.no_grad():
         pairs = list(zip(conv(images), method._clone(images), strict=True))
         each = [distances([a], [b])[0] for a, b in pairs]
@@ -308,7 +308,7 @@ def _in_double(method: MKD, images: torch.Tensor) -> float:
 @pytest.mark.parametrize("attribution", ["gradients", "guided", "smoothgrad"])
 def test_a_batch_in_one_pass_equals_a_loop_over_images(conv: Encoder, attribution: str) -> None:
     method = make(conv, attribution=attribution, noisy_copies=3)
-    images = rand(6, 3, 64, 64)
+    images = rand(6, 3, 64, 64).half().float()
     maps, scores = method.scored_maps(images)
     assert maps.shape == (6, 1, 64, 64)
     scale = float(maps.abs().max())
@@ -402,6 +402,13 @@ def test_a_map_on_its_own_scale(conv: Encoder) -> None:
         )
     constant = MKD._scaled(torch.full((1, 1, 8, 8), 3.0))
     assert not constant.any()
+
+
+def test_images_are_kept_finer_than_their_8_bits(conv: Encoder) -> None:
+    images = rand(2, 3, 64, 64)
+    kept = make(conv).extract(images)[0]
+    assert kept.dtype == torch.float16
+    assert (kept.float() - images).abs().max() <= 2**-12
 
 
 def test_golden_values(conv: Encoder) -> None:

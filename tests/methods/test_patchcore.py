@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from flawmap.config import EncoderConfig, make_config
 from flawmap.encoders.encoder import Encoder, build
 from flawmap.errors import FitError
+from flawmap.methods.coreset import greedy_coreset
 from flawmap.methods.patchcore import PatchCore, PatchCoreConfig
 
 
@@ -111,6 +112,38 @@ def test_the_bank_has_the_share_asked_for(encoder: Encoder) -> None:
 def test_a_small_bank_keeps_everything(encoder: Encoder) -> None:
     assert fitted(encoder, coreset_ratio=0.25, min_bank=100).bank.shape[0] == 100
     assert fitted(encoder, coreset_ratio=0.25, min_bank=1000).bank.shape[0] == 6 * 64
+
+
+def test_a_bank_that_keeps_everything_is_not_searched_for_what_to_keep(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are the same as those of the selection's order."""
+    method = fitted(encoder, coreset_ratio=1.0, search="exact")
+    order = greedy_coreset(method.bank, len(method.bank), start=5)
+    sorted_ = fitted(encoder, coreset_ratio=1.0, search="exact")
+    sorted_.restore({**sorted_.state_dict(), "bank": sorted_.bank[order]})
+    sorted_._owners = sorted_._owners[order]
+    features = method.extract(images(1, 2))
+    for got, wanted in (
+        (method.anomaly_map(features), sorted_.anomaly_map(features)),
+        (method.anomaly_map_without(features, [2]), sorted_.anomaly_map_without(features, [2])),
+    ):
+        torch.testing.assert_close(got.square(), wanted.square(), rtol=1e-5, atol=1e-3)
+
+    def untouched(*args: object, **kwargs: object) -> torch.Tensor:
+        raise AssertionError("there is nothing to choose")
+
+    monkeypatch.setattr("flawmap.methods.patchcore.greedy_coreset", untouched)
+    again = fitted(encoder, coreset_ratio=1.0, search="exact")
+    assert torch.equal(again.bank, method.bank)
+
+
+def test_a_bank_for_several_neighbours_is_not_split(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.methods.patchcore._LEAST_GROUPED", 10)
+    assert len(fitted(encoder).centers)
+    assert not len(fitted(encoder, neighbours=3).centers)
 
 
 def test_memory_bounds_the_bank_of_a_wide_encoder(encoder: Encoder) -> None:

@@ -8,8 +8,9 @@ import torch
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.errors import ConfigError
+from flawmap.methods.layers.pyramid import distance_maps
 from flawmap.methods.layers.residual import Residual
-from flawmap.methods.rd4ad import RD4AD, RD4ADConfig, distance_maps, whole_cosine
+from flawmap.methods.rd4ad import RD4AD, RD4ADConfig, whole_cosine
 
 
 @pytest.fixture(scope="module")

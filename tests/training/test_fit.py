@@ -214,7 +214,7 @@ def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> Non
             output=tmp_path / "x.flawmap",
             method="patchcore",
             # So many picks that progress is reported several times.
-            options={**OPTIONS, "method.coreset_ratio": 0.9},
+            options={**OPTIONS, "method.coreset_ratio": 0.9, "method.min_bank": 1},
             progress=StopWhileChoosing(),
         )
     assert not (tmp_path / "x.flawmap").exists()

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 import flawmap
 from flawmap.api import seconds
+from flawmap.config import TrainingConfig
 from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.progress import Silent
+from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
@@ -138,6 +141,65 @@ def test_a_checkpoint_of_another_run_is_refused(rings: Path, tmp_path: Path) -> 
         flawmap.fit(rings, output=output, method="dinomaly", options=other, resume=True)
 
 
+def test_a_process_that_finds_no_checkpoint_is_told(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process is at iteration 20; this one's folder is empty."""
+    monkeypatch.setattr(Fabric, "broadcast", lambda self, value, src=0: 20)
+    with pytest.raises(FitError, match="do not see the same checkpoint"):
+        flawmap.fit(
+            rings, output=tmp_path / "x.flawmap", method="dinomaly", options=OPTIONS, resume=True
+        )
+
+
+def test_a_run_goes_on_without_a_cache_and_into_another_bundle(
+    whole: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    """What the tool itself advises when the disk is full."""
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(20))
+    other = {**OPTIONS, "training.cache": "off", "bundle.embed_encoder": False}
+    resumed = flawmap.fit(rings, output=output, method="dinomaly", options=other, resume=True)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_features_that_fit_nowhere_are_not_kept_and_that_is_said(rings: Path) -> None:
+    options = {**OPTIONS, "training.iterations": 2, "training.cache_memory_mib": 0}
+    for cache, where in (("auto", "on disk"), ("memory", "in memory")):
+        notes = Notes()
+        limits = {"training.cache": cache, "training.cache_disk_mib": 0}
+        flawmap.fit(rings, method="dinomaly", options={**options, **limits}, progress=notes)
+        (said,) = [text for text in notes.texts if "not kept" in text]
+        assert f"room for 0 MiB ({where})" in said
+
+
+def test_how_much_room_features_need_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = TrainingConfig(cache_memory_mib=8, cache_disk_mib=5)
+    features = (torch.zeros(1, 2**20, dtype=torch.bfloat16),)
+    places = [choose_place(features, n, config, tmp_path, note=said.append) for n in (4, 5)]
+    assert places == ["memory", None]
+    assert "need 10 MiB, and there is room for 5 MiB (on disk)" in said[0]
+
+
+def test_without_a_cache_no_image_is_read_to_measure_it(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = Dinomaly.extract
+    seen: list[int] = []
+
+    def spy(self: Dinomaly, images: torch.Tensor) -> Any:
+        seen.append(len(images))
+        return extract(self, images)
+
+    monkeypatch.setattr(Dinomaly, "extract", spy)
+    options = {**OPTIONS, "training.iterations": 2, "training.cache": "off"}
+    flawmap.fit(rings, method="dinomaly", options={**options, "calibration.strategy": "off"})
+    assert seen == [4, 4]
+
+
 def test_an_unfinished_run_is_kept_when_a_new_one_starts(rings: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.flawmap"
     with pytest.raises(Interrupted):
@@ -178,11 +240,13 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(
     assert all(torch.isfinite(t).all() for t in state.values())
 
 
+@pytest.mark.parametrize("clip_norm", [0.1, None])
 def test_a_gradient_that_is_no_number_keeps_the_last_good_state(
-    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_norm: float | None, rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss is finite, its gradient is not: the step must not be taken."""
     good = Dinomaly.loss
+    monkeypatch.setattr(Dinomaly, "clip_norm", clip_norm)
 
     def bad(self: Dinomaly, features: Any, step: int) -> torch.Tensor:
         loss = good(self, features, step)
@@ -199,6 +263,33 @@ def test_a_gradient_that_is_no_number_keeps_the_last_good_state(
     state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
     assert info["steps"] == 15
     assert all(torch.isfinite(t).all() for t in state.values())
+
+
+def test_a_step_that_spoils_the_weights_is_not_saved(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very last one: no further loss would show it."""
+    step = StableAdamW.step
+    taken = []
+
+    def spoiling(self: StableAdamW, *args: Any, **kwargs: Any) -> Any:
+        taken.append(step(self, *args, **kwargs))
+        if len(taken) == 40:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(StableAdamW, "step", spoiling)
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.checkpoint_seconds": 1e-6}
+    with pytest.raises(FitError, match="a weight is not a number at iteration 39") as caught:
+        flawmap.fit(rings, output=output, method="dinomaly", options=options)
+    assert "last good state is kept" in str(caught.value)
+    from flawmap.training.checkpoint import load
+
+    state, _, info = load(tmp_path / "x.flawmap.run" / "model-0.safetensors")
+    assert info["steps"] == 39
+    assert all(torch.isfinite(t).all() for t in state.values())
+    assert not output.exists()
 
 
 def test_a_bundle_that_cannot_be_written_costs_no_training(
@@ -220,6 +311,28 @@ def test_a_bundle_that_cannot_be_written_costs_no_training(
     monkeypatch.setattr(Dinomaly, "loss", untouched)
     resumed = flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, resume=True)
     assert same(resumed, whole)
+    assert output.exists()
+
+
+def test_features_of_a_finished_model_are_not_computed_again(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.flawmap"
+    options = {**OPTIONS, "training.iterations": 3, "calibration.strategy": "off"}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flawmap.bundle.save_file", full)
+        with pytest.raises(BundleError, match="the disk is full"):
+            flawmap.fit(rings, output=output, method="dinomaly", options=options)
+
+    def untouched(*args: Any) -> Any:
+        raise AssertionError("nothing is left to learn from")
+
+    monkeypatch.setattr(Dinomaly, "extract", untouched)
+    flawmap.fit(rings, output=output, method="dinomaly", options=options, resume=True)
     assert output.exists()
 
 

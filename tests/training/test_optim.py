@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from flawmap.training.optim import StableAdamW, short_schedule, warmup_cosine
+from flawmap.training.optim import (
+    Schedule,
+    StableAdamW,
+    scheduled,
+    short_schedule,
+    warmup_cosine,
+)
 
 
 @pytest.mark.parametrize("amsgrad", [True, False])
@@ -89,3 +95,15 @@ def test_short_schedules() -> None:
     assert found == pytest.approx([0, 2.5e-3, 5e-3, (5e-3 + 5e-5) / 2, 5e-5])
     # A training of ten steps is no warm-up alone.
     assert short_schedule("cosine", 2, 10, 5e-3) == 5e-3
+
+
+def test_a_warm_up_takes_at_most_a_fifth_of_the_steps() -> None:
+    def rates(kind: Schedule, total: int) -> list[float]:
+        return [
+            scheduled(kind, step, total, warmup=100, base=1.0, final=0.1)
+            for step in (0, 10, 20, 100, total)
+        ]
+
+    assert rates("cosine", 100) == pytest.approx([0, 0.5, 1, 0.1, 0.1])
+    assert rates("constant", 100) == pytest.approx([0, 0.5, 1, 1, 1])
+    assert rates("cosine", 1000) == pytest.approx([0, 0.1, 0.2, 1, 0.1])

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_loop import StopAt
 
 import flawmap
 from flawmap.data import read_data
 from flawmap.detector import Detector
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, FitError
+from flawmap.training.interrupt import Interrupted
 
 OPTIONS = {
     "encoder.name": "lite0",
@@ -54,6 +56,23 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
     assert before < set(new.fitted.data["learnt_pictures"])
 
 
+def test_a_run_that_began_with_a_detector_is_not_resumed_without(
+    old: Detector, two_products: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(
+            two_products,
+            output=output,
+            method="dinomaly",
+            options=OPTIONS,
+            start=old,
+            progress=StopAt(10),
+        )
+    with pytest.raises(FitError, match="another run: start differs"):
+        flawmap.fit(two_products, output=output, method="dinomaly", options=OPTIONS, resume=True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -61,6 +80,7 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
         ({"options": {**OPTIONS, "method.width": 128}}, "another method.width"),
         ({"options": {**OPTIONS, "method.mixer": "softmax"}}, "another method.mixer"),
         ({"options": {**OPTIONS, "data.size": 96}}, "another data.size"),
+        ({"options": {**OPTIONS, "data.white_level": 4095}}, "another data.white_level"),
         ({"options": {**OPTIONS, "encoder.name": "lite1"}}, "another encoder"),
         ({"options": OPTIONS, "separate": True}, "one model for all products"),
     ],

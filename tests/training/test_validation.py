@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_loop import OPTIONS, StopAt, same
@@ -29,8 +30,8 @@ def losses(detector: flawmap.Detector) -> list[list[float]]:
     return [list(entry) for entry in detector.fitted.curves["*"]["validation"]["losses"]]
 
 
-def samples(n: int) -> list[Sample]:
-    return [Sample(f"{i:03d}.png", "part", "train", 0) for i in range(n)]
+def samples(n: int, category: str = "part") -> list[Sample]:
+    return [Sample(f"{category}/{i:03d}.png", category, "train", 0) for i in range(n)]
 
 
 def script(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
@@ -54,6 +55,29 @@ def test_a_tenth_is_held_back_and_never_more_than_asked() -> None:
     chosen = {s.path for s in held_back(samples(30), config, 1)[1]}
     assert chosen == {s.path for s in held_back(samples(30)[::-1], config, 1)[1]}
     assert chosen != {s.path for s in held_back(samples(30), config, 2)[1]}
+
+
+def test_every_category_gives_its_share_and_keeps_an_image_to_learn() -> None:
+    mixed = [*samples(100, "bolt"), *samples(60, "nut"), *samples(2, "pin"), *samples(1, "cap")]
+    config = TrainingConfig(validation_fraction=0.5, validation_images=100)
+    for seed in range(5):
+        learn, back = held_back(mixed, config, seed)
+        assert len(back) == 82
+        taught = {c: sum(s.category == c for s in learn) for c in ("bolt", "nut", "pin", "cap")}
+        assert taught == {"bolt": 49, "nut": 30, "pin": 1, "cap": 1}
+    # The whole limit is used, spread over the categories.
+    few = TrainingConfig(validation_fraction=0.5, validation_images=20)
+    back = held_back(mixed, few, 0)[1]
+    given = [sum(s.category == c for s in back) for c in ("bolt", "nut", "pin", "cap")]
+    assert given == [12, 8, 0, 0]
+    ones = [sample for name in "abcdefg" for sample in samples(1, name)]
+    assert held_back(ones, config, 0) == (ones, [])
+
+
+def test_the_draw_of_one_category_stays_what_it_was() -> None:
+    back = held_back(samples(30), TrainingConfig(validation_fraction=0.1), 3)[1]
+    order = np.random.default_rng([3, 30]).permutation(30)
+    assert [s.path for s in back] == [f"part/{i:03d}.png" for i in sorted(order[:3])]
 
 
 def test_patience_counts_looks_after_the_first_of_the_lowest() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.format import Format
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -53,14 +54,6 @@ class Encoder(nn.Module):
         self.fingerprint = ""
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
-
-    def tokens(self, images: Tensor) -> list[Tensor]:
-        """Levels as sequences, (B, prefix + h * w, C) each.
-
-        Args:
-            images: (B, 3, H, W) float32, RGB in [0, 1].
-        """
-        return [level.flatten(2).transpose(1, 2) for level in self(images)]
 
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """(h, w) of each level for an input of `size` px."""
@@ -111,6 +104,11 @@ class ViTEncoder(Encoder):
         return [(size[0] // self.patch, size[1] // self.patch)] * len(self._taps)
 
     def tokens(self, images: Tensor) -> list[Tensor]:
+        """Levels as sequences, (B, prefix + h * w, C) each.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+        """
         network = self.network
         x = network.patch_embed((images - self.mean) / self.std)
         x = network.norm_pre(network.patch_drop(network._pos_embed(x)))
@@ -200,12 +198,26 @@ class EfficientNetEncoder(Encoder):
 
 
 class FeaturesEncoder(Encoder):
-    """Any other timm network, through its own table of feature levels."""
+    """Any other timm network, through its own table of feature levels.
+
+    Raises:
+        ConfigError: Its levels are no images of features.
+    """
 
     def __init__(
         self, spec: EncoderSpec, network: Any, levels: Sequence[str], names: Sequence[str]
     ) -> None:
         super().__init__(spec, levels)
+        form = Format(getattr(network, "output_fmt", Format.NCHW))
+        if form not in (Format.NCHW, Format.NHWC):
+            raise ConfigError(
+                f"the levels of the encoder '{spec.name}' have no height and width",
+                where="encoder.name",
+                given=f"levels of the form {form.value}",
+                expected=f"{Format.NCHW.value} or {Format.NHWC.value}",
+                hint="use another encoder: 'flawmap encoders' lists some",
+            )
+        self._channels_last = form is Format.NHWC
         self._picks = [list(names).index(level) for level in levels]
         self.network = network
         info = network.feature_info
@@ -221,7 +233,8 @@ class FeaturesEncoder(Encoder):
         """Levels, (B, C, h, w) each."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found: list[Tensor] = self.network(x)
-        return [found[pick] for pick in self._picks]
+        picked = [found[pick] for pick in self._picks]
+        return [level.permute(0, 3, 1, 2) for level in picked] if self._channels_last else picked
 
 
 class NoEncoder(Encoder):
@@ -321,6 +334,7 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
     """timm's own network with pretrained weights, offline unless `config.download`.
 
     Raises:
+        ConfigError: A checksum is given for weights that would be downloaded.
         WeightsError: The weights are missing, or are not the ones asked for.
     """
     network = create(spec, levels)
@@ -331,6 +345,13 @@ def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] =
         return network
     if not config.download:
         raise weight_files.missing(spec)
+    if config.sha256 is not None:
+        raise ConfigError(
+            "weights that timm fetches are not checked by their checksum",
+            where="encoder.sha256",
+            given=config.sha256,
+            hint="fetch the file once and name it with encoder.weights, or leave the checksum out",
+        )
     try:
         return create(spec, levels, fetch=True)
     except Exception as error:  # The hub's client raises many kinds of errors.

@@ -94,9 +94,7 @@ def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> Weigh
             hint="give the path of a .safetensors or .pth file",
         )
     packaged = find_packaged(spec) if weights is None else None
-    if packaged is not None:
-        return WeightsFile(packaged, "package")
-    file = weights or find_in_folder(spec)
+    file = packaged or weights or find_in_folder(spec)
     if file is None:
         return None
     if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
@@ -107,7 +105,7 @@ def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> Weigh
             expected=f"sha256 {sha256.lower()}",
             hint="fetch the file again, or correct encoder.sha256",
         )
-    return WeightsFile(file, "file")
+    return WeightsFile(file, "file" if packaged is None else "package")
 
 
 def missing(spec: EncoderSpec, *, cause: object = None) -> WeightsError:

@@ -45,10 +45,7 @@ class Method(nn.Module, abc.ABC):
             how something is learnt, not what.
 
     Args:
-        config: An instance of `Config`.
-        encoder: A frozen encoder with the levels that `levels` named.
-        input_size: (H, W) of the network input in px.
-        generator: Draws the initial weights and all else that is random in construction.
+        encoder: Frozen, with the levels that are read.
     """
 
     Config: ClassVar[type[MethodConfig]]
@@ -86,7 +83,17 @@ class Method(nn.Module, abc.ABC):
         input_size: tuple[int, int],
         generator: torch.Generator,
     ) -> Method:
-        """A method that has learnt nothing yet."""
+        """A method that has learnt nothing yet.
+
+        Args:
+            config: An instance of `Config`.
+            encoder: A frozen encoder with the levels that `config.levels` or `default_levels` name.
+            input_size: (H, W) of the network input in px.
+            generator: Draws the initial weights and all else that is random in construction.
+
+        Raises:
+            ConfigError: The options, the encoder and the size do not go together.
+        """
 
     @abc.abstractmethod
     def extract(self, images: Tensor) -> Features:
@@ -171,6 +178,7 @@ class IterativeMethod(Method):
         raise AssertionError(f"{type(self).__name__} has nothing to finalise")
 
     clip_norm: float | None = None
+    """Longer gradients, over all parameters, are shortened to this length; None = never."""
 
 
 class OnePassMethod(Method):

@@ -12,7 +12,8 @@ maps are upsampled between half px, smoothing ends at the border instead of in z
 positions of a ViT are brought to the grid by timm, with antialiasing.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
-brought to one grid (bilinear, after average pooling when it shrinks) and each of its vectors to
+brought to one grid (average pooling by the whole factor where it is at least twice as fine, then
+bilinear where sizes still differ) and each of its vectors to
 unit length; the levels together enter the bottleneck through one linear projection to the decoder's
 width, with sine-cosine positions added since such features carry none; each of the two groups (the
 shallow half and the deep half of the levels, concatenated) is compared with the fused decoder
@@ -36,6 +37,7 @@ from flawmap.encoders.encoder import Encoder, ViTEncoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.cosine import at_places
 from flawmap.methods.layers.distributed import gathered
 from flawmap.methods.layers.dropout import Dropout
 from flawmap.methods.layers.mixers import (
@@ -46,7 +48,7 @@ from flawmap.methods.layers.mixers import (
     SoftmaxAttention,
     neighbour_mask,
 )
-from flawmap.training.optim import StableAdamW, warmup_cosine
+from flawmap.training.optim import StableAdamW, scheduled
 
 _NARROW = 256
 """Width of the first Linear of the bottleneck of Dinomaly2."""
@@ -310,10 +312,11 @@ class Dinomaly(IterativeMethod):
         For a ViT a target is the mean of its group's levels. The input is the mean of all levels:
         where the targets give it, nothing else is kept, otherwise it comes last.
         """
-        if not self.vit:
-            levels = [self._to_grid(level) for level in self.encoder(images)]
+        encoder = self.encoder
+        if not isinstance(encoder, ViTEncoder):
+            levels = [self._to_grid(level) for level in encoder(images)]
             return tuple(torch.cat([levels[i] for i in group], dim=-1) for group, _ in self.pairs)
-        levels = self.encoder.tokens(images)
+        levels = encoder.tokens(images)
         targets = [self._target([levels[i] for i in group]) for group, _ in self.pairs]
         if self._input_from_targets:
             return tuple(targets)
@@ -410,10 +413,7 @@ class Dinomaly(IterativeMethod):
         """Mean over what is compared of 1 - cosine, (B, 1, h, w)."""
         maps = []
         for target, output in self._compared(features):
-            similarity = F.cosine_similarity(
-                target[:, self.prefix :].float(), output[:, self.prefix :].float(), dim=-1
-            )
-            maps.append(1 - similarity)
+            maps.append(at_places(target[:, self.prefix :], output[:, self.prefix :], dim=-1))
         mean = torch.stack(maps).mean(dim=0)  # (B, h * w)
         return mean.view(mean.shape[0], 1, *self.grid)
 
@@ -437,13 +437,14 @@ class Dinomaly(IterativeMethod):
         return self.config.bottleneck == "three-layer"
 
     def learning_rate(self, step: int, total: int) -> float:
-        constant = self.config.schedule == "constant"
-        return warmup_cosine(
+        config = self.config
+        return scheduled(
+            config.schedule,
             step,
             total,
-            warmup=min(self.config.warmup_iterations, max(1, total // 5)),
-            base=self.config.learning_rate,
-            final=self.config.learning_rate if constant else self.config.final_learning_rate,
+            warmup=config.warmup_iterations,
+            base=config.learning_rate,
+            final=config.final_learning_rate,
         )
 
 

@@ -8,6 +8,10 @@ are split into a branch for normality, which gives the teacher's features of the
 corrupted one, and a branch for abnormality, which leaves the teacher's features where the image is
 corrupted; a segmentation network with attention over their distance maps. All else is filled in and
 can be chosen: losses, sizes, the segmentation network, how the maps are joined.
+
+The default is one model for all categories, one of the two published settings; `--separate` gives
+one for each. Of several processes each takes its batch normalisations from its own share of the
+batch, so a fit depends on how many there are.
 """
 
 from __future__ import annotations
@@ -29,9 +33,8 @@ from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.encoders.unlearnt import Unlearnt
 from flawmap.methods.base import Features, IterativeMethod
-from flawmap.methods.layers.residual import initialise
-from flawmap.methods.layers.segmentation import Attention, SegmentationNetwork, focal
-from flawmap.methods.rd4ad import (
+from flawmap.methods.layers.cosine import at_places
+from flawmap.methods.layers.pyramid import (
     Decoder,
     Embedding,
     block_of,
@@ -40,6 +43,8 @@ from flawmap.methods.rd4ad import (
     pyramid_levels,
     require_pyramid,
 )
+from flawmap.methods.layers.residual import initialise
+from flawmap.methods.layers.segmentation import Attention, SegmentationNetwork, focal
 from flawmap.resources import default_threads
 from flawmap.training.optim import Schedule, short_schedule
 from flawmap.types import BoolArray, FloatArray
@@ -317,10 +322,10 @@ def branch_losses(
     losses = []
     for own, of_seen, of_good in zip(levels, seen, teacher, strict=True):
         if branch == "normality":
-            losses.append(distance(own, of_good).mean())
+            losses.append(at_places(own, of_good.detach()).mean())
         else:
             share = covered(masks, own.shape[-2:])[:, 0]
-            losses.append((distance(own, of_seen) - share).abs().mean())
+            losses.append((at_places(own, of_seen.detach()) - share).abs().mean())
     return losses
 
 
@@ -354,11 +359,6 @@ def join(sums: Tensor) -> Tensor:
     if whole <= 0:
         return torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     return torch.stack([low, weight / whole], dim=1)
-
-
-def distance(output: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine over the channels, (B, h, w) float32; no gradient flows into the target."""
-    return 1 - F.cosine_similarity(output.float(), target.detach().float(), dim=1)
 
 
 class Branches(nn.Module):

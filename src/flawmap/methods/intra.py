@@ -9,6 +9,8 @@ of drawing windows, so that two losses differ by the weights alone; gradients ar
 on beyond the border; the maps of both scales are brought to full size and averaged before they are
 filtered, and filters count only what lies inside the image; the mean over training images may be
 taken of some of them. The preset for a CPU has a narrow network and a learning rate that falls.
+Published figures are of one model for each category; the default here, as for every method, is one
+for all, and `--separate` gives the former.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from flawmap.config import MethodConfig
+from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.mfsa import WindowBlock
 from flawmap.methods.layers.similarity import gms, ssim
-from flawmap.training.optim import warmup_cosine
+from flawmap.training.optim import scheduled
 
 
 class InTraConfig(MethodConfig):
@@ -68,7 +70,7 @@ class InTraConfig(MethodConfig):
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up; cosine falls to a hundredth at the last iteration."""
     warmup_iterations: int = Field(default=100, ge=1)
-    mean_filter: int = Field(default=21, ge=1)
+    mean_filter: Odd = Field(default=21, ge=1)
     """Side of the mean filter on maps in px of the input (odd; 1 = none)."""
     sigma: float = Field(default=2.0, ge=0)
     """Standard deviation of the Gaussian after it, in px of the input; 0 = none."""
@@ -78,13 +80,6 @@ class InTraConfig(MethodConfig):
     """Training images that give that mean, evenly chosen; None takes all."""
     windows_at_once: int = Field(default=256, ge=1)
     """Windows that pass through the network together in scoring: bounds its memory."""
-
-    @field_validator("mean_filter")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError(f"it must be odd, got {value}")
-        return value
 
 
 class InTra(IterativeMethod):
@@ -370,9 +365,13 @@ class InTra(IterativeMethod):
         with torch.autocast(images.device.type, enabled=False):
             maps = []
             for scale in (2, 4):
-                small = [F.avg_pool2d(x, scale) for x in (images, painted)]
-                found = 1 - gms(small[0], small[1])
-                maps.append(F.interpolate(found, self.size, mode="bilinear", align_corners=False))
+                # What is over at the right and the bottom counts too.
+                over = (0, -self.size[1] % scale, 0, -self.size[0] % scale)
+                whole = [F.pad(x, over, mode="replicate") for x in (images, painted)]
+                found = 1 - gms(*(F.avg_pool2d(x, scale) for x in whole))
+                size = whole[0].shape[-2:]
+                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+                maps.append(found[..., : self.size[0], : self.size[1]])
             return self._smoothed(torch.stack(maps).mean(dim=0))
 
     def _smoothed(self, maps: Tensor) -> Tensor:
@@ -396,13 +395,13 @@ class InTra(IterativeMethod):
 
     def learning_rate(self, step: int, total: int) -> float:
         config = self.config
-        constant = config.schedule == "constant"
-        return warmup_cosine(
+        return scheduled(
+            config.schedule,
             step,
             total,
-            warmup=min(config.warmup_iterations, max(1, total // 5)),
+            warmup=config.warmup_iterations,
             base=config.learning_rate,
-            final=config.learning_rate * (1 if constant else 0.01),
+            final=config.learning_rate * 0.01,
         )
 
 

@@ -7,7 +7,10 @@ With a VGG16 encoder and the preset "paper" this is the published form: the clon
 four max-pools, the image score is the loss of the image, the map is the gradient of that score with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
 the networks see normalised images; the loss is its direction term alone; maps are not scaled one by
-one, so that they can be compared between images.
+one, so that they can be compared between images. Published figures are of one model for each
+category; the default here, as for every method, is one for all, and `--separate` gives the former.
+Of several processes each takes its batch normalisations from its own share of the batch, so a fit
+depends on how many there are.
 
 A cloner for another encoder has the widths and strides of the levels that it copies. A level that
 takes negative values is copied by a convolution without ReLU. A source whose px per feature px are
@@ -32,6 +35,7 @@ from flawmap.encoders.encoder import Encoder, feature_names
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.cosine import of_wholes
 from flawmap.methods.layers.distributed import gathered
 
 
@@ -202,9 +206,10 @@ class MKD(IterativeMethod):
         return found
 
     def extract(self, images: Tensor) -> Features:
-        """The images, which the cloner learns from, and the levels that are compared."""
+        """The images, which the cloner learns from, as float16 with 11 bits, and the levels that
+        are compared."""
         levels = self._source(images)
-        return (images, *(levels[i] for i in self.compared))
+        return (images.half(), *(levels[i] for i in self.compared))
 
     def loss(self, features: Features, step: int) -> Tensor:
         images, targets = features[0].float(), features[1:]
@@ -318,9 +323,8 @@ def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tenso
     direction, value = [], []
     for target, clone in zip(source, clones, strict=True):
         clone = clone[..., : target.shape[-2], : target.shape[-1]]
-        a, b = target.flatten(1).float(), clone.flatten(1).float()
-        direction.append(1 - F.cosine_similarity(a, b, dim=1))
-        value.append((a - b).square().mean(dim=1))
+        direction.append(of_wholes(target, clone))
+        value.append((target.float() - clone.float()).flatten(1).square().mean(dim=1))
     return torch.stack(direction).sum(dim=0), torch.stack(value).sum(dim=0)
 
 

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from flawmap.config import MethodConfig
+from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import FitError
@@ -38,7 +38,7 @@ class PatchCoreConfig(MethodConfig):
     name: Literal["patchcore"] = "patchcore"
     levels: tuple[str, ...] | None = None
     """Encoder levels; the encoder's usual ones by default."""
-    neighbourhood: int = Field(default=3, ge=1, le=15)
+    neighbourhood: Odd = Field(default=3, ge=1, le=15)
     """Each patch is the mean of this square of feature px (odd; 1 = none)."""
     border: Literal["inside", "zero"] = "zero"
     """What that mean counts beyond the border: nothing, or zeros as the reference code does. Zeros
@@ -55,19 +55,14 @@ class PatchCoreConfig(MethodConfig):
     memory_mib: int = Field(default=2048, ge=16)
     """Memory for patches gathered before they are reduced, the work space of it included."""
     neighbours: int = Field(default=1, ge=1, le=50)
-    """The distance is the mean over this many nearest patches."""
+    """The distance is the mean over this many nearest patches; with more than one the whole bank is
+    searched, whatever `search` says."""
     search: Literal["clusters", "exact"] = "clusters"
     """clusters: after a fit on a CPU, compare each patch with the most promising part of a large
-    bank only, which may overestimate a distance slightly; exact: with the whole bank."""
+    bank only, which may overestimate a distance slightly; exact: with the whole bank, as always
+    with several `neighbours`."""
     probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
-
-    @field_validator("neighbourhood")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError(f"it must be odd, got {value}")
-        return value
 
 
 _VIT: Mapping[str, Any] = {
@@ -192,12 +187,17 @@ class PatchCore(OnePassMethod):
         wanted = max(self.config.min_bank, int(self._seen * self.config.coreset_ratio))
         wanted = min(wanted, self._most, self._held)
         start = int(torch.randint(self._held, (1,), generator=generator))
-        self._reduce(wanted, start=start, on_progress=on_progress)
-        self.bank = self._gathered[0].contiguous()
-        self._owners = self._gathered_owners[0]
-        self._gathered, self._gathered_owners, self._held = [], [], 0
+        one = self.config.neighbours == 1
         # On a GPU the whole product is faster than many small ones.
-        grouped = self.config.search == "clusters" and not self.bank.is_cuda
+        on_gpu = self._gathered[0].is_cuda
+        grouped = self.config.search == "clusters" and one and not on_gpu
+        # Of a bank that keeps all, the selection decides the order alone, and that copies are
+        # left out. Where the nearest patch of the whole bank is sought, neither matters.
+        if wanted < self._held or not one or (grouped and wanted >= _LEAST_GROUPED):
+            self._reduce(wanted, start=start, on_progress=on_progress)
+        self.bank = torch.cat(self._gathered).contiguous()
+        self._owners = torch.cat(self._gathered_owners)
+        self._gathered, self._gathered_owners, self._held = [], [], 0
         if grouped and len(self.bank) >= _LEAST_GROUPED:
             self.centers, self.labels = split_bank(self.bank, round(len(self.bank) ** 0.5))
         self._search = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,31 +28,42 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def choose_place(
-    first: Features, images: int, config: TrainingConfig, folder: Path
+    first: Features,
+    images: int,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    note: Callable[[str], None],
 ) -> Place | None:
     """Where the features of all images fit, judged by the first batch.
 
     Args:
         first: Features of one image or more.
         images: Number of images.
-        config: Limits, and what was asked for.
+        config: Limits, and what was asked for; a cache is wanted.
         folder: Where a cache on disk would lie.
+        note: Told where they fit nowhere.
 
     Returns:
         "memory", "disk" or None for no cache.
     """
-    if config.cache == "off":
-        return None
     need = sum(t[0].numel() * t.element_size() for t in first) * images
     free = available_memory()
     room = config.cache_memory_mib * 2**20
-    in_memory = need <= (room if free is None else min(room, free // 2))
-    if config.cache == "memory" or (config.cache == "auto" and in_memory):
-        return "memory" if in_memory else None
-    folder.mkdir(parents=True, exist_ok=True)
-    on_disk = shutil.disk_usage(folder).free
-    fits = need <= min(config.cache_disk_mib * 2**20, on_disk // 2)
-    return "disk" if fits else None
+    room = room if free is None else min(room, free // 2)
+    if config.cache in ("memory", "auto") and need <= room:
+        return "memory"
+    if config.cache != "memory":
+        folder.mkdir(parents=True, exist_ok=True)
+        room = min(config.cache_disk_mib * 2**20, shutil.disk_usage(folder).free // 2)
+        if need <= room:
+            return "disk"
+    note(
+        f"features are not kept, so each step computes its own: they need {need / 2**20:,.0f} MiB, "
+        f"and there is room for {room / 2**20:,.0f} MiB "
+        f"({'in memory' if config.cache == 'memory' else 'on disk'})"
+    )
+    return None
 
 
 class FeatureCache:
@@ -118,11 +129,6 @@ class FeatureCache:
         """The features of some images, in the order asked."""
         index = torch.as_tensor(rows, dtype=torch.long)
         return tuple(room[index] for room in self._tensors)
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return sum(t.numel() * t.element_size() for t in self._tensors)
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

@@ -106,14 +106,14 @@ class FeatureReader:
         The processes of one machine share the cache, and each computes its part of it.
         """
         run, n = self.run, len(samples)
+        if run.config.training.augment != "off" or run.config.training.cache == "off":
+            return None
         rank, peers = _place_on_this_machine(run)
         mine = range(n * rank // peers, n * (rank + 1) // peers)
         chosen = [samples[row] for row in mine] or list(samples[:1])
         with closing(self.batches(chosen)) as batches:
             first = next(batches)
             probe = self.stored(method, first)
-            if run.config.training.augment != "off":
-                return None
             cache = self._room(probe, n)
             if cache is None:
                 return None
@@ -131,16 +131,20 @@ class FeatureReader:
 
     def _room(self, like: Features, images: int) -> FeatureCache | None:
         run = self.run
-        place = choose_place(like, images, run.config.training, run.folder)
+        note = run.progress.note
+        place = choose_place(like, images, run.config.training, run.folder, note=note)
         rank, peers = _place_on_this_machine(run)
         if run.fabric.world_size == 1:
             return None if place is None else FeatureCache(like, images, place, run.folder)
         # All must decide alike; the one with the least room decides.
         order: tuple[Place | None, ...] = (None, *PLACES)
         codes = run.fabric.all_gather(torch.tensor(order.index(place), device=run.fabric.device))
-        place = order[int(torch.as_tensor(codes).min())]
-        if place is None:
+        least = order[int(torch.as_tensor(codes).min())]
+        if least is None:
+            if place is not None:
+                note("features are not kept: another process has no room for them")
             return None
+        place = least
         if peers == 1:
             return FeatureCache(like, images, place, run.folder)
         name = run.fabric.broadcast(f"flawmap-{secrets.token_hex(6)}")

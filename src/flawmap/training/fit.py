@@ -64,6 +64,7 @@ def fit_table(
         progress: Where progress is shown; nowhere by default.
 
     Raises:
+        ConfigError: Options contradict each other, the method, the encoder or `start`.
         DataError: Unreadable images or no good ones.
         WeightsError: The encoder's weights are missing.
         FitError: The loss is not finite, the disk is full, or the checkpoint does not fit.
@@ -319,10 +320,14 @@ class _Fit:
             self.progress.note("there is no unfinished run to resume; starting anew")
 
     def _identity(self, encoder: Encoder, content: str) -> dict[str, Any]:
-        tree = self.config.model_dump(mode="json", exclude={"chosen"})
         # What may differ between the parts of one run without changing its weights.
-        for free in ("checkpoint_seconds", "time_budget_seconds", "threads"):
-            tree["training"].pop(free)
+        free = {
+            *("checkpoint_seconds", "time_budget_seconds", "threads"),
+            *("cache", "cache_memory_mib", "cache_disk_mib"),
+        }
+        tree = self.config.model_dump(
+            mode="json", exclude={"chosen": True, "bundle": True, "training": free}
+        )
         identity: dict[str, Any] = {
             "options": tree,
             "data": content,

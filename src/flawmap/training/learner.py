@@ -148,10 +148,9 @@ class Learner:
             samples, deadline = self._within_the_budget(
                 method, samples, share=share, held_out=held_out, name=name, file=file
             )
-        fetch = self.reader.steps(method, samples, label)
         return Training(
             method=method,
-            fetch=fetch,
+            prepare=lambda: self.reader.steps(method, samples, label),
             fabric=run.fabric,
             config=run.config.training,
             seed=run.config.seed,

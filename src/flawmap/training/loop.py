@@ -27,6 +27,7 @@ from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
+from flawmap.training.seeded import seeded
 from flawmap.training.validation import History, Validation
 
 _PLAN_AFTER = 8
@@ -86,7 +87,8 @@ class Training:
 
     Attributes:
         method: Learns in place.
-        fetch: Gives the features of a step's batch.
+        prepare: Makes what gives the features of a step's batch; called only if there is a step to
+            take.
         fabric: Device and precision.
         config: The loop's options.
         seed: Of the run.
@@ -105,7 +107,7 @@ class Training:
     """
 
     method: IterativeMethod
-    fetch: Callable[[int], Features]
+    prepare: Callable[[], Callable[[int], Features]]
     fabric: Fabric
     config: TrainingConfig
     seed: int
@@ -118,6 +120,7 @@ class Training:
     name: str
     validation: Validation | None = None
     _curve: Curve = field(init=False)
+    _fetch: Callable[[int], Features] = field(init=False)
     _optimizer: torch.optim.Optimizer = field(init=False)
     _module: Any = field(init=False)
     _wrapped: Any = field(init=False)
@@ -135,8 +138,10 @@ class Training:
     def __post_init__(self) -> None:
         self._curve = Curve(planned=self.config.iterations)
         self._optimizer = self.method.optimizer()
-        if self.resume and self.checkpoint_path.exists():
+        if self.resume:
             self._go_on()
+        if self._more():
+            self._fetch = self.prepare()
         self._module, self._wrapped = self.fabric.setup(self.method, self._optimizer)
         self._module.mark_forward_method("loss")
         self.method.train()
@@ -152,7 +157,7 @@ class Training:
         """What the loop saw, in the end.
 
         Raises:
-            FitError: A loss is not finite, or the disk is full.
+            FitError: A loss, a gradient or a weight is not finite, or the disk is full.
             Interrupted: The user stopped the run; the checkpoint is written.
         """
         curve, validation = self._curve, self.validation
@@ -160,7 +165,7 @@ class Training:
         # Defects are drawn with numpy before torch learns.
         with task as shown, one_blas_thread():
             over = False
-            while curve.steps < curve.planned and not self._exhausted() and not over:
+            while self._more() and not over:
                 rate = self._step()
                 self._tell(shown, rate)
                 if validation is not None and curve.steps % validation.every == 0:
@@ -189,12 +194,26 @@ class Training:
         return curve
 
     def _go_on(self) -> None:
-        """Take up a run that was stopped."""
+        """Take up a run that was stopped, if there is one."""
+        if self.checkpoint_path.exists():
+            self._restore()
+        steps = self._curve.steps
+        # Every process takes part in this, also one that finds no checkpoint.
+        if _anywhere(self.fabric, int(self.fabric.broadcast(steps)) != steps):
+            raise FitError(
+                "the processes do not see the same checkpoint",
+                where=str(self.checkpoint_path),
+                hint="put the output into a folder that all machines share",
+            )
+        if steps:
+            self.progress.note(f"going on at iteration {steps} of {self._curve.planned}")
+
+    def _restore(self) -> None:
         state, optimizer_state, info = checkpoint.load(self.checkpoint_path)
         _same_run(self.identity, info["identity"], self.checkpoint_path)
         self.method.restore(state)
         checkpoint.restore_optimizer(self._optimizer, optimizer_state)
-        self._curve = curve = Curve(
+        self._curve = Curve(
             steps=info["steps"],
             planned=info["planned"],
             seconds=info["seconds"],
@@ -204,32 +223,20 @@ class Training:
         )
         if self.validation is not None:
             self.validation.best = checkpoint.load_best(self.checkpoint_path)
-        if int(self.fabric.broadcast(curve.steps)) != curve.steps:
-            raise FitError(
-                "the processes do not see the same checkpoint",
-                where=str(self.checkpoint_path),
-                hint="put the output into a folder that all machines share",
-            )
-        self.progress.note(f"going on at iteration {curve.steps} of {curve.planned}")
 
     def _step(self) -> float:
         """One iteration; its learning rate."""
         curve, fabric, method = self._curve, self.fabric, self.method
         step = curve.steps
-        features = tuple(t.to(fabric.device) for t in self.fetch(step))
+        features = tuple(t.to(fabric.device) for t in self._fetch(step))
         rate = method.learning_rate(step, curve.planned)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
-        with _seeded(self.seed, step, fabric), fabric.autocast():
+        seed = _seed_of(self.seed, step, fabric.global_rank)
+        with seeded(seed, fabric.device), fabric.autocast():
             loss = self._module.loss(features, step)
         fabric.backward(loss)
         self._window.append(loss.detach().float())
-        if method.clip_norm is not None:
-            norm = fabric.clip_gradients(
-                self._module, self._wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
-            )
-            # A finite loss with a gradient that is not would spoil the weights all the same.
-            self._window[-1] = self._window[-1] + 0 * torch.as_tensor(norm).detach().float()
         self._due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
         self._asks = fabric.world_size == 1 or step % _CHECK_EVERY == 0
         self._stopping = self._asks and _anywhere(fabric, self.stop.requested)
@@ -237,7 +244,18 @@ class Training:
         # always before a checkpoint: what is saved is good.
         last = step + 1 == curve.planned
         check = step % _CHECK_EVERY == 0 or self._due or last or self._stopping
-        if fabric.device.type == "cpu" or check:
+        check = check or fabric.device.type == "cpu"
+        norm: Any = 0.0
+        if method.clip_norm is not None:
+            norm = fabric.clip_gradients(
+                self._module, self._wrapped, max_norm=method.clip_norm, error_if_nonfinite=False
+            )
+        elif check:
+            norm = _gradient_norm(method)
+        # A finite loss with a gradient that is not, which may come from another process, would
+        # spoil the weights all the same.
+        self._window[-1] = self._window[-1] + 0 * torch.as_tensor(norm).detach().float()
+        if check:
             _finite(self._window, step, self.checkpoint_path)
         self._wrapped.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -256,6 +274,9 @@ class Training:
     def _look(self) -> None:
         assert self.validation is not None
         self.validation.look(self.method, self._curve.validation, self._curve.steps, self.fabric)
+
+    def _more(self) -> bool:
+        return self._curve.steps < self._curve.planned and not self._exhausted()
 
     def _exhausted(self) -> bool:
         validation = self.validation
@@ -301,6 +322,9 @@ class Training:
         )
 
     def _save(self) -> None:
+        values = self.method.state_dict().values()
+        if not all(bool(torch.isfinite(v).all()) for v in values if v.is_floating_point()):
+            raise _spoilt("a weight", "nan or inf", self._curve.steps - 1, self.checkpoint_path)
         if not self.fabric.is_global_zero:
             return
         curve = self._curve
@@ -336,44 +360,41 @@ def _mean(fabric: Fabric, value: Tensor) -> Tensor:
     return torch.as_tensor(fabric.all_reduce(value, reduce_op="mean"))
 
 
-class _seeded:
-    """torch's random numbers inside the block follow from (seed, step) and the process's number;
-    outside nothing changes."""
-
-    def __init__(self, seed: int, step: int, fabric: Fabric) -> None:
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
-        self._fork = torch.random.fork_rng(devices=devices)
-        # Each process has other images, so other noise; one process alone is as it always was.
-        rank = [fabric.global_rank] if fabric.global_rank else []
-        self._seed = int(np.random.SeedSequence([seed, step, *rank]).generate_state(1)[0])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *details: Any) -> None:
-        self._fork.__exit__(*details)
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    # Each process has other images, so other noise; one process alone is as it always was.
+    return int(np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(1)[0])
 
 
 def _finite(window: list[Tensor], step: int, checkpoint_path: Path) -> None:
     values = torch.stack(window).float()
     if bool(torch.isfinite(values).all()):
         return
+    raise _spoilt("the loss or its gradient", float(values[-1]), step, checkpoint_path)
+
+
+def _spoilt(what: str, given: float | str, step: int, checkpoint_path: Path) -> FitError:
     kept = checkpoint_path.exists()
-    raise FitError(
-        f"the loss is not a number at iteration {step}",
+    return FitError(
+        f"{what} is not a number at iteration {step}",
         where="training",
-        given=f"loss {float(values[-1])}",
-        expected="a finite loss",
+        given=given,
+        expected="finite numbers",
         hint=(f"the last good state is kept in {checkpoint_path}; " if kept else "")
         + "try --set training.precision=float32 or a smaller --set method.learning_rate",
     )
 
 
+def _gradient_norm(method: IterativeMethod) -> Tensor:
+    norms = [torch.linalg.vector_norm(p.grad) for p in method.parameters() if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
 def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
     # Through JSON, so that tuples and lists compare equal.
     wanted = json.loads(json.dumps(wanted))
-    differing = [key for key in wanted if wanted[key] != found.get(key)]
+    both = {**wanted, **found}
+    differing = [key for key in both if wanted.get(key) != found.get(key)]
     if differing:
         key, given, before = _first_difference(differing[0], wanted, found)
         raise FitError(
@@ -385,9 +406,11 @@ def _same_run(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -
         )
 
 
-def _first_difference(key: str, wanted: Any, found: Any) -> tuple[str, Any, Any]:
+def _first_difference(
+    key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]
+) -> tuple[str, Any, Any]:
     """The first leaf in which two trees differ below a key: its dotted name and both values."""
-    given, before = wanted[key], found.get(key)
+    given, before = wanted.get(key), found.get(key)
     if isinstance(given, dict) and isinstance(before, dict):
         for child in sorted({*given, *before}):
             if given.get(child) != before.get(child):

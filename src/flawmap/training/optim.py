@@ -109,6 +109,28 @@ def warmup_cosine(step: int, total: int, *, warmup: int, base: float, final: flo
     return final + (base - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def scheduled(
+    kind: Schedule, step: int, total: int, *, warmup: int, base: float, final: float
+) -> float:
+    """A warm-up of at most a fifth of all steps, then a constant rate or a cosine.
+
+    Args:
+        kind: "constant" or "cosine".
+        step: From 0 on.
+        total: Steps planned.
+        warmup: Steps of the warm-up, if there are enough.
+        base: The highest rate.
+        final: At the end of the cosine.
+    """
+    return warmup_cosine(
+        step,
+        total,
+        warmup=min(warmup, max(1, total // 5)),
+        base=base,
+        final=base if kind == "constant" else final,
+    )
+
+
 def short_schedule(kind: Schedule, step: int, total: int, base: float) -> float:
     """The rate of methods whose paper keeps it constant.
 
@@ -121,6 +143,4 @@ def short_schedule(kind: Schedule, step: int, total: int, base: float) -> float:
     """
     if kind == "constant":
         return base
-    return warmup_cosine(
-        step, total, warmup=min(20, max(1, total // 5)), base=base, final=base / 100
-    )
+    return scheduled(kind, step, total, warmup=20, base=base, final=base / 100)

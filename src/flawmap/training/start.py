@@ -49,6 +49,7 @@ def require_start(start: Learnt, cls: type[Method], config: Config, encoder: Enc
         "data.size": (old.data.size, new.data.size),
         "data.resize": (old.data.resize, new.data.resize),
         "data.crop_from": (old.data.crop_from, new.data.crop_from),
+        "data.white_level": (old.data.white_level, new.data.white_level),
     }
     before, after = old.method.model_dump(), new.method.model_dump()
     for name in before.keys() & after.keys() - cls.free_on_start - {"name", "levels"}:

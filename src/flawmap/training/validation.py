@@ -19,7 +19,8 @@ from torch import Tensor
 from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
-from flawmap.types import Sample
+from flawmap.training.seeded import seeded
+from flawmap.types import Sample, categories_of
 
 _LEAST = 5
 """Of fewer images none is held out."""
@@ -115,11 +116,9 @@ class Validation:
         return time.monotonic() - began
 
     def _loss(self, method: IterativeMethod, fabric: Fabric) -> float:
-        devices = [fabric.device] if fabric.device.type == "cuda" else []
         method.eval()
         total, n = 0.0, 0
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), fabric.autocast():
-            torch.manual_seed(self._seed)
+        with torch.no_grad(), seeded(self._seed, fabric.device), fabric.autocast():
             for batch in self._batches:
                 features = tuple(t.to(fabric.device) for t in batch)
                 total += float(method.validation_loss(features)) * len(features[0])
@@ -155,6 +154,8 @@ def held_back(
 ) -> tuple[list[Sample], list[Sample]]:
     """Images that teach, and images that choose the weights.
 
+    Of several categories the same share of each is held back, and never its last image.
+
     Args:
         samples: All images that a model may learn from.
         config: `validation_fraction` and `validation_images`.
@@ -168,10 +169,40 @@ def held_back(
         return list(samples), []
     n = max(1, round(len(samples) * config.validation_fraction))
     n = min(n, config.validation_images, len(samples) - 1)
-    paths = sorted(s.path for s in samples)
-    order = np.random.default_rng([seed, len(paths)]).permutation(len(paths))
-    back = {paths[int(i)] for i in order[:n]}
+    paths: dict[str, list[str]] = {
+        name: sorted(s.path for s in samples if s.category == name)
+        for name in categories_of(samples)
+    }
+    back: set[str] = set()
+    for name, share in shares(n, {name: len(mine) for name, mine in paths.items()}).items():
+        mine = paths[name]
+        order = np.random.default_rng([seed, len(mine)]).permutation(len(mine))
+        back.update(mine[int(i)] for i in order[:share])
     return [s for s in samples if s.path not in back], [s for s in samples if s.path in back]
+
+
+def shares(n: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many of `n` each category gives: in proportion to its size, but never all it has.
+
+    Fewer than `n` in all where the categories have no more to give.
+
+    Args:
+        n: How many.
+        sizes: Images of each category.
+
+    Example:
+        >>> shares(5, {"bolt": 30, "nut": 18, "pin": 1})
+        {'bolt': 3, 'nut': 2, 'pin': 0}
+    """
+    total = sum(sizes.values())
+    found = {name: min(size - 1, n * size // total) for name, size in sizes.items()}
+    # The largest remainders first; of equal ones the first name.
+    by_rest = sorted(sizes, key=lambda name: (-(n * sizes[name] % total), name))
+    while sum(found.values()) < n and any(found[name] < sizes[name] - 1 for name in sizes):
+        for name in by_rest:
+            if sum(found.values()) < n and found[name] < sizes[name] - 1:
+                found[name] += 1
+    return found
 
 
 def _jpeg(image: Tensor) -> str:
