@@ -110,6 +110,7 @@ def test_what_is_skipped_in_an_evaluation_is_said(
     assert [Path(path).name for path, _ in result.data["skipped"]] == ["000.png", "001_mask.png"]
 
 
+@pytest.mark.slow
 def test_the_search_of_the_fit_is_the_search_of_the_bundle(rings: Path, tmp_path: Path) -> None:
     """A large bank keeps its groups, so that a loaded detector scores as the threshold was set."""
     path = tmp_path / "x.flawmap"

@@ -150,6 +150,7 @@ def test_a_broken_gzip_file_is_named(tmp_path: Path) -> None:
     assert path.name in str(caught.value)
 
 
+@pytest.mark.slow
 def test_mnist_and_fashion_mnist_are_told_apart(tmp_path: Path) -> None:
     counts = {
         "mnist": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),

@@ -88,6 +88,7 @@ def test_px_outside_the_mask_are_untouched(kind: str, foreground: str) -> None:
         assert (found[mask] != before[mask]).any(axis=-1).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_share_without_a_defect() -> None:
     empty = [not drawn(seed, none_share=0.3)[1].any() for seed in range(400)]
     assert 0.22 < np.mean(empty) < 0.38

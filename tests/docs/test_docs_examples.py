@@ -285,7 +285,14 @@ def runnable(page: Path) -> list[Block]:
 
 
 @pytest.mark.usefixtures("fresh_methods")
-@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=() if p.name == "README.md" else pytest.mark.slow, id=name(p))
+        for p in PAGES
+        if runnable(p)
+    ],
+)
 def test_the_examples_run(
     page: Path,
     bench_folder: Path,

@@ -416,6 +416,7 @@ def test_golden_values() -> None:
 GOLDEN = [0.0524494, 0.0549194, 0.45523, 0.598826]
 
 
+@pytest.mark.slow
 def test_it_learns_a_texture_better_than_the_mean_of_the_neighbours() -> None:
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     wave = 0.5 + 0.4 * torch.sin(x / 4) * torch.cos(y / 5)
@@ -534,6 +535,7 @@ def test_auto_keeps_the_position_with_the_lower_loss(
     )
 
 
+@pytest.mark.slow
 def test_auto_goes_on_in_the_candidate_in_which_it_was_stopped(rings: Path, tmp_path: Path) -> None:
     options = {**FIT, "method.position": "auto", "training.iterations": 20}
     whole = flawmap.fit(rings, method="intra", options=options)
@@ -568,6 +570,7 @@ def test_another_fit_goes_on_with_the_position_that_was_kept(
         torch.testing.assert_close(new.models["*"].state_dict()[name], value, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_bfloat16_maps_are_near_those_of_float32(rings: Path) -> None:
     image = next((rings / "test" / "stain").iterdir())
     maps = []

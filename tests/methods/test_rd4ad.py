@@ -73,6 +73,7 @@ def test_the_levels_come_back_in_their_shapes(lite: Encoder, size: int) -> None:
     assert method.anomaly_map(features).shape == (2, 1, *features[0].shape[-2:])
 
 
+@pytest.mark.slow
 def test_the_paper_s_form() -> None:
     """Joined at 16 px with 3072 channels, embedded at 32 px with 2048."""
     method = RD4AD.build(
