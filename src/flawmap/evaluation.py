@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -153,7 +153,6 @@ def evaluate_table(
             expected="a test split with good images, defects, or both",
             hint="use 'flawmap predict' for images without labels",
         )
-    results: dict[str, CategoryResult] = {}
     notes: list[str] = []
     if table.problems:
         count = len(table.problems)
@@ -161,47 +160,19 @@ def evaluate_table(
         what = "file or folder" if count == 1 else "files or folders"
         verb = "is" if count == 1 else "are"
         notes.append(f"{count} {what} could not be read and {verb} left out")
-    cropped = detector.config.data.resize == "crop"
+    results: dict[str, CategoryResult] = {}
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:
         done = 0
         for category in categories_of(test):
             samples = [s for s in test if s.category == category]
-            threshold = detector.calibration.threshold(category)
-            pixel = detector.calibration.pixel_threshold(category)
-            began = time.perf_counter()
-            metrics_time = 0.0
-            images: list[ImageResult] = []
-            saturation = table.saturation.get(category, {})
-            kinds = table.judged_apart.get(category, {})
-            with CategoryPixels(wanted, saturation, kinds, pixel, cropped=cropped) as pixels:
-                for sample, geometry, raw in detector.raw_maps(samples):
-                    score, _ = detector.scorer.score(raw, geometry)
-                    full = detector.scorer.map(raw, geometry)
-                    images.append(
-                        ImageResult(sample, score, None if threshold is None else threshold.value)
-                    )
-                    pause = time.perf_counter()
-                    if sample.label == 0 or sample.masks:
-                        standard = detector.scorer.map(raw, geometry, STANDARD_SIZE)
-                        seen = None
-                        if pixels.wants_crop:
-                            seen = detector.scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
-                        pixels.add(sample, geometry, standard, full, seen)
-                    done += 1
-                    task.update(done)
-                    metrics_time += time.perf_counter() - pause
-                seconds += time.perf_counter() - began - metrics_time
-                results[category] = _category(images, pixels.compute(), threshold, wanted, kinds)
-            unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
-            if unmasked:
-                notes.append(
-                    f"'{category}': {unmasked} defects have no mask and are left out of the pixel "
-                    "metrics"
-                )
-            notes += _why_undefined(
-                wanted, category, samples, saturation, kinds, pixel, cropped=cropped
-            )
+            scored = _Scored(detector, table, category, wanted)
+            for step in scored.read(samples):
+                task.update(done + step)
+            done += len(samples)
+            seconds += scored.seconds
+            results[category] = scored.result()
+            notes += scored.notes(samples)
     names = list(next(iter(results.values())).metrics)
     return Evaluation(
         categories=results,
@@ -217,6 +188,90 @@ def evaluate_table(
         },
         notes=(*table.notes, *notes),
     )
+
+
+class _Scored:
+    """The scores and maps of one category's test images.
+
+    Args:
+        detector: What scores them.
+        table: Where they come from.
+        category: Their product.
+        wanted: Names of the optional metrics.
+    """
+
+    def __init__(
+        self, detector: Detector, table: SampleTable, category: str, wanted: Sequence[str]
+    ) -> None:
+        self.detector = detector
+        self.category = category
+        self.wanted = wanted
+        self.seconds = 0.0
+        """From files to maps and scores, without the metrics."""
+        self._threshold = detector.calibration.threshold(category)
+        self._pixel_threshold = detector.calibration.pixel_threshold(category)
+        self._cropped = detector.config.data.resize == "crop"
+        self._saturation = table.saturation.get(category, {})
+        self._kinds = table.judged_apart.get(category, {})
+        self._images: list[ImageResult] = []
+        self._pixels: dict[str, float] = {}
+
+    def read(self, samples: Sequence[Sample]) -> Iterator[int]:
+        """Score the images; gives how many are done."""
+        began = time.perf_counter()
+        metrics_time = 0.0
+        with CategoryPixels(
+            self.wanted,
+            self._saturation,
+            self._kinds,
+            self._pixel_threshold,
+            cropped=self._cropped,
+        ) as pixels:
+            for done, (sample, geometry, raw) in enumerate(
+                self.detector.raw_maps(samples), start=1
+            ):
+                scorer = self.detector.scorer
+                score, _ = scorer.score(raw, geometry)
+                full = scorer.map(raw, geometry)
+                limit = None if self._threshold is None else self._threshold.value
+                self._images.append(ImageResult(sample, score, limit))
+                pause = time.perf_counter()
+                if sample.label == 0 or sample.masks:
+                    standard = scorer.map(raw, geometry, STANDARD_SIZE)
+                    seen = None
+                    if pixels.wants_crop:
+                        seen = scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
+                    pixels.add(sample, geometry, standard, full, seen)
+                yield done
+                metrics_time += time.perf_counter() - pause
+            self.seconds = time.perf_counter() - began - metrics_time
+            self._pixels = dict(pixels.compute())
+
+    def result(self) -> CategoryResult:
+        """The figures."""
+        return _category(self._images, self._pixels, self._threshold, self.wanted, self._kinds)
+
+    def notes(self, samples: Sequence[Sample]) -> list[str]:
+        """What a reader of the figures should know."""
+        notes: list[str] = []
+        calibration = self.detector.calibration
+        if self.category in calibration.categories and (text := calibration.caution(self.category)):
+            notes.append(text)
+        unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
+        if unmasked:
+            notes.append(
+                f"'{self.category}': {unmasked} defects have no mask and are left out of the "
+                "pixel metrics"
+            )
+        return notes + _why_undefined(
+            self.wanted,
+            self.category,
+            samples,
+            self._saturation,
+            self._kinds,
+            self._pixel_threshold,
+            cropped=self._cropped,
+        )
 
 
 def _why_undefined(

@@ -95,3 +95,17 @@ def test_an_image_that_sets_the_threshold_by_itself_stands_out() -> None:
     assert standing_out(scores, conformal(scores, 0.06).value) == [7, 3]
     assert standing_out(scores[:9], 0.0) == []
     assert standing_out(np.full(40, 2.0), 2.0) == []
+
+
+def test_a_caution_says_what_sets_the_threshold() -> None:
+    usual = np.random.default_rng(0).normal(10, 1, 40)
+    scores = np.append(usual, 60.0)
+    parts = {
+        "nut": CategoryCalibration(scores, scores, True),
+        "bolt": CategoryCalibration(usual, usual, True),
+    }
+    calibration = Calibration(0.01, parts)
+    assert "'nut' is set by a good image that stands out: 60, where" in calibration.caution("nut")
+    assert calibration.caution("bolt") == ""
+    assert Calibration(0.2, parts).caution("nut") == ""
+    assert Calibration(0.01, {}).caution("nut") == ""

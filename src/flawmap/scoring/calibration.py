@@ -193,6 +193,19 @@ class Calibration:
                 self._found[key] = conformal(getattr(found, kind), self.rate, exact=found.exact)
         return self._found[key]
 
+    def caution(self, category: str = EVERY) -> str:
+        """A sentence where good images that stand out set the threshold; see `standing_out`."""
+        found, threshold = self._find(category), self.threshold(category)
+        odd = standing_out(found.scores, threshold.value) if found and threshold else []
+        if not found or not odd:
+            return ""
+        what = "a good image that stands" if len(odd) == 1 else f"{len(odd)} good images that stand"
+        return (
+            f"the threshold of '{category}' is set by {what} out: {found.scores[odd[0]]:.4g}, "
+            f"where the median is {np.median(found.scores):.4g}, so weaker flaws escape. The fit "
+            "names such images: take out what is flawed, or add good ones of their kind"
+        )
+
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""
         return Calibration(rate=rate, categories=self.categories)
