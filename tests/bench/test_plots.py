@@ -30,7 +30,14 @@ def test_a_panel_per_cost_with_every_method_named(cells: list[StoredCell], tmp_p
     target = tmp_path / "plot.svg"
     plot(cells, target)
     text = target.read_text(encoding="utf-8")
-    for words in ("images/s", "parameters, M", "fit, s", "patchcore on parts", "dinomaly on parts"):
+    for words in (
+        "images/s",
+        "parameters, M",
+        "fit, s",
+        "patchcore",
+        "dinomaly",
+        "parts, separate",
+    ):
         assert words in text
     again = tmp_path / "again.svg"
     plot(cells, again)
@@ -67,6 +74,19 @@ def test_a_cost_on_the_vertical_axis_has_its_own_unit(
     assert "images/s" in drawn
     assert not any("%" in words for words in drawn)
     assert "500" not in drawn
+
+
+def test_marks_of_one_colour_may_be_joined(cells: list[StoredCell], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "plot.svg"
+    apart, joined = (
+        (plot(cells, target, against=["fit_seconds"], by_category=True, join=join), target)[1]
+        .read_text(encoding="utf-8")
+        .count('id="line2d_')
+        for join in (False, True)
+    )
+    assert joined == apart + 1
+    assert "parts/x, separate" in target.read_text(encoding="utf-8")
 
 
 def test_pictures_in_other_forms(cells: list[StoredCell], tmp_path: Path) -> None:

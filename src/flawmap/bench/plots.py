@@ -26,6 +26,8 @@ def plot(
     *,
     metric: str = "image_auroc",
     against: Sequence[str] = AGAINST,
+    by_category: bool = False,
+    join: bool = False,
 ) -> None:
     """Draw one panel per cost, with a mark per method and a colour per data set.
 
@@ -34,6 +36,8 @@ def plot(
         target: An .svg, .png or .pdf file.
         metric: The vertical axis.
         against: The horizontal axes: names of costs.
+        by_category: A colour per category instead.
+        join: Join what has one colour by a line: one method with options that cost more and more.
 
     Raises:
         BenchError: No finished cell has the metric.
@@ -52,7 +56,11 @@ def plot(
         )
     matplotlib = _matplotlib()
     table = make_table(
-        cells, columns=(metric, *against), published_from=(), with_significance=False
+        cells,
+        columns=(metric, *against),
+        by_category=by_category,
+        published_from=(),
+        with_significance=False,
     )
     lines = [line for line in table.lines if metric in line.values]
     if not lines:
@@ -63,17 +71,16 @@ def plot(
     with matplotlib.rc_context({"svg.hashsalt": "flawmap", "font.size": 9}):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(4.2 * len(against), 3.8), layout="constrained")
+        # One panel needs room for the legend below it.
+        figure = Figure(figsize=(max(6.3, 4.2 * len(against)), 4.2), layout="constrained")
         axes = figure.subplots(1, len(against), squeeze=False)[0]
         for panel, cost in zip(axes, against, strict=True):
-            _panel(panel, lines, column, cost, labels, data)
-        handles, names = axes[0].get_legend_handles_labels()
+            _panel(panel, lines, column, cost, labels, data, join)
         footnote = f"{MARK} {column.footnote}" if column.footnote else ""
         figure.legend(
-            handles,
-            names,
+            handles=_legend(labels, data),
             loc="outside lower center",
-            ncols=len(against),
+            ncols=min(6, 2 * len(against)),
             frameon=False,
             # Room is kept for a legend, not for text beside it.
             title=textwrap.fill(footnote, 60 * len(against)),
@@ -92,28 +99,58 @@ def _panel(
     cost: str,
     labels: Sequence[str],
     data: Sequence[tuple[str, str]],
+    join: bool,
 ) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     column = COSTS[cost]
+    joined: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         x, y = line.values.get(cost), line.values[metric.name]
         if x is None or x.mean is None or y.mean is None:
             continue
-        colour = f"C{data.index((line.data, line.setting)) % 10}"
-        marker = _MARKERS[labels.index(line.label) % len(_MARKERS)]
+        colour = _colour(data, (line.data, line.setting))
+        place = (x.mean * column.scale, metric.scale * y.mean)
+        joined.setdefault(colour, []).append(place)
         panel.errorbar(
-            x.mean * column.scale,
-            metric.scale * y.mean,
+            *place,
             xerr=None if x.spread is None else x.spread * column.scale,
             yerr=None if y.spread is None else metric.scale * y.spread,
-            fmt=marker,
+            fmt=_marker(labels, line.label),
             color=colour,
             capsize=2,
-            label=f"{line.label} on {line.data}, {line.setting}",
         )
+    if join:
+        for colour, places in joined.items():
+            panel.plot(*zip(*sorted(places), strict=True), color=colour, alpha=0.5)
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlabel(column.title)
     panel.set_ylabel(metric.title if metric.name in COSTS else f"{metric.title}, %")
     panel.grid(alpha=0.3)
+
+
+def _legend(labels: Sequence[str], data: Sequence[tuple[str, str]]) -> list[Any]:
+    """A grey mark for each method, then a colour for each data set."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    marks = [
+        Line2D([], [], color="grey", linestyle="none", marker=_marker(labels, label), label=label)
+        for label in labels
+    ]
+    colours = [Patch(color=_colour(data, key), label=f"{key[0]}, {key[1]}") for key in data]
+    return [*marks, *colours]
+
+
+def _marker(labels: Sequence[str], label: str) -> str:
+    return _MARKERS[labels.index(label) % len(_MARKERS)]
+
+
+def _colour(data: Sequence[tuple[str, str]], key: tuple[str, str]) -> str:
+    return f"C{data.index(key) % 10}"
 
 
 def _matplotlib() -> Any:

@@ -297,12 +297,28 @@ def plot(
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
     ] = None,
+    by_category: Annotated[
+        bool, typer.Option("--by-category", help="A colour per category instead of their mean.")
+    ] = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Join what has one colour: one method with options that cost more."
+        ),
+    ] = False,
 ) -> None:
     """Draw accuracy against images/s, against parameters and against fitting time."""
     from flawmap.bench.plots import AGAINST
     from flawmap.bench.plots import plot as draw
 
-    draw(_cells(results, data), output, metric=metric, against=tuple(against or AGAINST))
+    draw(
+        _cells(results, data),
+        output,
+        metric=metric,
+        against=tuple(against or AGAINST),
+        by_category=by_category,
+        join=join,
+    )
     show.note(f"plot: {output}")
 
 
