@@ -1,4 +1,4 @@
-"""From raw maps to verdicts, in numpy alone.
+"""From raw maps to verdicts, in numpy and scipy, without torch.
 
 The one place for it: evaluation, the command line, servers and exports all pass through here.
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,21 @@ def fit_table(
         return _Fit(table, config, run_folder, resume, start, skip_bad, shown).detector()
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """The images of a fit.
+
+    Attributes:
+        good: Distinct good images of the train and validation splits.
+        problems: Files that cannot be read.
+        content: A digest of what was read.
+    """
+
+    good: tuple[Sample, ...]
+    problems: tuple[Problem, ...]
+    content: str
+
+
 class _Fit:
     def __init__(
         self,
@@ -117,22 +132,13 @@ class _Fit:
             self.progress.note(reason)
         self.table.require_apart(config.separate)
         cls = METHODS.load(config.method.name)
-        require_encoder(cls, config)
-        spec = resolve_encoder(config.encoder.name)
-        levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
-        encoder = build_encoder(config.encoder, levels)
-        encoder.grid(config.data.size)
-        require_options(cls, config, run.fabric.world_size)
-        encoder.to(run.fabric.device)
-        if self.start is not None:
-            require_start(self.start, cls, config, encoder)
-            self._say_what_is_forgotten()
-        good, problems, content = self._verified()
+        encoder = self._encoder(cls)
+        checked = self._verified()
         run.mark("read images")
         can_leave_out = issubclass(cls, OnePassMethod) and cls.can_leave_out
         taught = self._taught_before()
         plan = make_plan(
-            good,
+            checked.good,
             config,
             can_leave_out,
             note=self.progress.note,
@@ -147,7 +153,7 @@ class _Fit:
             encoder,
             start=self.start,
             numbers=self._numbers,
-            identity=self._identity(encoder, content),
+            identity=self._identity(encoder, checked.content),
         )
         with run.stop:
             models, curves = self._learnt(learner, plan)
@@ -160,21 +166,45 @@ class _Fit:
             calibration = self._calibrated(detector, plan)
             run.mark("calibrate")
         detector = detector.with_calibration(calibration)
-        detector.fitted = Fitted(
+        detector.fitted = self._fitted(checked, learner, plan, curves)
+        return detector
+
+    def _encoder(self, cls: type[Method]) -> Encoder:
+        """The frozen network, on its device; what does not fit the method is refused."""
+        config, fabric = self.config, self.run.fabric
+        require_encoder(cls, config)
+        spec = resolve_encoder(config.encoder.name)
+        levels = getattr(config.method, "levels", None) or cls.default_levels(spec)
+        encoder = build_encoder(config.encoder, levels)
+        encoder.grid(config.data.size)
+        require_options(cls, config, fabric.world_size)
+        encoder.to(fabric.device)
+        if self.start is not None:
+            require_start(self.start, cls, config, encoder)
+            self._say_what_is_forgotten()
+        return encoder
+
+    def _fitted(
+        self, checked: _Checked, learner: Learner, plan: Plan, curves: Mapping[str, Curve]
+    ) -> Fitted:
+        """Where the detector comes from."""
+        run = self.run
+        learnt = self._taught_before() | {self._pictures[s.path] for s in plan.learn}
+        return Fitted(
             data={
                 "root": self.table.root,
                 "format": self.table.format,
                 "fingerprint": self.table.fingerprint(),
-                "content_fingerprint": content,
-                "categories": list(categories_of(good)),
+                "content_fingerprint": checked.content,
+                "categories": list(categories_of(checked.good)),
                 "learnt_images": len(plan.learn) - sum(learner.beyond_the_budget.values()),
                 "validation_images": learner.validated,
                 "held_out_images": len(plan.held_out),
                 "test_images": sum(
                     1 for s in self.table.samples if s.split == "test" and s.label is not None
                 ),
-                "learnt_pictures": sorted(taught | {self._pictures[s.path] for s in plan.learn}),
-                "skipped": [[p.path, p.reason] for p in problems],
+                "learnt_pictures": sorted(learnt),
+                "skipped": [[p.path, p.reason] for p in checked.problems],
             },
             seconds=dict(run.seconds),
             curves={
@@ -190,7 +220,6 @@ class _Fit:
             device=describe_device(run.fabric.device),
             precision=precision_of(run.fabric),
         )
-        return detector
 
     def _taught_before(self) -> set[str]:
         """The pictures that the detector to begin with has learnt."""
@@ -260,7 +289,7 @@ class _Fit:
             run.progress.note(text)
         return calibration
 
-    def _verified(self) -> tuple[tuple[Sample, ...], tuple[Problem, ...], str]:
+    def _verified(self) -> _Checked:
         """The good training images, every one of them decoded once."""
         wanted = tuple(s for s in self.table.samples if s.split != "test" and s.label in (0, None))
         table = replace(self.table, samples=wanted)
@@ -287,7 +316,7 @@ class _Fit:
                 where=self.table.root,
                 hint="repair or add images, or name the other products with --category",
             )
-        return good, result.problems, result.content_fingerprint
+        return _Checked(good, result.problems, result.content_fingerprint)
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
         """The images without exact copies within a category; numbers each picture, or part."""
