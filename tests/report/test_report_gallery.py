@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawmap.outputs.heat import HeatScale, colour, heat_picture
 from flawmap.report.gallery import choose, gallery
-from flawmap.report.pictures import (
-    HeatScale,
-    colour,
-    heat_picture,
-    outline,
-    shrink_mask,
-    shrink_picture,
-    small_size,
-)
+from flawmap.report.pictures import outline, shrink_mask, shrink_picture, small_size
 
 
 def show(detector: Any, result: Any, root: Path, *, each: int = 4) -> str:

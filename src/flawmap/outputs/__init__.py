@@ -1,6 +1,5 @@
 """Predictions as files: CSV, JSON Lines, maps and overlays; none of it needs torch."""
 
-from flawmap.outputs.colours import colourise
 from flawmap.outputs.inputs import find_images, with_categories
 from flawmap.outputs.maps import read_map_png, write_map_npy, write_map_png
 from flawmap.outputs.overlay import draw_overlay
@@ -10,7 +9,6 @@ from flawmap.outputs.writer import PredictionWriter
 
 __all__ = [
     "PredictionWriter",
-    "colourise",
     "draw_overlay",
     "find_images",
     "read_map_png",

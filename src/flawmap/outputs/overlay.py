@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from flawmap.outputs.colours import colourise
+from flawmap.outputs.heat import HeatScale, heat_picture
 from flawmap.types import FloatArray, Region
-
-_STRENGTH = 0.6
 
 
 def draw_overlay(
@@ -21,10 +19,7 @@ def draw_overlay(
     pixel_threshold: float | None = None,
     regions: Sequence[Region] = (),
 ) -> Image.Image:
-    """Lay the heat map over the image.
-
-    The scale runs from the map's lowest value to its highest one, or to the pixel threshold where
-    that is higher, so that a good image does not glow. Low values are transparent.
+    """Lay the heat map over the image, which turns grey; see `heat`.
 
     Args:
         image: (H, W, 3) RGB, uint8 or float32 in [0, 1].
@@ -36,15 +31,10 @@ def draw_overlay(
         An RGB image of the same size.
     """
     assert image.shape[:2] == anomaly_map.shape, (image.shape, anomaly_map.shape)
-    floats = image.astype(np.float32) * (1.0 if image.dtype == np.uint8 else 255.0)
-    low = float(anomaly_map.min())
-    high = float(anomaly_map.max())
-    if pixel_threshold is not None:
-        high = max(high, pixel_threshold)
-    heat = (anomaly_map - low) / (high - low) if high > low else np.zeros_like(anomaly_map)
-    alpha = (heat * _STRENGTH)[..., None]
-    mixed = floats * (1 - alpha) + colourise(heat) * alpha
-    result = Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+    if image.dtype != np.uint8:
+        image = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    scale = HeatScale.of([anomaly_map], pixel_threshold)
+    result = Image.fromarray(heat_picture(image.astype(np.uint8), anomaly_map, scale))
     draw = ImageDraw.Draw(result)
     width = max(1, round(max(anomaly_map.shape) / 400))
     for region in regions:

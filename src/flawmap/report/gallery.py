@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from flawmap.data.images import read_image
 from flawmap.data.masks import read_mask
 from flawmap.errors import FlawmapError
+from flawmap.outputs.heat import HeatScale, heat_picture
 from flawmap.report.pictures import (
-    HeatScale,
     data_uri,
-    heat_picture,
     outline,
     shrink_map,
     shrink_mask,

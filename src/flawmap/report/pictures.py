@@ -1,22 +1,16 @@
-"""Small pictures for the page: the source, the heat map over it, and outlines as SVG paths.
-
-The heat scale is common to a category and anchored at the map threshold: what a good part usually
-shows is transparent, the threshold lies in the middle of the scale, and the highest value shown is
-its end. A good part therefore looks calm, whatever the units of the method's maps.
-"""
+"""Small pictures for the page: the source, the scale of the heat maps, outlines as SVG paths."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from flawmap.outputs.heat import HeatScale, heat_picture
 from flawmap.types import BoolArray, FloatArray
 
 QUALITY = 85
@@ -24,84 +18,12 @@ _TINY = 160
 """px; pictures with a shorter long side are enlarged by whole factors, to be seen at all."""
 _MAX_SEGMENTS = 4000
 
-# Eleven support points of the perceptually uniform map "inferno" (matplotlib, CC0).
-_INFERNO = (
-    *("000004", "160b39", "420a68", "6a176e", "932667", "bc3754"),
-    *("dd513a", "f37819", "fca50a", "f6d746", "fcffa4"),
-)
-# Opacity at 0, 0.5 (the threshold) and 1 of the scale: see-through below, covering above.
-_OPACITY = ((0.0, 0.2, 0.5, 0.75, 1.0), (0.0, 0.06, 0.58, 0.78, 0.85))
-
-
-@dataclass(frozen=True, slots=True)
-class HeatScale:
-    """From map values to 0..1.
-
-    Attributes:
-        low: Map value at 0: what a good part usually shows.
-        middle: Map value at 0.5: the map threshold if there is one.
-        high: Map value at 1: the highest shown, or as far above the threshold as `low` is below it.
-        anchored: Whether `middle` is the threshold.
-    """
-
-    low: float
-    middle: float
-    high: float
-    anchored: bool
-
-    @classmethod
-    def of(cls, maps: Sequence[FloatArray], threshold: float | None) -> HeatScale:
-        """The scale of a category's maps; there must be at least one."""
-        low = float(np.median(np.concatenate([m[::4, ::4].ravel() for m in maps])))
-        top = max(float(m.max()) for m in maps)
-        if threshold is None:
-            span = max(top - low, 1e-12)
-            return cls(low, low + span / 2, low + span, anchored=False)
-        # Maps that lie above the threshold everywhere must not turn the scale around.
-        low = min(low, threshold - max(1e-12, abs(threshold) * 1e-6))
-        # A map that stays below the threshold must not look hotter for being the hottest shown.
-        return cls(low, threshold, max(top, 2 * threshold - low), anchored=True)
-
-    def __call__(self, values: FloatArray) -> npt.NDArray[np.float64]:
-        """Values to 0..1, piecewise linear."""
-        points = ([self.low, self.middle, self.high], [0.0, 0.5, 1.0])
-        return np.asarray(np.interp(values, *points))
-
-
-def colour(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """0..1 to RGB in 0..255, (..., 3), by the map "inferno" without its black end."""
-    stops = np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in _INFERNO], dtype=float)
-    at = 0.2 + 0.8 * shares
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(at, places, stops[:, i]) for i in range(3)], axis=-1)
-
-
-def heat_picture(
-    picture: npt.NDArray[np.uint8], anomaly_map: FloatArray, scale: HeatScale
-) -> npt.NDArray[np.uint8]:
-    """The map over its picture in grey, so that every colour seen is the map's.
-
-    Args:
-        picture: (h, w, 3) uint8.
-        anomaly_map: (h, w) float32, raw scale.
-        scale: The category's.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
-    grey = picture @ np.array([0.299, 0.587, 0.114])
-    shares = scale(anomaly_map)
-    opacity = np.interp(shares, *_OPACITY)[..., None]
-    mixed = grey[..., None] * (1 - opacity) + colour(shares) * opacity
-    return np.asarray(mixed.round().clip(0, 255), dtype=np.uint8)
-
 
 def css_gradient() -> str:
     """The heat scale over a mid-grey picture, as a CSS gradient."""
-    shares = np.linspace(0, 1, 11)
-    opacity = np.interp(shares, *_OPACITY)[:, None]
-    mixed = 128 * (1 - opacity) + colour(shares) * opacity
-    stops = ",".join("#" + "".join(f"{round(v):02x}" for v in rgb) for rgb in mixed.tolist())
+    grey = np.full((1, 11, 3), 128, dtype=np.uint8)
+    mixed = heat_picture(grey, np.linspace(0, 1, 11)[None], HeatScale(0.0, 0.5, 1.0, True))[0]
+    stops = ",".join("#" + "".join(f"{v:02x}" for v in rgb) for rgb in mixed.tolist())
     return f"linear-gradient(90deg,{stops})"
 
 
