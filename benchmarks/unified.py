@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common import say, write_results
-from flawmap.bench.store import StoredCell, read_cells
+from flawmap.bench.results import StoredCell
+from flawmap.bench.store import read_cells
 
 METRICS = {"image_auroc": "image AUROC", "aupro": "AUPRO"}
 

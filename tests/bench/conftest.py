@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flawmap.bench.grid import setting_of
-from flawmap.bench.store import StoredCell
+from flawmap.bench.results import StoredCell
 
 Make = Callable[..., StoredCell]
 

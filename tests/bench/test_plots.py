@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flawmap.bench.plots import plot
-from flawmap.bench.store import StoredCell
+from flawmap.bench.results import StoredCell
 from flawmap.errors import ConfigError
 
 Make = Callable[..., StoredCell]

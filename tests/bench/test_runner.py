@@ -19,8 +19,9 @@ import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
+from flawmap.bench.results import Outcome
 from flawmap.bench.runner import expected_seconds, run_cells
-from flawmap.bench.store import Outcome, Store
+from flawmap.bench.store import Store
 from flawmap.bench.work import forget_unfinished, work_folder
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock

@@ -10,7 +10,8 @@ import pytest
 
 from flawmap.bench import store as stores
 from flawmap.bench.grid import Cell, cells_of, make_grid
-from flawmap.bench.store import Outcome, Store, read_cells, write_cells
+from flawmap.bench.results import Outcome, write_cells
+from flawmap.bench.store import Store, read_cells
 from flawmap.errors import BenchError
 
 

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import pytest
 
 from flawmap.bench.render import aligned, render
-from flawmap.bench.store import StoredCell
+from flawmap.bench.results import StoredCell
 from flawmap.bench.table import Column, Value, make_table
 from flawmap.errors import BenchError, ConfigError
 

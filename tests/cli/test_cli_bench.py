@@ -9,8 +9,9 @@ import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell
+from flawmap.bench.results import Outcome
 from flawmap.bench.runner import Summary
-from flawmap.bench.store import Outcome, Store
+from flawmap.bench.store import Store
 from flawmap.cli.main import run
 
 

@@ -12,8 +12,9 @@ from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, wrap
 from flawmap.encoders.table import ENCODERS
 from flawmap.errors import ConfigError
-from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs, loose_cosine
+from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs
 from flawmap.methods.layers.dropout import Dropout
+from flawmap.methods.layers.loose import loose_cosine
 from flawmap.methods.layers.mixers import LinearAttention
 
 LEVELS = tuple(f"blocks.{i}" for i in range(4))

@@ -28,7 +28,7 @@ from flawmap.errors import ConfigError, DataError
 from flawmap.metrics.catalog import info
 
 if TYPE_CHECKING:
-    from flawmap.bench.store import StoredCell
+    from flawmap.bench.results import StoredCell
 
 Setting = Literal["unified", "separate"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flawmap.bench.grid import deciding, dotted
-from flawmap.bench.store import StoredCell
+from flawmap.bench.results import StoredCell
 
 Figures = Mapping[str, float]
 

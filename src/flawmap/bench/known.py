@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flawmap.bench.grid import Cell, deciding
-from flawmap.bench.store import Status, StoredCell
+from flawmap.bench.results import Status, StoredCell
 from flawmap.config import validate
 from flawmap.errors import ConfigError
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flawmap.bench.store import StoredCell
+from flawmap.bench.results import StoredCell
 from flawmap.bench.table import COSTS, Column, Line, make_table
 from flawmap.errors import BenchError, ConfigError, ExportError, unknown_name
 from flawmap.files import atomic_path

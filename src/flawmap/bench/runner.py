@@ -23,7 +23,8 @@ from flawmap.bench.environment import environment
 from flawmap.bench.grid import Cell
 from flawmap.bench.known import Known
 from flawmap.bench.measure import BUNDLE, STAGES
-from flawmap.bench.store import Claim, Outcome, Store
+from flawmap.bench.results import Outcome
+from flawmap.bench.store import Claim, Store
 from flawmap.bench.work import changes, empty, left_job, work_folder
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock

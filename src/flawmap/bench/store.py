@@ -11,22 +11,17 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from flawmap.bench.grid import Cell, name_of, setting_of
+from flawmap.bench.grid import Cell, setting_of
+from flawmap.bench.results import VERSION, Outcome, Status, StoredCell, read_export
 from flawmap.errors import BenchError
-from flawmap.files import write_text
-
-VERSION = 1
-"""Of the file's form; a newer one is refused."""
 
 STALE_SECONDS = 40.0
 """A claim without a sign of life for so long is void."""
 
-Status = Literal["running", "done", "failed"]
 Claim = Literal["ours", "done", "failed", "taken"]
 
 _MINE = "key = ? AND owner = ? AND status = 'running'"
@@ -61,119 +56,16 @@ _FACTS = ("key", "label", "data", "format", "fingerprint", "setting", "seed")
 """Columns that hold what a cell says of itself as it is."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished cell measured.
-
-    Attributes:
-        figures: Metrics by category; undefined ones are None.
-        scores: (category, path relative to the data, label, defect, image score) of each test
-            image.
-        cost: Seconds, images/s, latency, memory, parameters, MACs and bytes; see `measure`.
-        environment: Device, versions, commit, date, and the `Cell.data_versions`.
-    """
-
-    figures: Mapping[str, Mapping[str, float | None]]
-    scores: Sequence[tuple[str, str, int, str, float]]
-    cost: Mapping[str, Any]
-    environment: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class StoredCell:
-    """A cell as it stands in a results file.
-
-    Attributes:
-        key: See `Cell.key`.
-        label, method, encoder, data, format, fingerprint, setting, categories, seed: As in the
-            cell.
-        config: The whole configuration, as plain values.
-        status: "running", "done" or "failed".
-        error: Why it failed, as plain values.
-        cost: See `Outcome`.
-        environment: See `Outcome`.
-        figures: See `Outcome`.
-    """
-
-    key: str
-    label: str
-    method: str
-    encoder: str
-    data: str
-    format: str
-    fingerprint: str
-    setting: str
-    categories: tuple[str, ...]
-    seed: int
-    config: Mapping[str, Any]
-    status: Status
-    error: Mapping[str, Any] | None
-    cost: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-
-    @property
-    def data_versions(self) -> Mapping[str, str]:
-        """See `Cell`; empty for a cell of an earlier version that no grid has asked for since."""
-        found: Mapping[str, str] = self.environment.get("data_versions", {})
-        return found
-
-    def __str__(self) -> str:
-        return name_of(self)
-
-
 def read_cells(path: Path) -> list[StoredCell]:
     """The cells of a results file, or of the JSON file that `write_cells` wrote.
 
     Raises:
         BenchError: The file is missing or has another form.
     """
-    if path.suffix.lower() != ".json":
-        with Store(path) as store:
-            return store.cells()
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree["version"] != VERSION:
-            raise BenchError(
-                "the results have another form",
-                where=str(path),
-                given=f"version {tree['version']}",
-                expected=f"version {VERSION}",
-            )
-        return [
-            StoredCell(
-                **{
-                    **cell,
-                    "categories": tuple(cell["categories"]),
-                    "setting": setting_of(cell["categories"]),
-                }
-            )
-            for cell in tree["cells"]
-        ]
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
-        raise BenchError(
-            f"the results cannot be read: {error}",
-            where=str(path),
-            expected="a file that 'flawmap bench' or 'flawmap bench export' wrote",
-        ) from error
-
-
-def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
-    """Write cells as JSON, a cell a line: small, and its changes can be read.
-
-    Raises:
-        BenchError: The file cannot be written.
-    """
-    # The end of a log may hold anything, such as paths of this machine.
-    kept = [
-        replace(c, error={k: v for k, v in c.error.items() if k in ("message", "stage")})
-        if c.error
-        else c
-        for c in cells
-    ]
-    lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in kept)
-    text = f'{{"version": {VERSION}, "cells": [\n{lines}\n]}}\n'
-    write_text(path, text, error=BenchError)
+    if path.suffix.lower() == ".json":
+        return read_export(path)
+    with Store(path) as store:
+        return store.cells()
 
 
 def _stored(value: Any) -> Any:

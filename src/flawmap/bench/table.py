@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from flawmap.bench.groups import Group, groups_of
 from flawmap.bench.published import MAIN_TABLES, dataset_of, published
+from flawmap.bench.results import StoredCell
 from flawmap.bench.significance import MIN_PAIRS, compare_with_best
-from flawmap.bench.store import StoredCell
 from flawmap.errors import BenchError, ConfigError, unknown_name
 from flawmap.metrics.catalog import HEADLINE, MARK, info, names
 

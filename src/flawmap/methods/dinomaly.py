@@ -38,8 +38,8 @@ from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.cosine import at_places
-from flawmap.methods.layers.distributed import gathered
 from flawmap.methods.layers.dropout import Dropout
+from flawmap.methods.layers.loose import loose_cosine
 from flawmap.methods.layers.mixers import (
     HEAD_DIM,
     Block,
@@ -484,29 +484,6 @@ def _bottleneck(width: int, config: DinomalyConfig) -> nn.Sequential:
         first = [nn.Linear(width, _NARROW), Dropout(p), nn.Linear(_NARROW, 4 * width)]
         return nn.Sequential(*first, *last)
     return nn.Sequential(Dropout(p), nn.Linear(width, 4 * width), *last)
-
-
-def loose_cosine(target: Tensor, output: Tensor, hard_share: float, easy_gradient: float) -> Tensor:
-    """1 - cosine of whole feature maps; points already well matched pass less gradient.
-
-    Args:
-        target: (B, N, C) float32, without gradient.
-        output: (B, N, C) float32.
-        hard_share: In (0, 1]: this share of the points of the batch, the farthest, passes its
-            whole gradient.
-        easy_gradient: Factor on the gradient of the others. The value of the loss is unchanged.
-    """
-    if hard_share < 1:
-        with torch.no_grad():
-            distance = 1 - F.cosine_similarity(target, output, dim=-1)  # (B, N)
-            # Of the whole batch, also where several processes share it.
-            everywhere = gathered(distance).flatten()
-            n = max(1, int(everywhere.numel() * hard_share))
-            limit = everywhere.topk(n).values[-1]
-            easy = (distance < limit).unsqueeze(-1)
-        eased = easy_gradient * output + (1 - easy_gradient) * output.detach()
-        output = torch.where(easy, eased, output)
-    return (1 - F.cosine_similarity(target.flatten(1), output.flatten(1), dim=-1)).mean()
 
 
 def _sine_cosine(grid: tuple[int, int], width: int) -> Tensor:
