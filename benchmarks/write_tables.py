@@ -10,11 +10,11 @@ A page marks the place of a table, with words of people before and after it:
 
 NAME is that of a file in benchmarks/results. What `flawmap bench export` wrote becomes what
 `flawmap bench table` shows; `<!-- results: NAME by=category columns=image_auroc,aupro -->` chooses
-lines and columns. Any other file is {"meta": {...}, "rows": [{...}, ...]}: `vs_anomalib` has a row
-per run and category, and becomes means over seeds with their spread, with what could not be run and
-its reason below (`form=pairs` puts both libraries into one line); of `metrics_speed` the rows at
-one number of maps are shown; of all others each row is a line. A chart of the same name is shown
-below its table, unless it is by category.
+lines (by=data, category or method) and columns. Any other file is {"meta": {...}, "rows": [{...},
+...]}: `vs_anomalib` has a row per run and category, and becomes means over seeds with their spread,
+with what could not be run and its reason below (`form=pairs` puts both libraries into one line); of
+`metrics_speed` the rows at one number of maps are shown; of all others each row is a line. A chart
+of the same name is shown below its table, unless it is by category.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flawmap.bench.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(
@@ -93,15 +96,45 @@ def section(name: str, content: Row, form: str = "lines") -> str:
 
 
 def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str:
-    """The table of a grid: a line per method and data set, or per category (by=category)."""
+    """The table of a grid: a line per method and data set, or category (by=category), or per
+    method alone, for a grid on one data set (by=method)."""
     from flawmap.bench.render import markdown as render
     from flawmap.bench.store import read_cells
     from flawmap.bench.table import make_table
 
     cells = read_cells(path)
-    shown = make_table(cells, columns=columns.split(","), by_category=by == "category")
+    shown = make_table(cells, columns=columns.split(","), by_category=by != "data")
     about = about_weights(sorted({c.encoder for c in cells}))
-    return "\n\n".join([render(shown), f"*{' '.join(about)}*"])
+    body = wide(shown) if by == "method" else render(shown)
+    return "\n\n".join([body, f"*{' '.join(about)}*"])
+
+
+def wide(shown: Table) -> str:
+    """A line per method, with a column for each figure of each category; of one data set."""
+    from flawmap.bench.render import cell
+
+    keys = {
+        (line.data.rpartition("/")[2], column)
+        for line in shown.lines
+        for column in shown.columns
+        if column.name in line.values and line.values[column.name].mean is not None
+    }
+    order = sorted(keys, key=lambda key: (shown.columns.index(key[1]), key[0]))
+    lines: dict[str, dict[str, Any]] = {}
+    for line in shown.lines:
+        lines.setdefault(line.label, {})[line.data.rpartition("/")[2]] = line
+    body = []
+    for label, members in lines.items():
+        figures = []
+        for category, column in order:
+            value = members[category].values.get(column.name)
+            text = cell(column, value)
+            figures.append(f"**{text}**" if value is not None and value.best else text)
+        seeds = {len(line.seeds) for line in members.values()}
+        body.append([label, "/".join(map(str, sorted(seeds))), *figures])
+    head = ["method", "seeds", *(f"{category} {column.title}" for category, column in order)]
+    notes = "\n".join(f"- {note}" for note in shown.notes)
+    return f"{markdown(head, body, n_text=1)}\n\n{notes}"
 
 
 def over_seeds(

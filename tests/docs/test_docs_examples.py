@@ -48,7 +48,7 @@ COMMANDS = (
     "bench",
 )
 
-PARTS = {"bench": ("run", "table", "plot", "status", "forget", "export")}
+PARTS = {"bench": ("run", "table", "plot", "status", "forget", "export", "import")}
 """Commands that have commands of their own."""
 DIRECTIVE = re.compile(r"<!-- (run|not run|file: (?P<file>\S+)) -->")
 
@@ -422,6 +422,27 @@ def test_tables_show_mean_and_spread_and_say_where_they_come_from(
     page.write_text("<!-- results: grid -->\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no end"):
         tables.main(where)
+
+
+def test_a_line_per_method_has_the_figures_of_every_category(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    cell = {"method": "dinomaly", "encoder": "vit-s14", "format": "mvtec", "data": "all"}
+    cell |= {"setting": "unified", "categories": ["a", "b"], "config": {}, "fingerprint": "f"}
+    cell |= {"status": "done", "error": None, "cost": {}, "environment": {}, "seed": 0}
+    figures = {
+        "none": {"a": {"image_auroc": 0.9, "aupro": 0.5}, "b": {"image_auroc": 0.8}},
+        "NB": {"a": {"image_auroc": 0.7, "aupro": 0.6}, "b": {"image_auroc": 0.9}},
+    }
+    cells = [{**cell, "key": name, "label": name, "figures": f} for name, f in figures.items()]
+    path = tmp_path / "grid.json"
+    path.write_text(json.dumps({"version": 1, "cells": cells}), encoding="utf-8")
+    lines = tables.grid(path, by="method", columns="image_auroc,aupro").splitlines()
+    assert lines[0] == "| method | seeds | a I-AUROC | b I-AUROC | a AUPRO |"
+    assert sorted(line.replace("*", "") for line in lines[2:4]) == [
+        "| NB | 1 | 70.00 | 90.00 | 60.00 |",
+        "| none | 1 | 90.00 | 80.00 | 50.00 |",
+    ]
 
 
 def test_the_table_against_anomalib_names_what_failed_and_where_its_own_figures_differ(
