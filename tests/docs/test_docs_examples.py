@@ -428,13 +428,16 @@ def test_a_line_per_method_has_the_figures_of_every_category(
     tables: ModuleType, tmp_path: Path
 ) -> None:
     cell = {"method": "dinomaly", "encoder": "vit-s14", "format": "mvtec", "data": "all"}
-    cell |= {"setting": "unified", "categories": ["a", "b"], "config": {}, "fingerprint": "f"}
+    cell |= {"setting": "unified", "categories": ["a", "b"], "fingerprint": "f"}
     cell |= {"status": "done", "error": None, "cost": {}, "environment": {}, "seed": 0}
     figures = {
         "none": {"a": {"image_auroc": 0.9, "aupro": 0.5}, "b": {"image_auroc": 0.8}},
         "NB": {"a": {"image_auroc": 0.7, "aupro": 0.6}, "b": {"image_auroc": 0.9}},
     }
-    cells = [{**cell, "key": name, "label": name, "figures": f} for name, f in figures.items()]
+    cells = [
+        {**cell, "key": name, "label": name, "figures": f, "config": {"method": {"name": name}}}
+        for name, f in figures.items()
+    ]
     path = tmp_path / "grid.json"
     path.write_text(json.dumps({"version": 1, "cells": cells}), encoding="utf-8")
     lines = tables.grid(path, by="method", columns="image_auroc,aupro").splitlines()
