@@ -16,8 +16,7 @@ from typing import Any
 
 import flawmap
 from common import meta, say, write_results
-from drawn import draw
-from flawmap.data import read_data
+from drawn import drawn_tables
 from flawmap.data.samples import SampleTable
 
 LINES: tuple[dict[str, Any], ...] = (
@@ -39,19 +38,14 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for place in args.data:
-            name, _, path = place.partition("=")
-            table = read_data(path)
-            for category in args.category or table.categories:
-                if category not in table.categories:
-                    continue
-                good = [s.path for s in table.only([category]).select(split="train")]
-                drawn = draw(good, args.images, Path(folder) / name / category, most=50)
-                for seed in args.seeds:
-                    for options in LINES:
-                        found = judge(drawn, options, args.encoder, seed)
-                        rows.append({"data": name, "category": category, "seed": seed, **found})
-                        say(str(rows[-1]))
+        for name, category, drawn in drawn_tables(
+            args.data, args.images, Path(folder), only=args.category, most=50
+        ):
+            for seed in args.seeds:
+                for options in LINES:
+                    found = judge(drawn, options, args.encoder, seed)
+                    rows.append({"data": name, "category": category, "seed": seed, **found})
+                    say(str(rows[-1]))
     about = meta(weights=args.encoder, images=args.images)
     write_results(args.out / "dinomaly_defaults.json", rows, about)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from flawmap.data import read_image
+from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
 from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
@@ -24,6 +24,24 @@ KINDS: dict[Kind, tuple[float, float]] = {
 
 SIDE = 448
 """Height and width in px of the images that defects are drawn on."""
+
+
+def drawn_tables(
+    places: Sequence[str],
+    images: int,
+    folder: Path,
+    *,
+    only: Sequence[str] | None = None,
+    most: int = 1000,
+) -> Iterator[tuple[str, str, SampleTable]]:
+    """Name, category and drawn images of each category of data given as NAME=DIR; see `draw`."""
+    for place in places:
+        name, _, path = place.partition("=")
+        table = read_data(path)
+        for category in table.categories:
+            if only is None or category in only:
+                good = [s.path for s in table.only([category]).select(split="train")]
+                yield name, category, draw(good, images, folder / name / category, most=most)
 
 
 def draw(paths: Sequence[str], images: int, folder: Path, *, most: int = 1000) -> SampleTable:

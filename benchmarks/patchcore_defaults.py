@@ -17,8 +17,7 @@ from typing import Any
 
 import flawmap
 from common import meta, say, write_results
-from drawn import KINDS, draw
-from flawmap.data import read_data
+from drawn import KINDS, drawn_tables
 from flawmap.data.samples import SampleTable
 
 LEVELS = (("blocks.2", "blocks.4"), ("blocks.3", "blocks.5"), ("blocks.2", "blocks.4", "blocks.5"))
@@ -53,15 +52,10 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for place in args.data:
-            name, _, path = place.partition("=")
-            table = read_data(path)
-            for category in table.categories:
-                good = [s.path for s in table.only([category]).select(split="train")]
-                drawn = draw(good, args.images, Path(folder) / name / category)
-                for options in lines():
-                    rows.append({"data": name, "category": category, **judge(drawn, options, args)})
-                    say(str(rows[-1]))
+        for name, category, drawn in drawn_tables(args.data, args.images, Path(folder)):
+            for options in lines():
+                rows.append({"data": name, "category": category, **judge(drawn, options, args)})
+                say(str(rows[-1]))
     about = meta(weights=args.encoder, seed=0, images=args.images)
     write_results(args.out / "patchcore_defaults.json", rows, about)
 
