@@ -170,9 +170,15 @@ class ScoringConfig(Section):
 
     sigma: float = Field(default=4.0, ge=0)
     """Standard deviation of the Gaussian that smooths maps, in px of the network input."""
+    map_size: Size | None = None
+    """Bring maps to this size (height, width) before they are smoothed, as published protocols do;
+    sigma, reach and opening are then in px of it. None = the size of the network input."""
     reach: int | None = Field(default=None, ge=1)
     """Cut that Gaussian off beyond so many px, as some published protocols do; None = where it is
     next to nothing."""
+    borders: Literal["renormalised", "published"] = "renormalised"
+    """published: upsample with aligned corners, and let the Gaussian take zeros beyond the border,
+    as published code does; maps are then darker there."""
     opening: Odd = Field(default=0, ge=0, le=31)
     """Remove bright spots narrower than so many px of the network input from smoothed maps, by a
     grey opening with a disc (odd); 0 = none."""

@@ -34,7 +34,7 @@ from flawmap.registry import METHODS
 from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
-from flawmap.scoring.maps import resample
+from flawmap.scoring.maps import Smoothing, resample
 from flawmap.training.device import make_fabric, precision_of
 from flawmap.types import Batch, FloatArray, Geometry, Prediction, RawMap, Sample
 
@@ -238,7 +238,8 @@ class Detector:
             return None
         (geometry,) = batch.geometries
         picture = found[0].float().clamp(0, 1).cpu().numpy()
-        return np.stack([resample(c, geometry, sigma=0, size=size) for c in picture], axis=-1)
+        as_it_is = Smoothing()
+        return np.stack([resample(c, geometry, as_it_is, size=size) for c in picture], axis=-1)
 
     def _raw(
         self, batch: Batch, numbers: Mapping[str, int] | None

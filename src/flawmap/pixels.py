@@ -17,7 +17,7 @@ from flawmap.metrics import (
     PixelScores,
     ProVariant,
     SaturatedScores,
-    crop_mask_nearest,
+    published_crop,
     resize_mask_nearest,
 )
 from flawmap.metrics.catalog import BY_KIND, CATALOG, CROP, HEADLINE, KINDS, ORIGINAL
@@ -122,7 +122,7 @@ class CategoryPixels:
         }
         if seen is not None:
             window = (geometry.resized, geometry.offset, geometry.input)
-            cut = None if mask is None else crop_mask_nearest(mask, STANDARD_SIZE, *window)
+            cut = None if mask is None else published_crop(mask, STANDARD_SIZE, *window)
             found[CROP] = (seen, cut)
         for ending, (anomaly_map, truth) in found.items():
             self._sizes[ending].add(anomaly_map, truth)

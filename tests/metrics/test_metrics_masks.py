@@ -1,10 +1,13 @@
-"""Mask resizing against Pillow, regions against a flood fill."""
+"""Mask resizing against Pillow and torchvision, regions against a flood fill."""
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
+from torchvision import transforms
 
-from flawmap.metrics import crop_mask_nearest, label_regions, resize_mask_nearest
+from flawmap.metrics import label_regions, published_crop, resize_mask_nearest
 
 
 def flood_fill_sizes(mask):
@@ -84,15 +87,13 @@ def test_no_defect_has_no_region(shape):
     assert (regions.size, sizes.size) == (0, 0)
 
 
-@pytest.mark.parametrize("source", [(300, 280), (448, 448), (37, 91)])
-def test_a_crop_reads_the_source_pixel_under_each_centre(source):
-    mask = np.random.default_rng(1).random(source) > 0.5
-    found = crop_mask_nearest(mask, (256, 256), (448, 448), (28, 28), (392, 392))
-    rows, columns = (
-        np.floor((28 + (np.arange(256) + 0.5) * 392 / 256) * n / 448 + 1e-9).astype(int)
-        for n in source
+@pytest.mark.parametrize("source", [(300, 280), (448, 448), (900, 900)])
+def test_a_published_crop_is_torchvision_s(source):
+    mask = ndimage.binary_dilation(np.random.default_rng(1).random(source) > 0.999)
+    steps = transforms.Compose(
+        [transforms.Resize((448, 448)), transforms.CenterCrop(392), transforms.ToTensor()]
     )
-    np.testing.assert_array_equal(found, mask[rows][:, columns])
-    if source == (448, 448):
-        window = mask[28:-28, 28:-28]
-        np.testing.assert_array_equal(found, resize_mask_nearest(window, (256, 256)))
+    cropped = steps(Image.fromarray(mask.astype(np.uint8) * 255))
+    wanted = F.interpolate(cropped[None], (256, 256), mode="nearest")[0, 0] > 0
+    found = published_crop(mask, (256, 256), (448, 448), (28, 28), (392, 392))
+    np.testing.assert_array_equal(found, wanted.numpy())

@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from flawmap.config import ScoringConfig
-from flawmap.scoring import Scorer, pool, resample, smooth_on_input
+from flawmap.scoring import Scorer, Smoothing, pool, resample, smooth
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.maps import disc, opened
+from flawmap.methods.dinomaly import Dinomaly
 from flawmap.types import Geometry, RawMap, Sample
+
+
+DINOMALY_PAPER = {
+    name.removeprefix("scoring."): value
+    for name, value in ({**Dinomaly.defaults, **Dinomaly.presets["paper"]}).items()
+    if name.startswith("scoring.")
+}
 
 
 def raw(h: int = 8, w: int = 6, seed: int = 0) -> np.ndarray:
@@ -25,15 +33,15 @@ def plain(source: tuple[int, int], size: tuple[int, int]) -> Geometry:
 
 def test_upsampling_is_bilinear_with_half_pixel_centers() -> None:
     wanted = F.interpolate(torch.from_numpy(raw())[None, None], (64, 48), mode="bilinear")
-    found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=0)
+    found = smooth(raw(), plain((64, 48), (64, 48)), Smoothing(sigma=0))
     np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-6)
 
 
 def test_smoothing_is_a_gaussian() -> None:
-    up = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=0)
+    up = smooth(raw(), plain((64, 48), (64, 48)), Smoothing(sigma=0))
     wanted = ndimage.gaussian_filter(up.astype(np.float64), 3.0, mode="constant", truncate=4.0)
     weight = ndimage.gaussian_filter(np.ones_like(up, dtype=np.float64), 3.0, mode="constant")
-    found = smooth_on_input(raw(), plain((64, 48), (64, 48)), sigma=3.0)
+    found = smooth(raw(), plain((64, 48), (64, 48)), Smoothing(sigma=3.0))
     np.testing.assert_allclose(found, wanted / weight, atol=1e-5)
 
 
@@ -41,12 +49,12 @@ def test_a_gaussian_with_a_reach_is_a_small_kernel() -> None:
     """As a published 5 x 5 kernel of sigma 4, inside of the image."""
     raw = np.random.default_rng(0).random((32, 40)).astype(np.float32)
     whole = Geometry(source=(32, 40), resized=(32, 40), offset=(0, 0), input=(32, 40))
-    found = smooth_on_input(raw, whole, sigma=4.0, reach=2)
+    found = smooth(raw, whole, Smoothing(sigma=4.0, reach=2))
     line = np.exp(-0.5 * (np.arange(-2, 3) / 4.0) ** 2)
     kernel = np.outer(line, line) / line.sum() ** 2
     wanted = ndimage.correlate(raw.astype(np.float64), kernel, mode="constant")
     np.testing.assert_allclose(found[2:-2, 2:-2], wanted[2:-2, 2:-2], rtol=1e-5)
-    np.testing.assert_allclose(resample(raw, whole, sigma=4.0, reach=2), found, rtol=1e-5)
+    np.testing.assert_allclose(resample(raw, whole, Smoothing(sigma=4.0, reach=2)), found, rtol=1e-5)
     scorer = Scorer(ScoringConfig(sigma=4.0, reach=2))
     assert scorer.score(RawMap(raw), whole)[0] == pytest.approx(float(found.max()))
 
@@ -77,20 +85,20 @@ def test_opening_comes_after_smoothing_on_the_input_and_leaves_padding_out() -> 
     geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
     grid = raw(64, 64)
     grid[:16] = 100.0
-    found = smooth_on_input(grid, geometry, sigma=1.5, opening=3)
-    wanted = opened(smooth_on_input(grid, geometry, sigma=1.5)[16:48], 3)
+    found = smooth(grid, geometry, Smoothing(sigma=1.5, opening=3))
+    wanted = opened(smooth(grid, geometry, Smoothing(sigma=1.5))[16:48], 3)
     np.testing.assert_array_equal(found[16:48], wanted)
     score, peak = Scorer(ScoringConfig(sigma=1.5, opening=3)).score(RawMap(grid), geometry)
     assert score == peak == wanted.max()
     # Each axis is enlarged by 40 / 32.
-    on_source = resample(grid, geometry, sigma=1.5, opening=3)
+    on_source = resample(grid, geometry, Smoothing(sigma=1.5, opening=3))
     up = F.interpolate(torch.from_numpy(wanted)[None, None], (40, 80), mode="bilinear")
     np.testing.assert_allclose(on_source, up[0, 0].numpy(), atol=1e-5)
 
 
 def test_a_constant_map_stays_constant_everywhere() -> None:
     geometry = Geometry(source=(300, 111), resized=(80, 30), offset=(0, -17), input=(80, 64))
-    found = resample(np.full((5, 4), 2.5, np.float32), geometry, sigma=4)
+    found = resample(np.full((5, 4), 2.5, np.float32), geometry, Smoothing(sigma=4))
     assert found.shape == (300, 111)
     np.testing.assert_allclose(found, 2.5, rtol=1e-5)
 
@@ -101,7 +109,7 @@ def test_the_peak_returns_to_its_source_pixel() -> None:
     geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
     grid = np.zeros((8, 8), np.float32)
     grid[4, 6] = 1  # centre at input (36, 52) -> resized (20, 52) -> source (25, 65)
-    found = resample(grid, geometry, sigma=0)
+    found = resample(grid, geometry, Smoothing(sigma=0))
     y, x = np.unravel_index(found.argmax(), found.shape)
     assert (abs(y - 25) <= 1, abs(x - 65) <= 1) == (True, True)
 
@@ -123,19 +131,50 @@ def test_padding_does_not_leak_into_the_image() -> None:
     grid[0] = 1000.0  # input rows 0..8; interpolation carries it to row 11, smoothing further
     score, _ = Scorer(ScoringConfig(sigma=6)).score(RawMap(grid), geometry)
     assert score == pytest.approx(1.0, rel=1e-5)
-    np.testing.assert_allclose(resample(grid, geometry, sigma=6), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(resample(grid, geometry, Smoothing(sigma=6)), 1.0, rtol=1e-5)
 
 
 def test_a_crop_gives_the_edge_value_outside() -> None:
     geometry = Geometry(source=(100, 100), resized=(80, 80), offset=(16, 16), input=(48, 48))
-    found = resample(raw(6, 6), geometry, sigma=0)
-    inner = smooth_on_input(raw(6, 6), geometry, sigma=0)
+    found = resample(raw(6, 6), geometry, Smoothing(sigma=0))
+    inner = smooth(raw(6, 6), geometry, Smoothing(sigma=0))
     assert found[0, 0] == pytest.approx(inner[0, 0], abs=1e-6)
     assert found[99, 99] == pytest.approx(inner[-1, -1], abs=1e-6)
 
 
+def test_published_scoring_against_torch() -> None:
+    """Corners aligned, then 256 px, then 5 x 5 px of a Gaussian with zeros beyond the border."""
+    grid = raw(28, 28)
+    seen = Geometry(source=(700, 900), resized=(448, 448), offset=(28, 28), input=(392, 392))
+    up = F.interpolate(
+        torch.from_numpy(grid)[None, None], (392, 392), mode="bilinear", align_corners=True
+    )
+    at = F.interpolate(up, (256, 256), mode="bilinear", align_corners=False)
+    line = torch.exp(-0.5 * (torch.arange(-2, 3) / 4.0) ** 2)
+    kernel = torch.outer(line, line) / line.sum() ** 2
+    wanted = F.conv2d(at, kernel[None, None], padding=2)[0, 0].numpy()
+    scorer = Scorer(ScoringConfig(**DINOMALY_PAPER))
+    found = scorer.map(RawMap(grid), seen.of_input(), (256, 256))
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    top = np.sort(wanted, axis=None)[-655:].mean()
+    assert scorer.score(RawMap(grid), seen)[0] == pytest.approx(top, rel=1e-5)
+    # On the source the crop stays where it was, and what it hides takes its edge's value.
+    whole = scorer.map(RawMap(grid), seen)
+    assert whole[0, 0] == pytest.approx(wanted[0, 0], abs=1e-6)
+    assert whole[350, 450] == pytest.approx(wanted[127:129, 127:129].mean(), abs=2e-3)
+
+
+def test_padding_has_no_part_in_a_map_of_its_own_size_either() -> None:
+    geometry = Geometry(source=(40, 80), resized=(32, 64), offset=(-16, 0), input=(64, 64))
+    grid = np.ones((8, 8), np.float32)
+    grid[0] = 1000.0
+    scorer = Scorer(ScoringConfig(sigma=3, map_size=(48, 48)))
+    assert scorer.score(RawMap(grid), geometry)[0] == pytest.approx(1.0, rel=1e-5)
+    np.testing.assert_allclose(scorer.map(RawMap(grid), geometry), 1.0, rtol=1e-5)
+
+
 def test_any_output_size_can_be_asked_for() -> None:
-    found = resample(raw(8, 8), plain((500, 300), (64, 64)), sigma=0, size=(256, 256))
+    found = resample(raw(8, 8), plain((500, 300), (64, 64)), Smoothing(sigma=0), size=(256, 256))
     wanted = F.interpolate(
         F.interpolate(torch.from_numpy(raw(8, 8))[None, None], (64, 64), mode="bilinear"),
         (256, 256),

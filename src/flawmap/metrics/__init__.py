@@ -2,7 +2,7 @@
 
 from flawmap.metrics.decided import DecidedPixels
 from flawmap.metrics.edges import EdgeScores, edge_pixels
-from flawmap.metrics.masks import crop_mask_nearest, label_regions, resize_mask_nearest
+from flawmap.metrics.masks import label_regions, published_crop, resize_mask_nearest
 from flawmap.metrics.pixel import (
     PixelMetrics,
     PixelScores,
@@ -34,13 +34,13 @@ __all__ = [
     "auroc",
     "average_precision",
     "confusion",
-    "crop_mask_nearest",
     "edge_pixels",
     "f1_max",
     "label_regions",
     "pixel_ap",
     "pixel_auroc",
     "pixel_f1max",
+    "published_crop",
     "resize_mask_nearest",
     "sample_auroc",
     "spro",

@@ -4,7 +4,7 @@ The one place for it: evaluation, the command line, servers and exports all pass
 """
 
 from flawmap.scoring.calibration import Calibration, CategoryCalibration, Threshold, conformal
-from flawmap.scoring.maps import pool, resample, smooth_on_input
+from flawmap.scoring.maps import Smoothing, pool, resample, smooth
 from flawmap.scoring.regions import find_regions
 from flawmap.scoring.scorer import Scorer
 
@@ -12,10 +12,11 @@ __all__ = [
     "Calibration",
     "CategoryCalibration",
     "Scorer",
+    "Smoothing",
     "Threshold",
     "conformal",
     "find_regions",
     "pool",
     "resample",
-    "smooth_on_input",
+    "smooth",
 ]

@@ -1,12 +1,15 @@
 """Raw maps to smoothed maps of any size.
 
-Upsampling to the network input, Gaussian smoothing there and resampling to the source image are
-linear and separable, so all three are one small matrix per axis: map = rows @ raw @ columns.T.
-The matrices depend on sizes only and are kept.
+Upsampling to the network input, Gaussian smoothing there (or at a size of its own) and resampling
+to the source image are linear and separable, so all are one small matrix per axis:
+map = rows @ raw @ columns.T. The matrices depend on sizes only and are kept.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -38,78 +41,109 @@ def _interpolation(
     return matrix
 
 
+@dataclass(frozen=True, slots=True)
+class Smoothing:
+    """What is done to a map once it has the size of the network input.
+
+    Attributes:
+        sigma: Standard deviation of the Gaussian in px; 0 = none.
+        reach: The Gaussian is cut off beyond so many px; by default where it is next to nothing.
+        opening: Diameter in px of the disc of a grey opening after it, odd; 0 = none.
+        size: (H, W) to which the map is brought before that; None leaves it as large as the input.
+        published: At the borders as in published code: a map is stretched from the centres of its
+            corners, and the Gaussian counts what lies beyond the border as 0. Else a map's px have
+            equal parts of the input, and the Gaussian is renormalised over what exists.
+    """
+
+    sigma: float = 0.0
+    reach: int | None = None
+    opening: int = 0
+    size: tuple[int, int] | None = None
+    published: bool = False
+
+
 @lru_cache(maxsize=8)
 def _gaussian(
-    n: int, sigma: float, reach: int | None, low: int, high: int
+    n: int, sigma: float, reach: int | None, low: int, high: int, zeros: bool
 ) -> npt.NDArray[np.float64]:
     """(n, n) Gaussian smoothing of what lies in low..high - 1, from at most `reach` px away.
 
-    At the borders, and at those of a padding, the kernel is renormalised over what exists.
+    At the borders, and at those of a padding, the kernel is renormalised over what exists, unless
+    zeros are to be taken for what does not.
     """
     if sigma == 0:
         return np.eye(n)
+    reach = math.ceil(_TRUNCATE * sigma) if reach is None else reach
     distance = np.arange(n)[:, None] - np.arange(n)[None, :]
     kernel = np.exp(-0.5 * (distance / sigma) ** 2)
-    kernel[np.abs(distance) > (np.ceil(_TRUNCATE * sigma) if reach is None else reach)] = 0
+    kernel[np.abs(distance) > reach] = 0
     kernel[low:high, :low] = 0
     kernel[low:high, high:] = 0
+    if zeros:
+        return np.asarray(kernel / np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).sum())
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Sizes in px along one axis: of the raw map, the network input and the map that is smoothed,
+    and what of the latter shows the image."""
+
+    n_raw: int
+    n_input: int
+    n_map: int
+    low: int
+    high: int
+
+
 @lru_cache(maxsize=16)
-def _to_input(
-    n_input: int, n_raw: int, sigma: float, reach: int | None, low: int, high: int
-) -> npt.NDArray[np.float32]:
-    up = _interpolation(n_input, n_raw, n_raw / n_input, 0.0)
-    return (_gaussian(n_input, sigma, reach, low, high) @ up).astype(np.float32)
+def _smoothing(axis: _Axis, how: Smoothing) -> npt.NDArray[np.float32]:
+    """(n_map, n_raw): the raw map on the input, brought to its size and smoothed there."""
+    scale, shift = axis.n_raw / axis.n_input, 0.0
+    if how.published:
+        scale = (axis.n_raw - 1) / max(1, axis.n_input - 1)
+        shift = 0.5 - 0.5 * scale
+    matrix = _interpolation(axis.n_input, axis.n_raw, scale, shift)
+    if axis.n_map != axis.n_input:
+        ratio = axis.n_input / axis.n_map
+        matrix = _interpolation(axis.n_map, axis.n_input, ratio, 0.0) @ matrix
+    smooth = _gaussian(axis.n_map, how.sigma, how.reach, axis.low, axis.high, how.published)
+    return (smooth @ matrix).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
 def _to_output(
-    n_out: int,
-    n_resized: int,
-    offset: int,
-    n_input: int,
-    n_raw: int,
-    sigma: float,
-    reach: int | None,
+    n_out: int, n_resized: int, offset: int, axis: _Axis, how: Smoothing
 ) -> npt.NDArray[np.float32]:
-    low, high = _shown(n_resized, offset, n_input)
-    back = _interpolation(n_out, n_input, n_resized / n_out, -float(offset), low, high)
-    smooth_up = _to_input(n_input, n_raw, sigma, reach, low, high)
-    return (back @ smooth_up).astype(np.float32)
+    """(n_out, n_raw), or after an opening (n_out, n_map): the smoothed map on the source."""
+    ratio = axis.n_map / axis.n_input
+    back = _interpolation(
+        n_out, axis.n_map, n_resized / n_out * ratio, -offset * ratio, axis.low, axis.high
+    )
+    if how.opening:
+        return back.astype(np.float32)
+    return (back @ _smoothing(axis, how)).astype(np.float32)
 
 
-def smooth_on_input(
-    raw: FloatArray,
-    geometry: Geometry,
-    *,
-    sigma: float,
-    opening: int = 0,
-    reach: int | None = None,
-) -> FloatArray:
-    """A raw map, upsampled to the network input and smoothed there.
+def smooth(raw: FloatArray, geometry: Geometry, how: Smoothing) -> FloatArray:
+    """A raw map, upsampled to the network input and smoothed there, or at the size given.
 
     Nothing is carried from a padding into the image.
 
     Args:
         raw: (h, w) float32.
         geometry: How the source became the input.
-        sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
-        opening: Diameter in px of the disc of a grey opening after it, odd; 0 = none.
-        reach: The Gaussian is cut off beyond so many px; by default where it is next to nothing.
+        how: What is done.
 
     Returns:
         (H, W) float32 over the whole input.
     """
-    (top, bottom), (left, right) = _window(geometry)
-    rows = _to_input(geometry.input[0], raw.shape[-2], sigma, reach, top, bottom)
-    columns = _to_input(geometry.input[1], raw.shape[-1], sigma, reach, left, right)
-    smoothed = np.asarray(rows @ raw @ columns.T, dtype=np.float32)
-    if opening:
-        seen = inside(geometry)
-        smoothed[seen] = opened(smoothed[seen], opening)
-    return smoothed
+    rows, columns = (_smoothing(axis, how) for axis in _axes(raw, geometry, how))
+    found = np.asarray(rows @ raw @ columns.T, dtype=np.float32)
+    if how.opening:
+        seen = inside(geometry, how)
+        found[seen] = opened(found[seen], how.opening)
+    return found
 
 
 def opened(values: FloatArray, diameter: int) -> FloatArray:
@@ -137,57 +171,61 @@ def disc(diameter: int) -> BoolArray:
 def resample(
     raw: FloatArray,
     geometry: Geometry,
+    how: Smoothing,
     *,
-    sigma: float,
-    opening: int = 0,
-    reach: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> FloatArray:
-    """A raw map, smoothed on the network input and brought to the whole source image.
+    """A raw map, smoothed and brought to the whole source image.
 
     What lies outside the input window (a crop) takes the value of the window's edge.
 
     Args:
         raw: (h, w) float32.
         geometry: How the source became the input.
-        sigma: Standard deviation of the Gaussian in px of the input; 0 = none.
-        opening: As for `smooth_on_input`; so is the next.
-        reach: Of the Gaussian.
+        how: The smoothing.
         size: (H, W) of the result; the source image's own size by default.
 
     Returns:
         (H, W) float32.
     """
-    height, width = size or geometry.source
-    if opening:
-        # It is not linear: what comes before and after it cannot be one matrix.
-        raw = smooth_on_input(raw, geometry, sigma=sigma, opening=opening, reach=reach)
-        sigma = 0.0
     rows, columns = (
-        _to_output(n, *axis, sigma, reach)
-        for n, axis in zip(
-            (height, width),
-            zip(geometry.resized, geometry.offset, geometry.input, raw.shape, strict=True),
+        _to_output(n, resized, offset, axis, how)
+        for n, resized, offset, axis in zip(
+            size or geometry.source,
+            geometry.resized,
+            geometry.offset,
+            _axes(raw, geometry, how),
             strict=True,
         )
     )
+    if how.opening:
+        # It is not linear: what comes before and after it cannot be one matrix.
+        raw = smooth(raw, geometry, how)
     return np.asarray(rows @ raw @ columns.T, dtype=np.float32)
 
 
-def inside(geometry: Geometry) -> tuple[slice, slice]:
-    """The part of the network input that shows the image, without its padding."""
-    rows, columns = _window(geometry)
+def inside(geometry: Geometry, how: Smoothing) -> tuple[slice, slice]:
+    """The part of a smoothed map that shows the image, without its padding."""
+    rows, columns = (_shown(*sizes) for sizes in _sizes(geometry, how))
     return slice(*rows), slice(*columns)
 
 
-def _window(geometry: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
-    rows, columns = zip(geometry.resized, geometry.offset, geometry.input, strict=True)
-    return _shown(*rows), _shown(*columns)
+def _axes(raw: FloatArray, geometry: Geometry, how: Smoothing) -> Iterator[_Axis]:
+    for n_raw, sizes in zip(raw.shape, _sizes(geometry, how), strict=True):
+        yield _Axis(n_raw, sizes[2], sizes[3], *_shown(*sizes))
 
 
-def _shown(n_resized: int, offset: int, n_input: int) -> tuple[int, int]:
-    """First and last + 1 px of an input axis that show the image."""
-    return max(0, -offset), min(n_input, n_resized - offset)
+def _sizes(geometry: Geometry, how: Smoothing) -> Iterator[tuple[int, int, int, int]]:
+    """Of each axis: the resized image, the window's offset there, the input, the smoothed map."""
+    size = how.size or geometry.input
+    return zip(geometry.resized, geometry.offset, geometry.input, size, strict=True)
+
+
+def _shown(n_resized: int, offset: int, n_input: int, n_map: int) -> tuple[int, int]:
+    """First and last + 1 px of an axis of the smoothed map that show the image."""
+    low, high = max(0, -offset), min(n_input, n_resized - offset)
+    low = min(round(low * n_map / n_input), n_map - 1)
+    return low, max(low + 1, round(high * n_map / n_input))
 
 
 def pool(smoothed: FloatArray, *, top_fraction: float) -> float:

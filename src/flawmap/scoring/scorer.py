@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 from flawmap.config import ScoringConfig
 from flawmap.scoring.calibration import Calibration
-from flawmap.scoring.maps import inside, pool, resample, smooth_on_input
+from flawmap.scoring.maps import Smoothing, inside, pool, resample, smooth
 from flawmap.scoring.regions import find_regions
 from flawmap.types import FloatArray, Geometry, Prediction, RawMap, Sample, Verdict
 
@@ -22,14 +22,14 @@ class Scorer:
     def score(self, raw: RawMap, geometry: Geometry) -> tuple[float, float]:
         """The image score and the highest map value of a raw map.
 
-        Both are taken on the network input, so that they do not depend on the size of the source.
+        Both are taken on the smoothed map, so that they do not depend on the size of the source.
 
         Args:
             raw: As the method gave it.
             geometry: How the source became the input.
         """
-        smoothed = smooth_on_input(raw.values, geometry, **self._smoothing)
-        seen = smoothed[inside(geometry)]
+        how = self._smoothing
+        seen = smooth(raw.values, geometry, how)[inside(geometry, how)]
         peak = float(seen.max())
         if self.config.pooling == "max":
             return peak, peak
@@ -42,12 +42,18 @@ class Scorer:
         self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        return resample(raw.values, geometry, **self._smoothing, size=size)
+        return resample(raw.values, geometry, self._smoothing, size=size)
 
-    @property
-    def _smoothing(self) -> dict[str, Any]:
+    @cached_property
+    def _smoothing(self) -> Smoothing:
         config = self.config
-        return {"sigma": config.sigma, "opening": config.opening, "reach": config.reach}
+        return Smoothing(
+            sigma=config.sigma,
+            reach=config.reach,
+            opening=config.opening,
+            size=config.map_size,
+            published=config.borders == "published",
+        )
 
     def predict(self, raw: RawMap, geometry: Geometry, sample: Sample) -> Prediction:
         """Everything that is said of one image.
