@@ -140,7 +140,7 @@ def float32(detector: Detector) -> Any:
 
 
 def on_gpu(detector: Detector, batch_size: int) -> dict[str, Any]:
-    """Rates of the network alone at full batches, and the share of the chip that this is."""
+    """Images/s of the network alone at full batches, the operations that this is, and memory."""
     method = next(iter(detector.models.values()))
     device = detector.fabric.device
     size = detector.config.data.size

@@ -25,8 +25,8 @@ from flawmap.bench.store import Store
 from flawmap.bench.work import forget_unfinished, work_folder
 from flawmap.errors import BenchError, ConfigError
 from flawmap.files import FolderLock
-from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
+from watching import Notes
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -104,16 +104,6 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path, monkeypatch)
-
-
-class Notes(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def cells_for(data: Path, **more: object) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from flawmap.methods.layers.mfsa import WindowAttention
 from flawmap.methods.layers.similarity import gms, gradient_magnitude, ssim
 from flawmap.training.interrupt import Interrupted
 from training.test_loop import StopAt
+from watching import Notes
 
 TINY: dict[str, Any] = {"width": 32, "depth": 3, "heads": 2, "patch": 8, "window": 3, "windows": 6}
 FIT: dict[str, Any] = {
@@ -148,8 +150,12 @@ def test_patches_embedded_once_give_what_cut_windows_give(position: str) -> None
     method = make(position=position)
     images = rand(2, 3, 40, 48)  # 5 x 6 patches
     starts, places = window_starts((5, 6), 3)
+    embedded = []
+    watched = method.embed.register_forward_hook(lambda _, given, out: embedded.append(out.shape))
     with torch.no_grad():
         painted = method.inpaint(images)
+        watched.remove()
+        assert embedded == [(2, 30, method.config.width)]
         for b in range(2):
             for t in range(30):
                 top, left = divmod(int(starts[t]), 6)
@@ -522,7 +528,14 @@ def test_auto_keeps_the_position_with_the_lower_loss(
 
     options = {**FIT, "method.position": "auto", "training.iterations": 20}
     monkeypatch.setattr(InTra, "validation_loss", biased)
-    chosen = flawmap.fit(rings, output=tmp_path / "x.flawmap", method="intra", options=options)
+    notes = Notes()
+    chosen = flawmap.fit(
+        rings, output=tmp_path / "x.flawmap", method="intra", options=options, progress=notes
+    )
+    assert any(
+        re.search(r"position=global 1\.\d+, position=local 0\.\d+; position=local is kept", text)
+        for text in notes.texts
+    )
     assert chosen.models["*"].local  # type: ignore[union-attr]
     monkeypatch.undo()
     alone = flawmap.fit(rings, method="intra", options={**options, "method.position": "local"})
@@ -541,13 +554,11 @@ def test_auto_goes_on_in_the_candidate_in_which_it_was_stopped(rings: Path, tmp_
     whole = flawmap.fit(rings, method="intra", options=options)
     output = tmp_path / "x.flawmap"
     stop = StopAt(10)
-    tasks: list[str] = []
     begin = stop.task
 
     def task(name: str, total: int, **more: Any) -> Any:
-        tasks.append(name)
         # The first training runs to its end.
-        return begin("" if tasks.count("Learning") == 1 else name, total, **more)
+        return begin("" if name.endswith("global") else "Learning", total, **more)
 
     stop.task = task  # type: ignore[method-assign]
     with pytest.raises(Interrupted):

@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import flawmap
 from flawmap.errors import ConfigError
+from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.plan import few
 from flawmap.types import Sample
+from watching import Notes
 
 OPTIONS = {
     "encoder.name": "lite0",
@@ -52,6 +55,39 @@ def test_a_fit_learns_so_many_images(rings: Path, augment: str) -> None:
     detector = flawmap.fit(rings, method="dinomaly", options=options)
     assert detector.fitted.data["learnt_images"] == 1
     assert detector.fitted.data["held_out_images"] == 11
+
+
+def test_views_of_one_image_fill_a_batch(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    extract = Dinomaly.extract
+
+    def spy(self: Dinomaly, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append(images)
+        return extract(self, images)
+
+    monkeypatch.setattr(Dinomaly, "extract", spy)
+    options = {
+        **OPTIONS,
+        "training.images_per_category": 1,
+        "training.augment": "views",
+        "training.batch_size": 4,
+        "calibration.strategy": "off",
+    }
+    flawmap.fit(rings, method="dinomaly", options=options)
+    assert [len(images) for images in seen] == [4, 4]
+    views = torch.cat(seen).flatten(1)
+    assert len({tuple(view[::97].tolist()) for view in views}) == 8
+
+
+def test_no_more_images_than_the_steps_look_at(rings: Path) -> None:
+    notes = Notes()
+    options = {**OPTIONS, "training.batch_size": 3, "calibration.strategy": "off"}
+    detector = flawmap.fit(rings, method="dinomaly", options=options, progress=notes)
+    assert detector.fitted.data["learnt_images"] == 6
+    assert any("2 iterations of 3 images learn 6 of the 12" in text for text in notes.texts)
+    balanced = {**options, "training.balance": True}
+    detector = flawmap.fit(rings, method="dinomaly", options=balanced)
+    assert detector.fitted.data["learnt_images"] == 12
 
 
 def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:

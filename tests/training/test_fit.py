@@ -23,6 +23,7 @@ from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.plan import make_plan
 from flawmap.types import Sample
+from watching import Notes
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -31,14 +32,6 @@ OPTIONS: dict[str, Any] = {
     "training.device": "cpu",
     "training.threads": 1,
 }
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def good(n: int, split: str = "train", category: str = "nut") -> list[Sample]:
@@ -136,7 +129,7 @@ def test_exact_copies_neither_teach_nor_lower_the_threshold(rings: Path, tmp_pat
     shown = Notes()
     twice = flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
     assert twice.fitted.data["learnt_images"] == once.fitted.data["learnt_images"] == 12
-    assert any("12 exact copies" in note for note in shown.notes)
+    assert any("12 exact copies" in note for note in shown.texts)
     name = once.categories[0]
     first, second = once.calibration.threshold(name), twice.calibration.threshold(name)
     assert first is not None
@@ -165,8 +158,8 @@ def test_a_fit_says_what_is_wrong_with_its_images(tmp_path: Path) -> None:
         Image.fromarray(values).save(folder / f"{i}.png")
     shown = Notes()
     flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
-    assert any("has only 6 good training images" in note for note in shown.notes)
-    assert any("--set data.white_level=4095" in note for note in shown.notes)
+    assert any("has only 6 good training images" in note for note in shown.texts)
+    assert any("--set data.white_level=4095" in note for note in shown.texts)
 
 
 def test_views_of_one_part_are_left_out_together(rings: Path) -> None:
@@ -197,7 +190,7 @@ def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -
     shown = Notes()
     detector = flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
     assert detector.predict(source).verdict is None  # type: ignore[union-attr]
-    assert any("only 1 good training images" in note for note in shown.notes)
+    assert any("only 1 good training images" in note for note in shown.texts)
 
 
 def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> None:

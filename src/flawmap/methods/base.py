@@ -41,6 +41,7 @@ class Method(nn.Module, abc.ABC):
         scores_images: Whether `scored_maps` gives image scores of the method's own.
         needs_encoder: Whether it looks at images through an encoder. A method that learns from
             pixels says False and has the default "encoder.name": "none".
+        one_product: Whether a model of several products is worse than one for each by its form.
         free_on_start: Options that may change when a fit goes on from a fitted detector: they say
             how something is learnt, not what.
 
@@ -57,6 +58,7 @@ class Method(nn.Module, abc.ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     scores_images: ClassVar[bool] = False
     needs_encoder: ClassVar[bool] = True
+    one_product: ClassVar[bool] = False
     free_on_start: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:

@@ -7,9 +7,9 @@ With a ViT encoder this is the paper's default form, and every option of its abl
 are the options of its follow-up Dinomaly2 (arXiv 2510.17611). What differs by default: the image is
 resized whole instead of cropped; maps are smoothed at input size with a full Gaussian, where the
 published code uses a 5 x 5 kernel at 256 x 256; the number of decoder blocks may be smaller for a
-CPU. The preset "paper" has the published crop, and a Gaussian as narrow as that kernel. There too
-maps are upsampled between half px, smoothing ends at the border instead of in zeros, and the
-positions of a ViT are brought to the grid by timm, with antialiasing.
+CPU. The preset "paper" has the published crop and the published way from raw maps to figures. There
+too the positions of a ViT are brought to the grid by timm, with antialiasing. Of Dinomaly2's
+subjects, images with depth or infrared channels are left out.
 
 With a convolutional encoder, whose levels have widths and grids of their own: every level is
 brought to one grid (average pooling by the whole factor where it is at least twice as fine, then
@@ -95,9 +95,6 @@ class DinomalyConfig(MethodConfig):
     """Factor on the gradient of the other points."""
     loosen_iterations: int = Field(default=1000, ge=1)
     """Iterations over which the share falls from 1 to `hard_share`."""
-    token_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the grid's places that a training step looks at; drawn anew for each step. Not in
-    the paper: a step costs as much less, and neighbours are much alike."""
     learning_rate: float = Field(default=2e-3, gt=0)
     final_learning_rate: float = Field(default=2e-4, ge=0)
     """At the end of the cosine; not used with schedule=constant."""
@@ -138,8 +135,10 @@ class Dinomaly(IterativeMethod):
             "data.size": [392, 392],
             "data.resize": "crop",
             "data.crop_from": [448, 448],
-            # 5 x 5 px of a map of 256 px, of the 392 px that it is smoothed on here.
-            "scoring.reach": 3,
+            # 5 x 5 px of a map of 256 px.
+            "scoring.map_size": [256, 256],
+            "scoring.reach": 2,
+            "scoring.borders": "published",
             # Published models learn every training image.
             "calibration.strategy": "off",
         },
@@ -159,7 +158,7 @@ class Dinomaly(IterativeMethod):
         {
             *("dropout", "jitter", "loose_loss", "hard_share", "easy_gradient", "amsgrad"),
             *("loosen_iterations", "learning_rate", "final_learning_rate", "schedule"),
-            *("warmup_iterations", "weight_decay", "token_share"),
+            *("warmup_iterations", "weight_decay"),
         }
     )
 
@@ -247,14 +246,6 @@ class Dinomaly(IterativeMethod):
                 where="method.recentre",
                 given=encoder.spec.name,
                 hint="use a ViT encoder, or --set method.recentre=false",
-            )
-        if config.token_share < 1 and (config.hidden_neighbours or config.mixer == "conv"):
-            raise ConfigError(
-                "convolutions and hidden neighbours need the whole grid",
-                where="method.token_share",
-                given=config.token_share,
-                expected="1",
-                hint="or --set method.mixer=linear --set method.hidden_neighbours=0",
             )
         if config.hidden_neighbours and config.mixer == "conv":
             raise ConfigError(
@@ -346,16 +337,14 @@ class Dinomaly(IterativeMethod):
             level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
         return F.normalize(level.flatten(2).transpose(1, 2), dim=-1)
 
-    def reconstruct(self, features: Features, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+    def reconstruct(self, features: Features) -> tuple[Tensor, ...]:
         """The decoder's version of the targets, with their shapes.
 
         Args:
             features: See `extract`.
-            rows: Which places of the grid they are of, by default all.
         """
         if not self.vit:
-            positions = self.positions if rows is None else self.positions[rows]
-            x = self.project_in(torch.cat(features, dim=-1)) + positions
+            x = self.project_in(torch.cat(features, dim=-1)) + self.positions
         elif self._input_from_targets:
             shares = [len(targets) for targets, _ in self.pairs]
             parts = [f * n for f, n in zip(features, shares, strict=True)]
@@ -378,29 +367,15 @@ class Dinomaly(IterativeMethod):
 
     def loss(self, features: Features, step: int) -> Tensor:
         share = self._hard_share(step)
-        rows = self._drawn_places() if self.training and self.config.token_share < 1 else None
-        if rows is not None:
-            features = tuple(f[:, rows.to(f.device)] for f in features)
         losses = []
-        for target, output in self._compared(features, rows):
+        for target, output in self._compared(features):
             target = target[:, self.prefix :].detach().float()
             output = output[:, self.prefix :].float()
             losses.append(loose_cosine(target, output, share, self.config.easy_gradient))
         return torch.stack(losses).mean()
 
-    def _drawn_places(self) -> Tensor:
-        """Rows of the features: the prefix, and the places that this step looks at.
-
-        By torch's own generator, as dropout: the loop seeds it for each step.
-        """
-        n = self.grid[0] * self.grid[1]
-        drawn = torch.randperm(n)[: max(1, round(n * self.config.token_share))]
-        return torch.cat([torch.arange(self.prefix), self.prefix + drawn.sort().values])
-
-    def _compared(
-        self, features: Features, rows: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        outputs = self.reconstruct(features, rows)
+    def _compared(self, features: Features) -> Iterator[tuple[Tensor, Tensor]]:
+        outputs = self.reconstruct(features)
         return zip(features[: len(outputs)], outputs, strict=True)
 
     def _hard_share(self, step: int) -> float:

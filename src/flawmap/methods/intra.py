@@ -7,7 +7,8 @@ What differs, or is not settled by it: validation paints every patch of the held
 of drawing windows, so that two losses differ by the weights alone; gradients are clipped to length
 1; pixels are kept with 11 bits; similarities are means over the colour channels, whose border px go
 on beyond the border; the maps of both scales are brought to full size and averaged before they are
-filtered, and filters count only what lies inside the image; the mean over training images may be
+filtered, so that the filters are in px of the input whatever the scale, and count only what lies
+inside the image; the rate warms up over 100 steps; the mean over training images may be
 taken of some of them. The preset for a CPU has a narrow network and a learning rate that falls.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.
@@ -89,6 +90,7 @@ class InTra(IterativeMethod):
     summary = "a transformer inpaints every patch; learns from pixels, without an encoder"
     source = "Pirnay and Chai, arXiv 2104.13897 (written from the paper; no official code)"
     needs_encoder = False
+    one_product = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "encoder.name": "none",
         "data.size": [256, 256],

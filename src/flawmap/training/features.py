@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -25,6 +26,9 @@ from flawmap.types import Batch, Sample
 
 _SLOW_SCORE = 0.1
 """Seconds for an image above which no whole batch is scored just to know how long it takes."""
+
+_LEAST_BATCHES = 16
+"""Of an epoch in which images are seen in views."""
 
 _SCORING = 1.2
 """Times what the network takes, is what scoring takes with reading and smoothing."""
@@ -76,7 +80,12 @@ class FeatureReader:
     ) -> Callable[[int], Features]:
         """Features of any step's batch: from a cache if it fits, else through the encoder."""
         run, training = self.run, self.run.config.training
-        n, size = len(samples), training.batch_size
+        size = training.batch_size
+        if training.augment != "off":
+            # Every look at an image is another view of it: a few fill whole batches, and an epoch
+            # is long enough to be read ahead.
+            samples = list(samples) * math.ceil(_LEAST_BATCHES * size / len(samples))
+        n = len(samples)
         shares = Batches(
             n,
             size,

@@ -197,7 +197,7 @@ class _Fit:
                 "fingerprint": self.table.fingerprint(),
                 "content_fingerprint": checked.content,
                 "categories": list(categories_of(checked.good)),
-                "learnt_images": len(plan.learn) - sum(learner.beyond_the_budget.values()),
+                "learnt_images": len(plan.learn) - sum(learner.left_out.values()),
                 "validation_images": learner.validated,
                 "held_out_images": len(plan.held_out),
                 "test_images": sum(
@@ -231,7 +231,13 @@ class _Fit:
         """One model for all products, or one for each, and how it went."""
         models: dict[str, Method] = {}
         curves: dict[str, Curve] = {}
-        parts = categories_of(plan.learn) if self.config.separate else (EVERY,)
+        categories = categories_of(plan.learn)
+        parts = categories if self.config.separate else (EVERY,)
+        if learner.cls.one_product and len(categories) > len(parts):
+            self.progress.note(
+                f"{self.config.method.name} is made for one product, and learns "
+                f"{len(categories)} together here: --separate makes a model for each"
+            )
         for index, name in enumerate(parts):
             models[name], curve = learner.model(
                 name,

@@ -60,8 +60,8 @@ class Learner:
         self.reader = FeatureReader(run)
         self.validated = 0
         """Images that chose weights instead of being learnt."""
-        self.beyond_the_budget: dict[str, int] = {}
-        """Images of each model for which its time was too short."""
+        self.left_out: dict[str, int] = {}
+        """Images of each model that its time, or its iterations, are too few for."""
 
     def model(
         self, name: str, samples: Sequence[Sample], *, index: int, share: float, held_out: int
@@ -86,6 +86,7 @@ class Learner:
                     self.run.progress.note("without held-out images nothing can be chosen by them")
                     configs = configs[:1]
         found: tuple[Method, Curve | None, float] | None = None
+        losses: dict[str, float] = {}
         for number, config in enumerate(configs):
             method = self._new(index, config)
             if self.start is not None:
@@ -98,11 +99,17 @@ class Learner:
             part = share / (len(configs) - number * share)
             file = f"model-{index}" + (f"-{number}" if number else "")
             who = {**self.identity, "model": name, "candidate": number}
-            curve = self._train(method, learn, back, part, held_out, name, file, who)
+            what = _apart(config, configs)
+            curve = self._train(method, learn, back, part, held_out, name, file, who, what)
             loss = curve.validation.best[1] if curve.validation.best else 0.0
+            losses[what] = loss
             if found is None or loss < found[2]:
                 found = method, curve, loss
         assert found is not None
+        if len(losses) > 1:
+            lowest = min(losses, key=losses.__getitem__)
+            told = ", ".join(f"{what} {loss:.4g}" for what, loss in losses.items())
+            self.run.progress.note(f"loss of held-out images: {told}; {lowest} is kept")
         best, curve_of_best, _ = found
         assert isinstance(best, IterativeMethod)
         if best.final_images != 0:
@@ -140,14 +147,17 @@ class Learner:
         name: str,
         file: str,
         identity: dict[str, Any],
+        what: str,
     ) -> Curve:
-        run, label = self.run, _label("Learning", name)
+        run, label = self.run, _label("Learning", name) + (f", {what}" if what else "")
         validation = self._validation(method, back) if back else None
-        deadline = None
+        deadline, given = None, len(samples)
         if run.deadline is not None:
             samples, deadline = self._within_the_budget(
                 method, samples, share=share, held_out=held_out, name=name, file=file
             )
+        samples = self._within_the_iterations(samples)
+        self.left_out[name] = given - len(samples)
         return Training(
             method=method,
             prepare=lambda: self.reader.steps(method, samples, label),
@@ -201,8 +211,21 @@ class Learner:
             )
         if run.fabric.is_global_zero:
             write_text(chosen, f"{most}\n", error=FitError)
-        self.beyond_the_budget[name] = len(samples) - len(kept)
         return kept, now + left
+
+    def _within_the_iterations(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """No more images than the steps can look at: features of others would be for nothing."""
+        training = self.run.config.training
+        most = training.iterations * training.batch_size
+        # Balanced, small categories are looked at more often than others.
+        if training.balance or len(samples) <= most:
+            return samples
+        kept = thinned(samples, most, self.run.config.seed, least=1)
+        self.run.progress.note(
+            f"{training.iterations} iterations of {training.batch_size} images learn {len(kept)} "
+            f"of the {len(samples)}: --set training.iterations=N learns more of them"
+        )
+        return kept
 
     def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
         batches, image = [], None
@@ -272,6 +295,15 @@ class Learner:
 
             method.finalise(self._generator(index), choosing)
             task.update(100)
+
+
+def _apart(config: MethodConfig, configs: Sequence[MethodConfig]) -> str:
+    """What tells one of several configurations from the others, such as "position=local"."""
+    trees = [other.model_dump() for other in configs]
+    mine = config.model_dump()
+    return ", ".join(
+        f"{name}={value}" for name, value in mine.items() if any(t[name] != value for t in trees)
+    )
 
 
 def _label(doing: str, name: str) -> str:

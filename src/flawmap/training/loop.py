@@ -32,6 +32,8 @@ from flawmap.training.validation import History, Validation
 
 _PLAN_AFTER = 8
 _PLAN_MARGIN = 0.95
+_MUCH_MORE = 1.25
+"""Times the iterations planned, from which on a time budget is worth more of them."""
 _CHECK_EVERY = 10
 
 
@@ -293,13 +295,17 @@ class Training:
                 return self._late(now)
             self._pace = None
             curve.fixed = True
-            planned = max(curve.steps, min(self.config.iterations, possible + curve.steps))
-            curve.planned = int(self.fabric.broadcast(planned))
+            wanted, possible = self.config.iterations, possible + curve.steps
+            curve.planned = int(self.fabric.broadcast(max(curve.steps, min(wanted, possible))))
             shown.update(curve.steps, total=curve.planned)
-            if curve.planned < self.config.iterations:
+            if curve.planned < wanted:
                 self.progress.note(
-                    f"the time budget allows {curve.planned} of the {self.config.iterations} "
-                    "iterations planned"
+                    f"the time budget allows {curve.planned} of the {wanted} iterations planned"
+                )
+            elif possible > _MUCH_MORE * wanted:
+                self.progress.note(
+                    f"the {wanted} iterations planned need less than the time budget: "
+                    f"--set training.iterations={possible} would use it"
                 )
             return False
         return self._late(now)
