@@ -333,6 +333,27 @@ def test_other_tables_of_the_papers_can_be_named(stored: Make) -> None:
     assert len(papers) == 10
 
 
+def test_a_figure_over_defective_images_stands_in_the_column_of_its_metric(stored: Make) -> None:
+    bottle = {"image_auroc": 0.9, "pixel_auroc": 0.8, "n_good": 20, "n_defect": 63}
+    both = {"bottle": {**bottle, "pixel_auroc_defects": 0.7}}
+
+    def made(figures: dict[str, dict[str, float]], source: str) -> dict[str, dict[str, str | None]]:
+        cells = [stored("Gradients", figures, data="mvtec", setting="separate")]
+        table = make_table(cells, published_from=(source,))
+        shown = [c.name for c in table.columns]
+        return {
+            line.label: {n: v.text for n, v in line.values.items() if n in shown}
+            for line in table.lines
+            if line.source
+        }
+
+    assert made(both, "attribution")["Gradients with Gaussian"] == {"pixel_auroc_defects": "90.51"}
+    assert made(both, "seed")["MKD"] == {"image_auroc": "87.74", "pixel_auroc_defects": "90.71"}
+    # Where it was not measured there is nothing that its figures could stand beside.
+    assert made({"bottle": bottle}, "attribution") == {}
+    assert made({"bottle": bottle}, "seed")["MKD"] == {"image_auroc": "87.74"}
+
+
 def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> None:
     def figures(base: float) -> dict[str, dict[str, float]]:
         return {f"c{i}": {"image_auroc": base + i / 1000} for i in range(4)}

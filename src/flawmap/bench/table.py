@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flawmap.bench.groups import Group, groups_of
-from flawmap.bench.published import MAIN_TABLES, dataset_of, published
+from flawmap.bench.published import FIGURES, MAIN_TABLES, dataset_of, published
 from flawmap.bench.results import StoredCell
 from flawmap.bench.significance import MIN_PAIRS, compare_with_best
 from flawmap.errors import BenchError, ConfigError, unknown_name
-from flawmap.metrics.catalog import HEADLINE, MARK, info, names
+from flawmap.metrics.catalog import MARK, info, names
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ COSTS = {
 }
 """What a cell costs; see `measure`."""
 
-DEFAULT_COLUMNS = (*HEADLINE, "fit_seconds", "images_per_second")
+DEFAULT_COLUMNS = (*FIGURES, "fit_seconds", "images_per_second")
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def table(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric or a cost, several times. [default: the seven metrics, the fit's "
-            "seconds and images/s]",
+            help="A metric or a cost, several times. [default: the seven metrics, "
+            "pixel_auroc_defects where it was measured, the fit's seconds and images/s]",
         ),
     ] = None,
     all_columns: Annotated[
