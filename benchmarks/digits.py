@@ -19,11 +19,13 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from common import meta, write_results
+from flawmap.registry import METHODS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", default="mkd")
+    parser.add_argument("--method", default="mkd", choices=sorted(METHODS))
+    parser.add_argument("--digit", action="append", help="only this one [default: all ten]")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--seed", type=int, action="append", help="[default: 0]")
@@ -36,15 +38,22 @@ def main() -> None:
         command = [sys.executable, "-m", "flawmap.cli.main", "bench", "run"]
         command += ["--data", f"digits={folder / 'digits'}", "--setting", "separate"]
         command += ["--method", args.method, "--results", str(store)]
-        options = {"data.size": args.size}
-        if args.method != "patchcore":
-            options["training.iterations"] = args.iterations
+        options = options_of(args.method, args.size, args.iterations)
+        command += [f"--category={digit}" for digit in args.digit or ()]
         command += [f"--set={key}={value}" for key, value in options.items()]
         command += [f"--seed={seed}" for seed in args.seed or [0]]
         subprocess.run(command, check=True)
         rows, encoder = rows_of(store)
     about = meta(data="scikit-learn's digits, 8 x 8 px", encoder=encoder, method=args.method)
     write_results(args.out / f"digits_{args.method}.json", rows, about | options)
+
+
+def options_of(method: str, size: int, iterations: int) -> dict[str, int]:
+    """A method that sees each image once has no iterations."""
+    options = {"data.size": size}
+    if METHODS.load(method).kind == "iterative":
+        options["training.iterations"] = iterations
+    return options
 
 
 def write_digits(folder: Path) -> None:

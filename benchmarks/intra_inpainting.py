@@ -46,9 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.data.is_dir():
-            files = sorted(args.data.glob(args.pattern))
-            np.random.default_rng(args.seed).shuffle(files)  # type: ignore[arg-type]
-            train, test = files[: args.images], files[args.images :][-args.test_images :]
+            train, test = of_folder(args)
         else:
             train, test = squares(args, Path(folder))
         row = fitted(args, train, test)
@@ -56,6 +54,23 @@ def main() -> None:
     write_results(
         args.out / "intra_inpainting.json", [row], meta(data=args.data.name, size=args.size)
     )
+
+
+def of_folder(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Files to learn and others to be painted, drawn from a folder.
+
+    Raises:
+        SystemExit: There are too few.
+    """
+    files = sorted(args.data.glob(args.pattern))
+    if len(files) <= args.images:
+        raise SystemExit(
+            f"{args.data}: {len(files)} files fit --pattern '{args.pattern}', expected more than "
+            f"--images {args.images}, which are learnt: others are painted; give fewer --images "
+            "or another --pattern"
+        )
+    np.random.default_rng(args.seed).shuffle(files)  # type: ignore[arg-type]
+    return files[: args.images], files[args.images :][-args.test_images :]
 
 
 def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Path]]:

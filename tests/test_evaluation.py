@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 import flawmap
 from flawmap.config import ScoringConfig
@@ -33,6 +33,8 @@ KINDS = {"logical": "gap", "structural": "dent"}
 
 class MapDetector:
     """Its raw map of an image is the image itself, in grey."""
+
+    scores_alone = False
 
     def __init__(self, pixel_threshold: float | None = 100.0, crop: bool = False) -> None:
         good = np.array([pixel_threshold or 0.0])
@@ -114,6 +116,39 @@ def test_metrics_of_the_crop_judge_what_the_network_sees(table: SampleTable) -> 
     # The usual ones are over the whole image all the same.
     usual = evaluate(table, crop=True).categories["box"].metrics
     assert {name: found[name] for name in usual} == usual
+
+
+def test_pixel_auroc_over_the_defective_images_alone(table: SampleTable) -> None:
+    """At each size against scikit-learn's; neither good images nor defects without masks count."""
+    name = "pixel_auroc_defects"
+    asked = [name, f"{name}_original", f"{name}_crop"]
+    bare = replace(table.samples[0], masks=())
+    more = evaluate(replace(table, samples=(*table.samples, bare)), *asked, crop=True)
+    seen = more.categories["box"].metrics
+    whole = evaluate(table, *asked).categories["box"].metrics
+    maps, masks = arrays(table)
+    pairs = [
+        (m, np.any([x > 0 for x in each], axis=0))
+        for m, each in zip(maps, masks, strict=True)
+        if each
+    ]
+    assert len(pairs) == 4
+
+    def standard(m: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        alone = Geometry(m.shape, m.shape, (0, 0), m.shape)
+        shown = MapDetector().scorer.map(RawMap(m), alone, (256, 256))
+        return shown, resize_mask_nearest(truth, (256, 256))
+
+    def wanted(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+        scores, truth = (np.concatenate([x.ravel() for x in part]) for part in zip(*pairs, strict=True))
+        return float(roc_auc_score(truth, scores))
+
+    at_256 = wanted([standard(m, t) for m, t in pairs])
+    in_crop = wanted([standard(m[4:-4, 6:-6], t[4:-4, 6:-6]) for m, t in pairs])
+    assert whole[f"{name}_original"] == pytest.approx(wanted(pairs), abs=1e-12)
+    assert whole[name] == pytest.approx(at_256, abs=1e-12)
+    assert seen[f"{name}_crop"] == pytest.approx(in_crop, abs=1e-12)
+    assert whole[name] != pytest.approx(whole["pixel_auroc"], abs=1e-3)
 
 
 def test_a_metric_of_the_crop_is_undefined_without_a_crop(table: SampleTable) -> None:
@@ -274,6 +309,7 @@ def test_one_class_alone(table: SampleTable, label: int) -> None:
     # Pixels outside the masks are normal ones, in images of defects too.
     for name in ("aupro_0.05", "pro_per_image_original", "spro_0.05", "segf1"):
         assert math.isnan(found[name]) == (label == 0)
+    assert math.isnan(found["pixel_auroc_defects"]) == (label == 0)
 
 
 def test_a_mask_whose_value_has_no_saturation_is_named(table: SampleTable) -> None:

@@ -25,7 +25,7 @@ from flawmap.pixels import APART, SPRO, STANDARD_SIZE, CategoryPixels, kinds_apa
 from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
-from flawmap.types import Sample, Saturation, categories_of
+from flawmap.types import FloatArray, Geometry, RawMap, Sample, Saturation, categories_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,8 @@ class Evaluation:
         categories: By name, sorted.
         mean: Unweighted mean of each metric over the categories where it is defined.
         seconds: Time from files to maps and scores, without the metrics; images that are read
-            ahead during those make it a little short.
+            ahead during those make it a little short. Of a category without masks it is the time to
+            the scores alone, if the method has such of its own.
         data: Root, format and fingerprint of the data, and what of it could not be read.
         notes: What a reader of the figures should know.
     """
@@ -207,7 +208,7 @@ class _Scored:
         self.category = category
         self.wanted = wanted
         self.seconds = 0.0
-        """From files to maps and scores, without the metrics."""
+        """From files to maps and scores, or to scores alone, without the metrics."""
         self._threshold = detector.calibration.threshold(category)
         self._pixel_threshold = detector.calibration.pixel_threshold(category)
         self._cropped = detector.config.data.resize == "crop"
@@ -227,16 +228,13 @@ class _Scored:
             self._pixel_threshold,
             cropped=self._cropped,
         ) as pixels:
-            for done, (sample, geometry, raw) in enumerate(
-                self.detector.raw_maps(samples), start=1
-            ):
-                scorer = self.detector.scorer
-                score, _ = scorer.score(raw, geometry)
-                full = scorer.map(raw, geometry)
+            for done, (sample, score, found) in enumerate(self._scored(samples), start=1):
                 limit = None if self._threshold is None else self._threshold.value
                 self._images.append(ImageResult(sample, score, limit))
                 pause = time.perf_counter()
-                if sample.label == 0 or sample.masks:
+                if found is not None and (sample.label == 0 or sample.masks):
+                    geometry, raw, full = found
+                    scorer = self.detector.scorer
                     standard = scorer.map(raw, geometry, STANDARD_SIZE)
                     seen = None
                     if pixels.wants_crop:
@@ -246,6 +244,20 @@ class _Scored:
                 metrics_time += time.perf_counter() - pause
             self.seconds = time.perf_counter() - began - metrics_time
             self._pixels = dict(pixels.compute())
+
+    def _scored(
+        self, samples: Sequence[Sample]
+    ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray] | None]]:
+        """Each image's score and map; scores alone where no mask judges a map and none is needed
+        for the score."""
+        if self.detector.scores_alone and not any(s.masks for s in samples):
+            for sample, score in self.detector.image_scores(samples):
+                yield sample, score, None
+            return
+        scorer = self.detector.scorer
+        for sample, geometry, raw in self.detector.raw_maps(samples):
+            score, _ = scorer.score(raw, geometry)
+            yield sample, score, (geometry, raw, scorer.map(raw, geometry))
 
     def result(self) -> CategoryResult:
         """The figures."""

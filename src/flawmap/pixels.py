@@ -36,6 +36,9 @@ PRO_VARIANTS = {
 EDGES = ("pixel_ap_edge", "pixel_ap_centre")
 """Optional metrics that `EdgeScores` gives."""
 
+DEFECTS = "pixel_auroc_defects"
+"""An optional metric without the good images."""
+
 SPRO = "spro_0.05"
 
 APART = {base: (base + BY_KIND, *(f"{base}_{k}" for k in KINDS)) for base in ("image_auroc", SPRO)}
@@ -73,6 +76,9 @@ class CategoryPixels:
             for ending in endings
             if any(name + ending in wanted for name in EDGES)
         }
+        self._of_defects = {
+            ending: PixelScores() for ending in endings if DEFECTS + ending in wanted
+        }
         self._saturated = SaturatedScores() if SPRO in wanted and saturation else None
         self._saturated_by_kind = {
             kind: (defect, SaturatedScores())
@@ -88,8 +94,9 @@ class CategoryPixels:
 
     def __exit__(self, *exc_info: object) -> None:
         saturated = (self._saturated, *(s for _, s in self._saturated_by_kind.values()))
+        sized = (*self._sizes.values(), *self._edges.values(), *self._of_defects.values())
         with ExitStack() as stack:
-            for scores in (*self._sizes.values(), *self._edges.values(), *saturated):
+            for scores in (*sized, *saturated):
                 if scores is not None:
                     stack.callback(scores.close)
 
@@ -128,6 +135,8 @@ class CategoryPixels:
             self._sizes[ending].add(anomaly_map, truth)
             if ending in self._edges:
                 self._edges[ending].add(anomaly_map, truth)
+            if ending in self._of_defects and truth is not None:
+                self._of_defects[ending].add(anomaly_map, truth)
         if self._decided is not None:
             self._decided.add(full, mask)
         saturated = [] if self._saturated is None else [self._saturated]
@@ -160,6 +169,8 @@ class CategoryPixels:
             if suffix in self._edges:
                 values = zip(EDGES, self._edges[suffix].compute(), strict=True)
                 optional |= {n + suffix: v for n, v in values if n + suffix in self._wanted}
+            if suffix in self._of_defects:
+                optional[DEFECTS + suffix] = self._of_defects[suffix].compute().pixel_auroc
         if SPRO in self._wanted:
             optional[SPRO] = math.nan if self._saturated is None else self._saturated.compute(0.05)
         by_kind = {k: scores.compute(0.05) for k, (_, scores) in self._saturated_by_kind.items()}

@@ -9,7 +9,7 @@ import pytest
 
 from flawmap.bench.render import aligned, render
 from flawmap.bench.results import StoredCell
-from flawmap.bench.table import Column, Value, make_table
+from flawmap.bench.table import Column, Table, Value, make_table
 from flawmap.errors import BenchError, ConfigError
 
 Make = Callable[..., StoredCell]
@@ -331,6 +331,52 @@ def test_other_tables_of_the_papers_can_be_named(stored: Make) -> None:
     papers = {n.label: n.values["image_auroc"].text for n in table.lines if n.source}
     assert papers["NB"] == "99.06"
     assert len(papers) == 10
+
+
+def test_published_figures_of_a_crop_stand_in_its_columns(stored: Make) -> None:
+    counts = {"n_good": 20, "n_defect": 63}
+    whole = {"image_auroc": 0.9, "pixel_auroc": 0.8, "aupro": 0.7, **counts}
+    cropped = {**whole, "pixel_auroc_crop": 0.85, "aupro_crop": 0.75}
+    zipper = {"zipper": {**whole, "n_good": 32, "n_defect": 119}}
+
+    def made(bottle: dict[str, float]) -> Table:
+        cells = [stored("NB", {"bottle": bottle, **zipper}, data="mvtec")]
+        return make_table(cells, published_from=("components", "main"))
+
+    def text(table: Table, label: str) -> dict[str, str | None]:
+        (line,) = [line for line in table.lines if line.source and line.label == label]
+        return {c.name: line.values[c.name].text for c in table.columns if c.name in line.values}
+
+    table = made(cropped)
+    auroc = {"image_auroc": "99.06"}
+    assert text(table, "NB") == {**auroc, "pixel_auroc_crop": "97.62", "aupro_crop": "93.71"}
+    # Others see the whole image.
+    assert text(table, "UniAD")["pixel_auroc"] == "96.8"
+    assert not any("centre crop alone" in note for note in table.footnotes if "NB" in note)
+    plain = made(whole)
+    assert text(plain, "NB") == {**auroc, "pixel_auroc": "97.62", "aupro": "93.71"}
+    assert "NB, unified: pixel metrics over the centre crop alone" in plain.footnotes
+
+
+def test_a_figure_over_defective_images_stands_in_the_column_of_its_metric(stored: Make) -> None:
+    bottle = {"image_auroc": 0.9, "pixel_auroc": 0.8, "n_good": 20, "n_defect": 63}
+    both = {"bottle": {**bottle, "pixel_auroc_defects": 0.7}}
+
+    def made(figures: dict[str, dict[str, float]], source: str) -> dict[str, dict[str, str | None]]:
+        cells = [stored("Gradients", figures, data="mvtec", setting="separate")]
+        table = make_table(cells, published_from=(source,))
+        shown = [c.name for c in table.columns]
+        return {
+            line.label: {n: v.text for n, v in line.values.items() if n in shown}
+            for line in table.lines
+            if line.source
+        }
+
+    assert made(both, "attribution")["Gradients with Gaussian"] == {"pixel_auroc_defects": "90.51"}
+    assert made(both, "seed")["MKD"] == {"image_auroc": "87.74", "pixel_auroc_defects": "90.71"}
+    # Where it was not measured there is nothing that its figures could stand beside.
+    assert made({"bottle": bottle}, "attribution") == {}
+    assert made({"bottle": bottle}, "seed")["MKD"] == {"image_auroc": "87.74"}
 
 
 def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> None:

@@ -174,6 +174,7 @@ def test_own_scores_are_given_or_refused(name: str, detector: Detector, rings: P
     assert (scores is not None) == method.scores_images
     if scores is not None:
         assert scores.shape == (3,)
+        torch.testing.assert_close(method.image_scores(images), scores)
         return
     with pytest.raises(ConfigError, match="maps only"):
         flawmap.fit(rings, method=name, options=options(name, **{"scoring.pooling": "method"}))

@@ -182,6 +182,24 @@ def test_fashion_mnist_names_its_classes(tmp_path: Path) -> None:
         read_data(tmp_path / "more", format="mnist")
 
 
+def test_what_could_be_fashion_mnist_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the folder's name alone it is known; its layout has others too."""
+    monkeypatch.setattr("flawmap.data.idx._FASHION_TEST", (2,) * 10)
+    labels = np.repeat(np.arange(10), 2)
+    for folder in ("FashionMNIST/raw", "clothes", "Fashion"):
+        write_idx(tmp_path / folder, labels, labels, zipped=False)
+    known = {name: read_data(tmp_path / name) for name in ("FashionMNIST", "Fashion", "clothes")}
+    assert [t.format for t in known.values()] == ["fashion-mnist", "fashion-mnist", "idx"]
+    said = [[n for n in t.notes if "--format fashion-mnist" in n] for t in known.values()]
+    assert [len(notes) for notes in said] == [0, 0, 1]
+    named = read_data(tmp_path / "clothes", format="fashion-mnist")
+    assert not any("--format" in note for note in named.notes)
+    write_idx(tmp_path / "digits", labels, labels[1:], zipped=False)
+    assert not any("--format" in note for note in read_data(tmp_path / "digits").notes)
+
+
 def cifar_rows(n: int) -> tuple[np.ndarray, list[int]]:
     rows = RNG.integers(0, 256, (n, 3072)).astype(np.uint8)
     return rows, [int(v) for v in RNG.integers(0, 10, n)]

@@ -158,6 +158,12 @@ def test_levels_have_their_channels_first_also_where_the_network_has_them_last(n
     assert [v.shape[1] for v in found] == list(encoder.channels)
     assert [tuple(v.shape[-2:]) for v in found] == encoder.grid((224, 224)) == [(56, 56), (28, 28)]
     torch.testing.assert_close(found[1][0, 3], wanted[1][0, :, :, 3])
+    if name.startswith("swin"):
+        with pytest.raises(ConfigError, match="one size only") as caught:
+            encoder.grid((256, 256))
+        assert caught.value.expected == "(224, 224)"
+    else:
+        assert encoder.grid((256, 256)) == [(64, 64), (32, 32)]
 
 
 def test_a_network_whose_levels_are_sequences_is_refused() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import flawmap
 from flawmap.config import EncoderConfig
+from flawmap.data import read_data
 from flawmap.encoders.encoder import Encoder, FeaturesEncoder, build, create, resolve, wrap
 from flawmap.errors import ConfigError
+from flawmap.evaluation import Evaluation, ImageResult
 from flawmap.methods.mkd import MKD, Cloner, MKDConfig, ReLU, Stage, distances, plan_cloner
+from flawmap.metrics.catalog import info
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
 
@@ -84,6 +89,40 @@ def test_the_smaller_cloner_of_vgg16_is_the_published_one() -> None:
     kinds = [type(layer).__name__ for stage in cloner.stages for layer in stage]
     inner, last = ["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "ReLU", "MaxPool2d"]
     assert kinds == 2 * (inner + last) + 3 * (inner + inner + last)
+
+
+def test_of_a_vgg16_that_cloner_is_built_by_default() -> None:
+    spec = resolve("vgg16")
+    levels = MKD.default_levels(spec)
+    assert levels == ("features.8", "features.15", "features.22", "features.29")
+    # Its structure alone: no weight is looked at.
+    with torch.device("meta"):
+        network = create(spec, levels)
+    encoder = wrap(spec, network, levels)
+    method = MKD.build(MKDConfig(), encoder, (128, 128), torch.Generator().manual_seed(0))
+    assert (method.pools, method.scale) == ((True,) * 4, 1)
+    assert sum(p.numel() for p in method.parameters()) == 343_984
+    assert [c.shape[1:] for c in method._clone(rand(2, 3, 128, 128))] == [
+        *((128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4))
+    ]
+
+
+def test_the_preset_paper_is_the_published_form() -> None:
+    config = flawmap.configure(method="mkd", preset="paper")
+    assert (config.encoder.name, config.data.size) == ("vgg16", (128, 128))
+    training = config.training
+    assert (training.iterations, training.batch_size, training.augment) == (2400, 64, "off")
+    assert (config.scoring.sigma, config.scoring.opening) == (4.0, 3)
+    assert (config.scoring.pooling, config.calibration.strategy) == ("method", "off")
+    published = {
+        **{"terms": "both", "value_weight": 0.5, "learning_rate": 1e-3},
+        **{"cloner": "smaller", "width": 16, "levels": None},
+        # Four layers teach, the last three of them score.
+        **{"critical_layers": None, "scored_layers": 3},
+        **{"normalise_input": False, "attribution": "gradients", "map_scale": "image"},
+    }
+    found = config.method.model_dump()
+    assert {name: found[name] for name in published} == published
 
 
 def test_the_equal_cloner_has_vgg16_s_own_widths() -> None:
@@ -455,7 +494,6 @@ OPTIONS: dict[str, Any] = {
     "training.threads": 1,
 }
 
-
 class StopAt:
     """Shows nothing, and sends Ctrl-C when the loop reports an iteration."""
 
@@ -509,6 +547,40 @@ def test_the_score_is_the_loss_everywhere(rings: Path) -> None:
     assert prediction.score != pytest.approx(found[0], rel=0.01)
 
 
+def test_without_masks_an_evaluation_asks_for_scores_alone(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = flawmap.fit(rings, method="mkd", options=OPTIONS)
+    pooled = flawmap.fit(rings, method="mkd", options={**OPTIONS, "scoring.pooling": "max"})
+    table = read_data(rings)
+    bare = replace(table, samples=tuple(replace(s, masks=()) for s in table.samples))
+    both = flawmap.evaluate(detector, table)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(torch.autograd, "backward", refuse)
+    alone = flawmap.evaluate(detector, bare, metrics=["segf1", "pixel_ap_edge", "aupro_0.05"])
+    for with_maps, without in zip(images_of(both), images_of(alone), strict=True):
+        assert without.score == pytest.approx(with_maps.score, rel=1e-5)
+        assert without.sample.path == with_maps.sample.path
+        assert without.threshold == with_maps.threshold
+    for name, value in alone.mean.items():
+        if info(name).per_pixel:
+            assert math.isnan(value), name
+        else:
+            assert value == pytest.approx(both.mean[name], nan_ok=True), name
+    # Masks need maps, and so does a score that is one of the map.
+    with pytest.raises(AssertionError, match="a backward pass"):
+        flawmap.evaluate(detector, table)
+    with pytest.raises(AssertionError, match="a backward pass"):
+        flawmap.evaluate(pooled, bare)
+
+
+def images_of(evaluation: Evaluation) -> list[ImageResult]:
+    return [image for part in evaluation.categories.values() for image in part.images]
+
+
 def test_looking_at_held_out_images_teaches_nothing(conv: Encoder) -> None:
     method = make(conv, terms="both")
     before = {k: v.clone() for k, v in method.state_dict().items()}
@@ -527,8 +599,27 @@ def test_a_source_with_relus_is_copied_where_it_stands() -> None:
     encoder = wrap(spec, create(spec, levels), levels)
     encoder.freeze()
     method = make(encoder)
-    assert method._rectified() == (True,) * 4
+    assert method._rectified((64, 64)) == (True,) * 4
     encoder.to("meta")
     # It fails where values are asked for, not because the picture lies elsewhere.
     with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
-        method._rectified()
+        method._rectified((64, 64))
+
+
+def test_a_source_that_takes_images_of_one_size_is_copied() -> None:
+    """With its channels last, too, as they are in a Swin."""
+    spec = resolve("swin_tiny_patch4_window7_224")
+    levels = MKD.default_levels(spec)
+    encoder = wrap(spec, create(spec, levels), levels)
+    encoder.freeze()
+    config = MKDConfig(value_weight=0.5, terms="both")
+    method = MKD.build(config, encoder, (224, 224), torch.Generator().manual_seed(0)).eval()
+    assert method._rectified((224, 224)) == (False,) * 4
+    images = rand(1, 3, 224, 224)
+    sizes = [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]
+    assert [tuple(x.shape[1:]) for x in method._source(images)] == sizes
+    assert [tuple(x.shape[1:]) for x in method._clone(images)] == sizes
+    maps, scores = method.scored_maps(images)
+    assert maps.shape == (1, 1, 224, 224)
+    assert float(maps.max()) > 0
+    torch.testing.assert_close(method.image_scores(images), scores)

@@ -15,6 +15,7 @@ def test_the_seven_are_official_and_first():
         "pro_per_image",
         "pixel_ap_edge",
         "pixel_ap_centre",
+        "pixel_auroc_defects",
         "spro_0.05",
         "spro_0.05_by_kind",
         "spro_0.05_logical",

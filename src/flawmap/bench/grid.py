@@ -21,6 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from flawmap.api import configure
+from flawmap.bench.published import MAIN_TABLES, require_table
 from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
@@ -123,6 +124,10 @@ class Grid(Section):
     """cpu by default, or what the method auto chooses."""
     metrics: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     """Metrics beyond the seven; see `flawmap evaluate --help`."""
+    published_from: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(
+        default_factory=lambda: list(MAIN_TABLES)
+    )
+    """The tables of papers whose figures stand beside those of the grid when it ends."""
 
     def with_options(self, encoder: str | None, options: Mapping[str, Any]) -> Grid:
         """With an encoder and options for every line, which win over the grid's own.
@@ -145,6 +150,13 @@ class Grid(Section):
             for name, chosen in self.options.items()
         }
         return self.model_copy(update={"methods": methods, "options": sets})
+
+    @field_validator("published_from")
+    @classmethod
+    def _known_tables(cls, names: list[str]) -> list[str]:
+        for name in names:
+            require_table(name, where="published_from")
+        return names
 
     @field_validator("metrics")
     @classmethod

@@ -9,7 +9,14 @@ from functools import lru_cache
 from importlib.resources import files
 
 from flawmap.data.mvtec import MVTEC_AD_TEST_IMAGES
+from flawmap.errors import unknown_name
 from flawmap.metrics.catalog import HEADLINE
+
+FIGURES = (*HEADLINE, "pixel_auroc_defects")
+"""The metrics that papers print."""
+
+_CROPPED = "Dinomaly"
+"""The paper whose method, and whose every table of its own options, sees the centre crop alone."""
 
 _SETTINGS = {"muad": "unified", "sep": "separate"}
 
@@ -44,6 +51,7 @@ class Published:
         figures: Metric to its text in percent, as printed; metrics that are not printed lack.
         source: The paper that prints it.
         note: What is odd about it.
+        cropped: Whether its pixel metrics are over the centre crop alone that the network sees.
     """
 
     table: str
@@ -53,6 +61,7 @@ class Published:
     figures: dict[str, str]
     source: str
     note: str
+    cropped: bool
 
 
 @lru_cache(maxsize=1)
@@ -65,12 +74,29 @@ def published() -> tuple[Published, ...]:
             dataset=row["dataset"],
             method=row["method"],
             setting=_SETTINGS[row["setting"]],
-            figures={name: row[name] for name in HEADLINE if row[name]},
+            figures={name: row[name] for name in FIGURES if row[name]},
             source=row["source"],
             note=row["note"],
+            cropped=_cropped(row),
         )
         for row in csv.DictReader(text.splitlines())
     )
+
+
+def require_table(name: str, *, where: str) -> None:
+    """A kind of table that `TABLES` has.
+
+    Raises:
+        ConfigError: It is another one; the nearest right one is given.
+    """
+    if name not in TABLES:
+        raise unknown_name("published table", name, TABLES, where=where)
+
+
+def _cropped(row: Mapping[str, str]) -> bool:
+    if _CROPPED not in row["source"]:
+        return False
+    return row["method"].startswith(_CROPPED) or row["table"] not in (*MAIN_TABLES, "input_size")
 
 
 def dataset_of(data_format: str, test_images: Mapping[str, int]) -> tuple[str, int] | None:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flawmap.bench.groups import Group, groups_of
-from flawmap.bench.published import MAIN_TABLES, dataset_of, published
+from flawmap.bench.published import FIGURES, MAIN_TABLES, Published, dataset_of, published
 from flawmap.bench.results import StoredCell
 from flawmap.bench.significance import MIN_PAIRS, compare_with_best
 from flawmap.errors import BenchError, ConfigError, unknown_name
-from flawmap.metrics.catalog import HEADLINE, MARK, info, names
+from flawmap.metrics.catalog import CATALOG, CROP, HEADLINE, MARK, info, names
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ COSTS = {
 }
 """What a cell costs; see `measure`."""
 
-DEFAULT_COLUMNS = (*HEADLINE, "fit_seconds", "images_per_second")
+DEFAULT_COLUMNS = (
+    *FIGURES,
+    *(name + CROP for name in HEADLINE if CATALOG[name].per_pixel),
+    "fit_seconds",
+    "images_per_second",
+)
+"""Those of which a results file has figures are shown."""
 
 
 @dataclass(frozen=True)
@@ -329,9 +335,10 @@ def _with_published(
         for paper in published():
             if paper.dataset != name or paper.table not in tables:
                 continue
-            if paper.setting not in settings or not shown & set(paper.figures):
+            figures, over = _placed(paper, shown)
+            if paper.setting not in settings or not shown & set(figures):
                 continue
-            marks = [f"published: {paper.source}"]
+            marks = [f"published: {paper.source}", *over]
             if paper.note:
                 marks.append(f"{paper.method}, {paper.setting}: {paper.note}")
             result.append(
@@ -341,7 +348,7 @@ def _with_published(
                     label=paper.method,
                     encoder="",
                     seeds=(),
-                    values={k: Value(float(v) / 100, text=v) for k, v in paper.figures.items()},
+                    values={k: Value(float(v) / 100, text=v) for k, v in figures.items()},
                     marks=tuple(marks),
                     source=paper.source,
                     complete=False,
@@ -353,6 +360,18 @@ def _with_published(
                 "categories that the published figures are means over"
             )
     return result, notes
+
+
+def _placed(paper: Published, shown: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The figures of a paper by column, and what must be said of them."""
+    pixel = {name for name in paper.figures if info(name).per_pixel}
+    if not paper.cropped or not pixel & {name.removesuffix(CROP) for name in shown}:
+        return dict(paper.figures), []
+    if not any(name + CROP in shown for name in pixel):
+        return dict(paper.figures), [
+            f"{paper.method}, {paper.setting}: pixel metrics over the centre crop alone"
+        ]
+    return {k + CROP if k in pixel else k: v for k, v in paper.figures.items()}, []
 
 
 def significance_notes(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:

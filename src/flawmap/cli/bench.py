@@ -171,7 +171,7 @@ def run(
                 f"{len(summary.failed)} failed, {duration(summary.seconds)}"
             )
             if summary.done + summary.before:
-                print_table(store.cells())
+                print_table(store.cells(), published_from=described.published_from)
             show.note("")
             show.note("tables and plots:")
             show.note("  " + show.command("bench", "table", results, "--output", "table.md"))

@@ -39,8 +39,8 @@ def table(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A metric or a cost, several times. [default: the seven metrics, the fit's "
-            "seconds and images/s]",
+            help="A metric or a cost, several times. [default: the seven metrics, "
+            "pixel_auroc_defects where it was measured, the fit's seconds and images/s]",
         ),
     ] = None,
     all_columns: Annotated[
@@ -73,17 +73,16 @@ def table(
     Mean over categories, then mean and spread over seeds; the best in bold; published figures
     beside ours where they are known; whether differences are beyond chance.
     """
-    from flawmap.bench.published import MAIN_TABLES, TABLES
+    from flawmap.bench.published import MAIN_TABLES, require_table
     from flawmap.bench.render import ENDINGS, render
     from flawmap.bench.table import COSTS, DEFAULT_COLUMNS, make_table
-    from flawmap.errors import BenchError, ConfigError, unknown_name
+    from flawmap.errors import BenchError, ConfigError
     from flawmap.files import write_text
     from flawmap.metrics.catalog import names
 
     cells = cells_of_file(results, data)
     for name in published_from or ():
-        if name not in TABLES:
-            raise unknown_name("published table", name, TABLES, where="--published-from")
+        require_table(name, where="--published-from")
     papers = tuple(published_from or MAIN_TABLES) if published else ()
     wanted = (*names(), *COSTS) if all_columns else tuple(column or DEFAULT_COLUMNS)
     if output is not None and form is None:

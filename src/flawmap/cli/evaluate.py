@@ -25,6 +25,7 @@ Metrics for --metric:
   pro_per_image           PRO with the regions of each image averaged first
   pixel_ap_edge           pixel AP within 3 px of a defect's border
   pixel_ap_centre         pixel AP over all other pixels
+  pixel_auroc_defects     pixel AUROC over defective images alone
   spro_0.05               saturated PRO, original size only
   spro_0.05_by_kind       mean of the next two, official for MVTec LOCO
   spro_0.05_logical       saturated PRO of logical defects and good images alone
@@ -34,7 +35,7 @@ Metrics for --metric:
   image_auroc_structural  image AUROC of structural defects alone
   sample_auroc            AUROC over parts with several views
   segf1                   pixel F1 at the calibrated pixel threshold, original size only
-With _original behind their names, the first four are taken at original size. _crop behind a name,
+With _original behind their names, the first five are taken at original size. _crop behind a name,
 such as aupro_crop, means the centre crop alone that the network sees, as some papers print.
 
 \b

@@ -12,6 +12,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,7 +82,14 @@ class Idx:
                 raise different_counts(root, part, len(pixels), len(labels[part]))
             yield pixels
 
-        return one_vs_rest(self, Packed(root, list(files.values()), labels, names, images))
+        table = one_vs_rest(self, Packed(root, list(files.values()), labels, names, images))
+        if not self.classes and _counts(labels["test"]) == _FASHION_TEST:
+            note = (
+                "as many test images of each class as Fashion-MNIST has: if it is that, "
+                f"--format {FashionMnist.name} gives its classes their names"
+            )
+            table = replace(table, notes=(*table.notes, note))
+        return table
 
 
 class Mnist(Idx):
@@ -189,4 +197,9 @@ def _test_counts(root: Path) -> tuple[int, ...] | None:
     except DataError:
         # The reader that is asked by name says what is wrong.
         return ()
-    return tuple(int(n) for n in np.bincount(labels))
+    return _counts(labels)
+
+
+def _counts(labels: Sequence[int] | Pixels) -> tuple[int, ...]:
+    """How many images each class has."""
+    return tuple(int(n) for n in np.bincount(np.asarray(labels, dtype=np.int64)))

@@ -139,15 +139,7 @@ class TimmViTEncoder(ViTEncoder):
         self._fixed = None if dynamic else tuple(network.patch_embed.img_size)
 
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        if self._fixed is not None and tuple(size) != self._fixed:
-            height, width = self._fixed
-            raise ConfigError(
-                f"the encoder '{self.spec.name}' takes images of one size only",
-                where="data.size",
-                given=size,
-                expected=f"({height}, {width})",
-                hint=f"--set 'data.size=[{height},{width}]'",
-            )
+        _require_size(self.spec, size, self._fixed)
         return super().grid(size)
 
     def tokens(self, images: Tensor) -> list[Tensor]:
@@ -218,6 +210,10 @@ class FeaturesEncoder(Encoder):
                 hint="use another encoder: 'flawmap encoders' lists some",
             )
         self._channels_last = form is Format.NHWC
+        # Windows of a Swin are laid out for one size.
+        embed: Any = getattr(network, "patch_embed", None)
+        strict = getattr(embed, "strict_img_size", False) and embed.img_size is not None
+        self._fixed = tuple(embed.img_size) if strict else None
         self._picks = [list(names).index(level) for level in levels]
         self.network = network
         info = network.feature_info
@@ -227,6 +223,7 @@ class FeaturesEncoder(Encoder):
         self.to(memory_format=torch.channels_last)
 
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        _require_size(self.spec, size, self._fixed)
         return [(-(-size[0] // s), -(-size[1] // s)) for s in self.strides]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -420,6 +417,21 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             "the weights do not fit the network",
             where=where,
             given=f"unexpected: {list(result.unexpected_keys)[:3]}, missing: {absent[:3]}",
+        )
+
+
+def _require_size(
+    spec: EncoderSpec, size: tuple[int, int], fixed: tuple[int, ...] | None
+) -> None:
+    """Refuses a size where the network takes one other alone."""
+    if fixed is not None and tuple(size) != fixed:
+        height, width = fixed
+        raise ConfigError(
+            f"the encoder '{spec.name}' takes images of one size only",
+            where="data.size",
+            given=size,
+            expected=f"({height}, {width})",
+            hint=f"--set 'data.size=[{height},{width}]'",
         )
 
 

@@ -123,6 +123,18 @@ class Method(nn.Module, abc.ABC):
         """
         return self.anomaly_map(self.extract(images)), None
 
+    def image_scores(self, images: Tensor) -> Tensor:
+        """The scores of `scored_maps` alone, (B,) float32, where nobody asks for a map.
+
+        Only of a method that `scores_images`, which overrides this where its maps are what costs.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB in [0, 1].
+        """
+        scores = self.scored_maps(images)[1]
+        assert scores is not None, f"{type(self).__name__} gives no scores of its own"
+        return scores
+
     def forward(self, images: Tensor) -> Tensor:
         """Raw maps of images."""
         return self.scored_maps(images)[0]

@@ -7,8 +7,9 @@ With a VGG16 encoder and the preset "paper" this is the published form: the clon
 four max-pools, the image score is the loss of the image, the map is the gradient of that score with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
 the networks see normalised images; the loss is its direction term alone; maps are not scaled one by
-one, so that they can be compared between images. Published figures are of one model for each
-category; the default here, as for every method, is one for all, and `--separate` gives the former.
+one, so that they can be compared between images; bright spots are not removed from them by a
+morphological opening. Published figures are of one model for each category; the default here, as
+for every method, is one for all, and `--separate` gives the former.
 Of several processes each takes its batch normalisations from its own share of the batch, so a fit
 depends on how many there are.
 
@@ -147,7 +148,7 @@ class MKD(IterativeMethod):
                 given=size,
                 expected=f"at least {strides[-1]} px",
             )
-        self.cloner = Cloner(stages, self._rectified(), round_up=not self.vgg)
+        self.cloner = Cloner(stages, self._rectified(size), round_up=not self.vgg)
         weight = 0.0 if config.value_weight == "auto" else config.value_weight
         self.register_buffer("value_weight", torch.tensor(weight))
 
@@ -176,13 +177,17 @@ class MKD(IterativeMethod):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
         return method
 
-    def _rectified(self) -> tuple[bool, ...]:
-        """For each level, whether it comes from a ReLU."""
+    def _rectified(self, size: tuple[int, int]) -> tuple[bool, ...]:
+        """For each level, whether it comes from a ReLU.
+
+        Args:
+            size: (H, W) of the input in px; there are encoders that take no other.
+        """
         if self.encoder.spec.family != "other":
             return (False,) * len(self.encoder.channels)
         if self.vgg:
             return (True,) * len(self.encoder.channels)
-        probe = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        probe = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
         probe = probe.to(self.encoder.mean.device)
         with torch.no_grad():
             return tuple(bool((level >= 0).all()) for level in self._source(probe))
@@ -229,7 +234,13 @@ class MKD(IterativeMethod):
             return value
         return direction + self.value_weight * value
 
-    def image_scores(self, images: Tensor, *, guided: bool = False) -> Tensor:
+    def image_scores(self, images: Tensor) -> Tensor:
+        """The scores of `scored_maps`, by a forward pass alone."""
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            parts = torch.split(images, self.config.images_at_once)
+            return torch.cat([self._scores(part) for part in parts])
+
+    def _scores(self, images: Tensor, *, guided: bool = False) -> Tensor:
         """The loss of each image over the layers that are scored, (B,).
 
         Args:
@@ -262,8 +273,7 @@ class MKD(IterativeMethod):
         ):
             images = images.detach().clone()
             if self.config.attribution == "smoothgrad":
-                with torch.no_grad():
-                    scores = self.image_scores(images)
+                scores = self.image_scores(images)
                 copies = self._noisy(images)
                 gradient = torch.zeros_like(images)
                 for copy in copies:
@@ -276,7 +286,7 @@ class MKD(IterativeMethod):
     def _gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and their gradients with respect to the px, (B, 3, H, W)."""
         images.requires_grad_()
-        scores = self.image_scores(images, guided=self.config.attribution == "guided")
+        scores = self._scores(images, guided=self.config.attribution == "guided")
         # An image's score depends on its own px alone, so the sum's gradient is each one's.
         # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
         torch.autograd.backward([scores.sum()], inputs=[images])

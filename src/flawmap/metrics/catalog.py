@@ -275,6 +275,15 @@ CATALOG: Mapping[str, MetricInfo] = MappingProxyType(
                 "border",
             ),
             MetricInfo(
+                "pixel_auroc_defects",
+                "Pixel AUROC, defects",
+                "P-AUROC defects",
+                official=False,
+                per_pixel=True,
+                original_size=True,
+                about="AUROC over the pixels of defective images alone, as in some papers",
+            ),
+            MetricInfo(
                 "spro_0.05",
                 "Saturated PRO to 0.05",
                 "sPRO.05",
