@@ -110,14 +110,22 @@ def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str
 
 
 def wide(shown: Table) -> str:
-    """A line per method, with a column for each figure of each category; of one data set."""
-    from flawmap.bench.render import cell
+    """A line per method, with a column for each figure of each category; of one data set.
 
+    What one model of all costs is one figure.
+    """
+    from flawmap.bench.render import cell
+    from flawmap.bench.table import COSTS
+
+    unified = {line.setting for line in shown.lines} == {"unified"}
+    of_one = {column.name for column in shown.columns if unified and column.name in COSTS}
+    first = shown.lines[0].data.rpartition("/")[2]
     keys = {
         (line.data.rpartition("/")[2], column)
         for line in shown.lines
         for column in shown.columns
         if column.name in line.values and line.values[column.name].mean is not None
+        if column.name not in of_one or line.data.rpartition("/")[2] == first
     }
     order = sorted(keys, key=lambda key: (shown.columns.index(key[1]), key[0]))
     lines: dict[str, dict[str, Any]] = {}
@@ -129,10 +137,15 @@ def wide(shown: Table) -> str:
         for category, column in order:
             value = members[category].values.get(column.name)
             text = cell(column, value)
-            figures.append(f"**{text}**" if value is not None and value.best else text)
+            best = value is not None and value.best and column.name not in of_one
+            figures.append(f"**{text}**" if best else text)
         seeds = {len(line.seeds) for line in members.values()}
         body.append([label, "/".join(map(str, sorted(seeds))), *figures])
-    head = ["method", "seeds", *(f"{category} {column.title}" for category, column in order)]
+    titles = (
+        column.title if column.name in of_one else f"{category} {column.title}"
+        for category, column in order
+    )
+    head = ["method", "seeds", *titles]
     notes = "\n".join(f"- {note}" for note in shown.notes)
     return f"{markdown(head, body, n_text=1)}\n\n{notes}"
 
