@@ -62,9 +62,7 @@ def test_a_digit_against_the_others(rows: Run) -> None:
 
 @pytest.mark.slow
 def test_all_ways_of_localising_are_measured_and_give_the_same_maps(rows: Run) -> None:
-    found = rows(
-        "mkd_speed", "--encoder", "lite0", "--size", 64, "--batch-size", 3, "--repeats", 1
-    )
+    found = rows("mkd_speed", "--encoder", "lite0", "--size", 64, "--batch-size", 3, "--repeats", 1)
     together, one_by_one, plain = found
     assert together["together is faster by"] == 1
     for row in (together, one_by_one, plain):
@@ -74,9 +72,7 @@ def test_all_ways_of_localising_are_measured_and_give_the_same_maps(rows: Run) -
 
 @pytest.mark.slow
 def test_windows_together_and_alone_paint_the_same(rows: Run) -> None:
-    found = rows(
-        "intra_speed", "--preset", "cpu", "--size", 112, "--repeats", 1, "--no-training"
-    )
+    found = rows("intra_speed", "--preset", "cpu", "--size", 112, "--repeats", 1, "--no-training")
     assert found[0]["precision"] == "float32"
     assert found[0]["largest_difference"] < 1e-3
     assert found[0]["maps_per_second"] > 0

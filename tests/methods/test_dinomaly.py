@@ -417,7 +417,11 @@ def test_the_narrow_layer_of_dinomaly2_learns_ten_times_more_slowly(vit: Encoder
 
 @pytest.mark.parametrize(
     ("encoder", "blocks"),
-    [("dinov2-small", range(2, 10)), ("dinov2-base", range(2, 10)), ("dinov2-large", range(4, 19, 2))],
+    [
+        ("dinov2-small", range(2, 10)),
+        ("dinov2-base", range(2, 10)),
+        ("dinov2-large", range(4, 19, 2)),
+    ],
 )
 def test_the_published_levels(encoder: str, blocks: range) -> None:
     found = Dinomaly.default_levels(ENCODERS[encoder])
@@ -453,7 +457,9 @@ def test_the_order_of_the_bottlenecks(vit: Encoder) -> None:
     its GELU's."""
     found = {
         kind: [
-            f"{m.in_features}-{m.out_features}" if isinstance(m, torch.nn.Linear) else m.p
+            f"{m.in_features}-{m.out_features}"
+            if isinstance(m, torch.nn.Linear)
+            else m.p
             if isinstance(m, Dropout)
             else type(m).__name__
             for m in make(vit, bottleneck=kind).bottleneck

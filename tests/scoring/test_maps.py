@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from flawmap.config import ScoringConfig
+from flawmap.methods.dinomaly import Dinomaly
 from flawmap.scoring import Scorer, Smoothing, pool, resample, smooth
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.maps import disc, opened
-from flawmap.methods.dinomaly import Dinomaly
 from flawmap.types import Geometry, RawMap, Sample
-
 
 DINOMALY_PAPER = {
     name.removeprefix("scoring."): value
@@ -54,7 +53,9 @@ def test_a_gaussian_with_a_reach_is_a_small_kernel() -> None:
     kernel = np.outer(line, line) / line.sum() ** 2
     wanted = ndimage.correlate(raw.astype(np.float64), kernel, mode="constant")
     np.testing.assert_allclose(found[2:-2, 2:-2], wanted[2:-2, 2:-2], rtol=1e-5)
-    np.testing.assert_allclose(resample(raw, whole, Smoothing(sigma=4.0, reach=2)), found, rtol=1e-5)
+    np.testing.assert_allclose(
+        resample(raw, whole, Smoothing(sigma=4.0, reach=2)), found, rtol=1e-5
+    )
     scorer = Scorer(ScoringConfig(sigma=4.0, reach=2))
     assert scorer.score(RawMap(raw), whole)[0] == pytest.approx(float(found.max()))
 

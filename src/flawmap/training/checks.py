@@ -61,7 +61,8 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
             "without held-out images there is no loss to be patient with",
             where="training.patience",
             given=training.patience,
-            hint="set training.validation_fraction too, such as 0.1, or --set training.patience=null",
+            hint="set training.validation_fraction too, such as 0.1, or "
+            "--set training.patience=null",
         )
     elif training.batch_size % processes:
         raise ConfigError(
