@@ -20,7 +20,7 @@ from flawmap.config import ScoringConfig
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.evaluation import Evaluation, evaluate_table
-from flawmap.metrics import aupro, auroc, resize_mask_nearest, sample_auroc, spro
+from flawmap.metrics import aupro, auroc, published_crop, resize_mask_nearest, sample_auroc, spro
 from flawmap.metrics.catalog import ALWAYS, names
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.scorer import Scorer
@@ -99,17 +99,22 @@ def arrays(table: SampleTable) -> tuple[list[np.ndarray], list[list[np.ndarray]]
     return maps, [[np.asarray(Image.open(m)) for m in s.masks] for s in table.samples]
 
 
+def crop_of(mask: np.ndarray) -> np.ndarray:
+    window = (mask.shape[0] - 8, mask.shape[1] - 12)
+    return published_crop(mask, (256, 256), mask.shape, (4, 6), window)
+
+
 def test_metrics_of_the_crop_judge_what_the_network_sees(table: SampleTable) -> None:
     asked = ["aupro_crop", "pixel_ap_crop", "aupro_0.05_crop"]
     found = evaluate(table, *asked, crop=True).categories["box"].metrics
     assert [name for name in found if name.endswith("_crop")] == asked
     maps, masks = arrays(table)
     seen = [m[4:-4, 6:-6] for m in maps]
-    unions = [np.any([m[4:-4, 6:-6] > 0 for m in each], axis=0) if each else None for each in masks]
+    unions = [np.any([m > 0 for m in each], axis=0) if each else None for each in masks]
     shape = seen[0].shape
     alone = Geometry(shape, shape, (0, 0), shape)
     standard = [MapDetector().scorer.map(RawMap(m), alone, (256, 256)) for m in seen]
-    shrunk = [None if u is None else resize_mask_nearest(u, (256, 256)) for u in unions]
+    shrunk = [None if u is None else crop_of(u) for u in unions]
     assert found["aupro_crop"] == aupro(standard, shrunk)
     assert found["aupro_0.05_crop"] == aupro(standard, shrunk, 0.05)
     assert found["aupro_crop"] != found["aupro"]
@@ -134,10 +139,9 @@ def test_pixel_auroc_over_the_defective_images_alone(table: SampleTable) -> None
     ]
     assert len(pairs) == 4
 
-    def standard(m: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def standard(m: np.ndarray) -> np.ndarray:
         alone = Geometry(m.shape, m.shape, (0, 0), m.shape)
-        shown = MapDetector().scorer.map(RawMap(m), alone, (256, 256))
-        return shown, resize_mask_nearest(truth, (256, 256))
+        return MapDetector().scorer.map(RawMap(m), alone, (256, 256))
 
     def wanted(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
         scores, truth = (
@@ -145,8 +149,8 @@ def test_pixel_auroc_over_the_defective_images_alone(table: SampleTable) -> None
         )
         return float(roc_auc_score(truth, scores))
 
-    at_256 = wanted([standard(m, t) for m, t in pairs])
-    in_crop = wanted([standard(m[4:-4, 6:-6], t[4:-4, 6:-6]) for m, t in pairs])
+    at_256 = wanted([(standard(m), resize_mask_nearest(t, (256, 256))) for m, t in pairs])
+    in_crop = wanted([(standard(m[4:-4, 6:-6]), crop_of(t)) for m, t in pairs])
     assert whole[f"{name}_original"] == pytest.approx(wanted(pairs), abs=1e-12)
     assert whole[name] == pytest.approx(at_256, abs=1e-12)
     assert seen[f"{name}_crop"] == pytest.approx(in_crop, abs=1e-12)

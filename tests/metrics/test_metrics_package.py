@@ -14,7 +14,7 @@ import flawmap.metrics
     ("name", "n_examples"),
     [
         ("ranking", 7),
-        ("masks", 5),
+        ("masks", 6),
         ("pixel", 7),
         ("catalog", 1),
         ("saturated", 7),
