@@ -31,9 +31,26 @@ def weights(detector: Detector) -> dict[str, torch.Tensor]:
     return dict(detector.models["*"].state_dict())
 
 
+VIT = [
+    *("--encoder", "vit-s14", "--set", "data.size=56", "--set", "training.iterations=3"),
+    *("--set", "method.levels=[blocks.0,blocks.1]"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["memory", "disk", "off"])
-def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache: str) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(["--set", f"training.cache={place}"] for place in ("memory", "disk", "off")),
+        ["--set", "training.balance=true"],
+        ["--set", "method.constraint=one-group"],
+        VIT,
+    ],
+    ids=["memory", "disk", "off", "balanced", "one group", "vit"],
+)
+def test_two_processes_learn_what_one_learns(
+    two_products: Path, tmp_path: Path, more: list[str]
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,10 +59,9 @@ def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache:
         "-m",
         "flawmap.cli.main",
         "fit",
-        str(rings),
+        str(two_products),
         *OPTIONS,
-        "--set",
-        f"training.cache={cache}",
+        *more,
     ]
     together = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     for name, launcher in (("one", []), ("two", together)):
@@ -62,7 +78,9 @@ def test_two_processes_learn_what_one_learns(rings: Path, tmp_path: Path, cache:
             assert done.stdout.count("thresholds") == 1
     one, two = (flawmap.load(tmp_path / f"{name}.flawmap", device="cpu") for name in ("one", "two"))
     first, second = (d.fitted.curves["*"]["losses"] for d in (one, two))
-    assert [step for step, _ in first] == [step for step, _ in second] == [10, 12]
+    steps = [step for step, _ in first]
+    assert steps == [step for step, _ in second]
+    assert steps == ([3] if more == VIT else [10, 12])
     for (_, alone), (_, together_) in zip(first, second, strict=True):
         assert together_ == pytest.approx(alone, rel=1e-5)
     # Adam divides by gradients, so rounding of the smallest ones shows in the weights.
