@@ -140,7 +140,9 @@ def test_pixel_auroc_over_the_defective_images_alone(table: SampleTable) -> None
         return shown, resize_mask_nearest(truth, (256, 256))
 
     def wanted(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
-        scores, truth = (np.concatenate([x.ravel() for x in part]) for part in zip(*pairs, strict=True))
+        scores, truth = (
+            np.concatenate([x.ravel() for x in part]) for part in zip(*pairs, strict=True)
+        )
         return float(roc_auc_score(truth, scores))
 
     at_256 = wanted([standard(m, t) for m, t in pairs])
