@@ -494,6 +494,7 @@ OPTIONS: dict[str, Any] = {
     "training.threads": 1,
 }
 
+
 class StopAt:
     """Shows nothing, and sends Ctrl-C when the loop reports an iteration."""
 

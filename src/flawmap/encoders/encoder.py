@@ -420,9 +420,7 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         )
 
 
-def _require_size(
-    spec: EncoderSpec, size: tuple[int, int], fixed: tuple[int, ...] | None
-) -> None:
+def _require_size(spec: EncoderSpec, size: tuple[int, int], fixed: tuple[int, ...] | None) -> None:
     """Refuses a size where the network takes one other alone."""
     if fixed is not None and tuple(size) != fixed:
         height, width = fixed
