@@ -94,9 +94,9 @@ class CategoryPixels:
 
     def __exit__(self, *exc_info: object) -> None:
         saturated = (self._saturated, *(s for _, s in self._saturated_by_kind.values()))
-        sized = (*self._sizes.values(), *self._edges.values(), *self._of_defects.values())
+        pixels = (*self._sizes.values(), *self._of_defects.values())
         with ExitStack() as stack:
-            for scores in (*sized, *saturated):
+            for scores in (*pixels, *self._edges.values(), *saturated):
                 if scores is not None:
                     stack.callback(scores.close)
 

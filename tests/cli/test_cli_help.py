@@ -102,6 +102,7 @@ def test_the_help_names_every_optional_metric(capsys: pytest.CaptureFixture[str]
     assert found == [name for name in CATALOG if name not in ALWAYS]
     # "The first five" are those with a form at original size.
     assert [name for name in found if f"{name}_original" in names()] == found[:5]
+    assert "the first five are taken at original size" in text
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
