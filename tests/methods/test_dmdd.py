@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import flawmap
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.unlearnt import Unlearnt
@@ -16,6 +18,7 @@ from flawmap.methods.dmdd import DMDD, Branches, DMDDConfig, branch_losses, join
 from flawmap.methods.layers.cosine import at_places
 from flawmap.methods.layers.pyramid import distance_maps
 from flawmap.methods.layers.segmentation import ChannelAttention, SpatialAttention, focal
+from flawmap.scoring.maps import pool
 
 LEVELS = ("blocks.1", "blocks.2", "blocks.4")
 
@@ -310,6 +313,54 @@ def test_a_map_weighs_as_much_as_it_tells_defects_from_good_px() -> None:
     assert join(sums(((0.5, 0.1), (1.5, 0.1)), ((0.3, 0.1), (0.2, 0.1))))[1, 1] == 0
     nothing = join(sums(((0.5, 0.1), (0.5, 0.1)), ((0.3, 0.1), (0.2, 0.1))))
     assert nothing.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_the_normalised_mean_takes_its_constants_from_good_px(lite: Encoder) -> None:
+    method = make(lite, map="mean").eval()
+    assert method.final_images == 64
+    batches = [method.extract(images(2)), method.extract(images(3) * 0.8)]
+    with torch.no_grad():
+        parts = [method.maps(features) for features in batches]
+        method.finalise(iter(batches))
+        found = method.anomaly_map(batches[0])
+    wanted = torch.zeros(2, 1, 16, 16, dtype=torch.float64)
+    for index in range(2):
+        good = torch.cat([maps[index].flatten() for maps in parts]).double()
+        assert len(good) == 5 * 16 * 16
+        wanted += (parts[0][index] - good.mean()) / good.std(unbiased=False) / 2
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_every_image_gets_a_defect_by_which_maps_are_joined(
+    lite: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where training leaves nearly all images as they are."""
+    constants = []
+    for share in (0.0, 0.999):
+        method = make(lite, synthesis={"none_share": share}).eval()
+        with torch.no_grad():
+            method.finalise(iter([method.extract(images())]))
+        constants.append(method.joining.clone())
+    assert not method.corrupted(images(), 0)[1].any()
+    assert method.corrupted(images(), 0, always=True)[1].flatten(1).any(dim=1).all()
+    torch.testing.assert_close(constants[1], constants[0], rtol=0, atol=0)
+
+
+def test_a_segmentation_that_is_not_there_cannot_be_the_map() -> None:
+    wanted = {"method.map": "segmentation", "method.segmentation": False}
+    with pytest.raises(ConfigError, match="without method.segmentation it must be") as caught:
+        flawmap.configure(method="dmdd", options=wanted)
+    assert caught.value.where == "method.map"
+
+
+def test_the_image_score_is_the_mean_of_100_px_at_256_px() -> None:
+    scoring = flawmap.configure(method="dmdd").scoring
+    assert scoring.pooling == "top"
+    smoothed = np.zeros((256, 256), dtype=np.float32)
+    smoothed.flat[:100] = 1
+    assert pool(smoothed, top_fraction=scoring.top_fraction) == 1
+    smoothed.flat[99] = 0
+    assert pool(smoothed, top_fraction=scoring.top_fraction) == pytest.approx(0.99)
 
 
 def test_what_the_map_is(lite: Encoder) -> None:

@@ -144,6 +144,8 @@ class Synthesis:
         image: FloatArray,
         generator: np.random.Generator,
         others: Sequence[FloatArray] = (),
+        *,
+        always: bool = False,
     ) -> tuple[FloatArray, BoolArray]:
         """A defect on one image.
 
@@ -152,13 +154,14 @@ class Synthesis:
             generator: Draws everything; one of its own for each image and step.
             others: Further training images, (h, w, 3) float32, for textures=images; without any,
                 turned pieces of the image itself are taken.
+            always: Draw a defect whatever `none_share` says.
 
         Returns:
             The image with the defect, (H, W, 3) float32 in [0, 1], and its mask, (H, W); outside
             the mask every px is as it was. The mask is empty only if no defect was drawn.
         """
         height, width = image.shape[:2]
-        if generator.uniform() < self.config.none_share:
+        if generator.uniform() < self.config.none_share and not always:
             return image.copy(), np.zeros((height, width), dtype=np.bool_)
         allowed = object_mask(image) if self.config.foreground == "auto" else None
         kind = self.config.kinds[generator.integers(len(self.config.kinds))]
