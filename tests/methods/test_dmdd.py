@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import flawmap
 from flawmap.config import EncoderConfig
+from flawmap.data.pool import map_in_threads
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.unlearnt import Unlearnt
 from flawmap.errors import ConfigError, DataError
@@ -202,6 +206,44 @@ def test_a_fitted_model_needs_no_folder_of_textures(lite: Encoder) -> None:
     assert method.anomaly_map(method.extract(images())).shape == (2, 1, 16, 16)
     with pytest.raises(DataError, match="nowhere"):
         method.corrupted(images(), 0)
+
+
+FIT = {
+    "data.size": 64,
+    "method.width": 16,
+    "training.iterations": 2,
+    "training.batch_size": 4,
+    "training.device": "cpu",
+}
+
+
+def test_a_folder_without_textures_is_named_before_any_image_is_read(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.training.fit.verify", None)
+    for folder in (tmp_path / "nowhere", tmp_path):
+        folders = {
+            "method.synthesis.textures": ["folder"],
+            "method.synthesis.texture_folder": str(folder),
+        }
+        with pytest.raises(DataError, match=re.escape(str(folder))):
+            flawmap.fit(rings, method="dmdd", options={**FIT, **folders})
+
+
+def test_defects_are_drawn_with_the_threads_of_the_fit(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(*args: Any, threads: int, **options: Any) -> Any:
+        seen.append(threads)
+        return map_in_threads(*args, threads=threads, **options)
+
+    monkeypatch.setattr("flawmap.methods.dmdd.map_in_threads", spy)
+    flawmap.fit(rings, method="dmdd", options={**FIT, "training.threads": 3})
+    # Two steps, and batches that tell how to join the maps.
+    assert len(seen) > 2
+    assert set(seen) == {3}
 
 
 @pytest.mark.parametrize("student", ["reverse", "encoder"])

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.data.pool import map_in_threads
-from flawmap.data.synthesis import Synthesis, SynthesisConfig
+from flawmap.data.synthesis import Synthesis, SynthesisConfig, list_textures
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.encoders.unlearnt import Unlearnt
@@ -59,7 +59,6 @@ from flawmap.methods.layers.pyramid import (
 )
 from flawmap.methods.layers.residual import initialise
 from flawmap.methods.layers.segmentation import Attention, SegmentationNetwork, focal
-from flawmap.resources import default_threads
 from flawmap.training.optim import Schedule, short_schedule
 from flawmap.types import BoolArray, FloatArray
 
@@ -185,6 +184,11 @@ class DMDD(IterativeMethod):
         return pyramid_levels(spec)
 
     @classmethod
+    def check(cls, config: DMDDConfig) -> None:
+        if config.synthesis.texture_folder is not None:
+            list_textures(config.synthesis.texture_folder)
+
+    @classmethod
     def build(
         cls,
         config: DMDDConfig,
@@ -230,7 +234,7 @@ class DMDD(IterativeMethod):
             others = arrays[:n] + arrays[n + 1 :]
             return synthesis(arrays[n], np.random.default_rng([seed, n]), others, always=always)
 
-        numbers, threads = range(len(arrays)), default_threads()
+        numbers, threads = range(len(arrays)), self.threads
         drawn = list(map_in_threads(draw, numbers, threads=threads, ahead=len(arrays)))
         found = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2)
         masks = torch.from_numpy(np.stack([mask for _, mask in drawn]))[:, None].float()
