@@ -181,6 +181,57 @@ def test_an_unlearnt_network_has_the_levels_asked_for_and_nothing_after_them(
     assert all(p.grad is not None for p in student.parameters())
 
 
+def unweighted(name: str) -> Encoder:
+    spec = resolve(name)
+    levels = DMDD.default_levels(spec)
+    encoder = wrap(spec, create(spec, levels), levels)
+    encoder.freeze()
+    return encoder
+
+
+@pytest.mark.parametrize("student", ["encoder", "reverse"])
+@pytest.mark.parametrize(
+    ("name", "grids"), [("convnext_atto", (15, 7, 3)), ("mambaout_femto", (16, 8, 4))]
+)
+def test_encoders_that_round_sizes_down_or_have_channels_last(
+    name: str, grids: tuple[int, ...], student: str
+) -> None:
+    method = make(unweighted(name), student=student).train()
+    features = method.extract(images(size=62))
+    assert [f.shape[-2:] for f in features[1:]] == [(n, n) for n in grids]
+    both = method.branch_levels(features[0].float(), features[1:])
+    assert [[x.shape for x in levels] for levels in both] == [[f.shape for f in features[1:]]] * 2
+    torch.manual_seed(0)
+    method.loss(features, 0).backward()
+    assert all(p.grad is not None for p in method.student.parameters())
+    assert method.eval().anomaly_map(features).shape == (2, 1, grids[0], grids[0])
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto", "swin_tiny_patch4_window7_224"])
+def test_a_student_s_weights_follow_the_generator_alone(name: str) -> None:
+    encoder = unweighted(name)
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        states.append(make(encoder, student="encoder").state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    other = DMDD.build(
+        DMDDConfig(width=16, student="encoder"),
+        encoder,
+        (64, 64),
+        torch.Generator().manual_seed(1),
+    ).state_dict()
+    layers = [
+        key
+        for key, value in states[0].items()
+        if key.startswith("student") and key.endswith("weight") and value.ndim == 2
+    ]
+    assert layers
+    assert not any(torch.equal(states[0][key], other[key]) for key in layers)
+
+
 def test_a_vit_has_no_such_student() -> None:
     vit = build(EncoderConfig(name="vit-s14"), ["blocks.3"])
     with pytest.raises(ConfigError, match="convolutional encoder"):

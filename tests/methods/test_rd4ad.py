@@ -73,6 +73,17 @@ def test_the_levels_come_back_in_their_shapes(lite: Encoder, size: int) -> None:
     assert method.anomaly_map(features).shape == (2, 1, *features[0].shape[-2:])
 
 
+def test_an_encoder_that_rounds_sizes_down() -> None:
+    """The finer levels come to one px more than the coarsest, and are restored from one px less."""
+    method = make(unweighted("convnext_atto"))
+    features = method.extract(images(size=62))
+    assert [f.shape[-1] for f in features] == [15, 7, 3]
+    restored = method.restore_levels(features)
+    assert [r.shape for r in restored] == [f.shape for f in features]
+    assert method.anomaly_map(features).shape == (2, 1, 15, 15)
+    method.loss(features, 0).backward()
+
+
 @pytest.mark.slow
 def test_the_paper_s_form() -> None:
     """Joined at 16 px with 3072 channels, embedded at 32 px with 2048."""

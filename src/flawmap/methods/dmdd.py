@@ -196,7 +196,10 @@ class DMDD(IterativeMethod):
         input_size: tuple[int, int],
         generator: torch.Generator,
     ) -> DMDD:
-        method = cls(config, encoder)
+        # What `initialise` leaves alone, such as a Swin's table of positions, follows it too.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator.get_state())
+            method = cls(config, encoder)
         initialise(method, generator)
         if method.segment is not None:
             method.segment.initialise(generator)
