@@ -475,6 +475,40 @@ def test_what_the_map_is(lite: Encoder) -> None:
         torch.testing.assert_close(only.anomaly_map(features), found)
 
 
+def test_what_adam_learns_and_how_fast(lite: Encoder) -> None:
+    method = make(lite, student="encoder", learning_rate=4e-3, segmentation_learning_rate=1e-3)
+    assert method.segment is not None
+    optimizer = method.optimizer()
+    assert type(optimizer) is torch.optim.Adam
+    student, segmentation = optimizer.param_groups
+    assert student["betas"] == segmentation["betas"] == (0.5, 0.999)
+    rate = method.learning_rate(10, 100)
+    assert rate == 4e-3
+    # The loop multiplies each group's rate by its scale.
+    assert "lr_scale" not in student
+    assert rate * segmentation["lr_scale"] == pytest.approx(1e-3)
+    assert {id(p) for p in segmentation["params"]} == {id(p) for p in method.segment.parameters()}
+    every = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in method.parameters())
+    assert len(make(lite, segmentation=False).optimizer().param_groups) == 1
+
+
+def test_the_paper_s_preset() -> None:
+    config = flawmap.configure(method="dmdd", preset="paper")
+    assert config.encoder.name == "wide_resnet50_2"
+    assert config.calibration.strategy == "off"
+    assert config.data.size == (256, 256)
+    assert (config.training.iterations, config.training.batch_size) == (5000, 16)
+    assert config.scoring.sigma == 4
+    method = config.method
+    assert isinstance(method, DMDDConfig)
+    assert (method.student, method.branches, method.attention) == ("encoder", "both", "both")
+    assert (method.segmentation, method.map, method.width) == (True, "both", 64)
+    assert (method.clean_pass, method.synthesis.none_share) == (True, 0)
+    assert (method.learning_rate, method.segmentation_learning_rate) == (5e-3, 1e-3)
+    assert method.schedule == "constant"
+
+
 def test_the_default_levels_are_those_at_4_8_and_16_px() -> None:
     assert DMDD.default_levels(resolve("lite0")) == LEVELS
 
