@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -27,6 +25,7 @@ from flawmap.training.device import make_fabric
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
 from flawmap.types import Sample
+from stopping import StopAt
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -64,25 +63,6 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         self.texts.append(text)
-
-
-class StopAt:
-    """Shows nothing, and sends a signal when the loop reports an iteration."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def task(self, name: str, total: int, **options: Any) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(self if name == "Learning" else Silent())
-
-    def update(self, done: int, **values: float | str) -> None:
-        if done == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def note(self, text: str) -> None:
-        return
 
 
 def test_ctrl_c_saves_and_resume_reaches_the_same_weights(
