@@ -11,7 +11,7 @@ from flawmap.progress import Silent
 
 
 class StopAt:
-    """Shows nothing, and sends Ctrl-C when the loop reports an iteration: every tenth, and the last.
+    """Shows nothing, and sends Ctrl-C when the loop reports an iteration: each tenth, and the last.
 
     Args:
         at: The iteration.

@@ -163,7 +163,6 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(name: str, rings: Path, tmp_p
     (first,), (second,) = (d.models.values() for d in (whole, resumed))
     for key, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[key], value), key
-    assert resumed.fitted.curves["*"]["losses"] == whole.fitted.curves["*"]["losses"]
     assert resumed.fitted.curves["*"]["validation"] == whole.fitted.curves["*"]["validation"]
 
 

@@ -75,7 +75,7 @@ class Method(nn.Module, abc.ABC):
         return default_levels(spec)
 
     @classmethod
-    def check(cls, config: Any) -> None:  # noqa: B027 - most have nothing to check
+    def check(cls, config: Any) -> None:
         """Refuse, before any image is read, what a fit would fail at only later, such as a folder
         that is not there.
 
