@@ -8,6 +8,7 @@ Worker processes draw on good images of one data set that lie in memory, as a tr
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from common import meta, say, write_results
 from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
-from flawmap.data.synthesis import Synthesis, make_synthesis
+from flawmap.data.synthesis import Synthesis, list_textures, make_synthesis
 from flawmap.data.transform import Transform
 from flawmap.resources import one_blas_thread, usable_cores
 
@@ -79,7 +80,18 @@ def main() -> None:
             say(str(row))
             rows.append(row)
     about = meta(data=args.data.name, size=args.size, processes=args.workers, seed=0)
+    if args.textures:
+        about["folder"] = described(args.textures)
     write_results(args.out / "synthesis_speed.json", rows, about)
+
+
+def described(folder: Path) -> str:
+    """How many pictures a folder holds, and how large they are."""
+    files = list_textures(folder)
+    areas = [math.prod(read_image(file).shape[:2]) for file in files]
+    total = sum(Path(file).stat().st_size for file in files) / 2**20
+    side = round(math.sqrt(statistics.median(areas)))
+    return f"{len(files)} pictures, {total:.1f} MiB, about {side} x {side} px"
 
 
 def load(paths: list[str], size: int) -> None:

@@ -162,7 +162,7 @@ class TrainingConfig(Section):
     time_budget_seconds: float | None = Field(default=None, gt=0)
     """Plan the number of iterations so that fitting ends in this time."""
     threads: int = Field(default=0, ge=0)
-    """Threads that decode images; 0 = one per core, at most 8."""
+    """Threads that decode images and draw defects; 0 = one per core, at most 8."""
 
 
 class ScoringConfig(Section):

@@ -18,6 +18,8 @@ from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.methods.base import IterativeMethod, OnePassMethod
 from flawmap.registry import METHODS
+from flawmap.training.interrupt import Interrupted
+from watching import StopAt
 
 SMALL: dict[str, dict[str, Any]] = {
     "dmdd": {
@@ -79,6 +81,14 @@ def options(name: str, **more: Any) -> dict[str, Any]:
     return {**COMMON, **SMALL.get(name, {}), **more}
 
 
+STOPPED: dict[str, dict[str, Any]] = {
+    "": {"training.iterations": 20},
+    "intra": {"training.validate_every": 5},
+    # With a weight that is found in the first step.
+    "mkd": {"method.terms": "both"},
+}
+"""Further options of a fit that is stopped in its middle: of every method, and of single ones."""
+
 QUICK = ("mkd", "patchcore")
 """A one-pass and an iterative method: the fast tests look at these alone."""
 
@@ -136,6 +146,24 @@ def test_another_seed_gives_other_maps(name: str, detector: Detector, rings: Pat
     other = flawmap.fit(rings, method=name, seed=1, options=options(name))
     folder = rings / "test" / "stain"
     assert not np.array_equal(maps(other, folder), maps(detector, folder))
+
+
+def test_a_stopped_fit_goes_on_to_the_same_weights(name: str, rings: Path, tmp_path: Path) -> None:
+    """With the optimiser's moments, the means of batch normalisations, and what is found at the end
+    of the fit."""
+    if METHODS.load(name).kind == "one-pass":
+        pytest.skip("it takes no steps")
+    output = tmp_path / "x.flawmap"
+    wanted = {"method": name, "options": options(name, **STOPPED[""], **STOPPED.get(name, {}))}
+    whole = flawmap.fit(rings, **wanted)
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, progress=StopAt(10), **wanted)
+    assert not output.exists()
+    resumed = flawmap.fit(rings, output=output, resume=True, **wanted)
+    (first,), (second,) = (d.models.values() for d in (whole, resumed))
+    for key, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key
+    assert resumed.fitted.curves["*"]["validation"] == whole.fitted.curves["*"]["validation"]
 
 
 def test_saved_and_loaded_gives_the_same_maps(

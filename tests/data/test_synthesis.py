@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,8 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flawmap
 from flawmap.cli.main import run
-from flawmap.data.synthesis import Synthesis, SynthesisConfig, make_synthesis, object_mask
+from flawmap.data import synthesis as synthesis_module
+from flawmap.data.synthesis import (
+    Synthesis,
+    SynthesisConfig,
+    _texture_picture,
+    make_synthesis,
+    object_mask,
+)
 from flawmap.data.textures import perlin, procedural
 from flawmap.errors import ConfigError, DataError
 
@@ -129,6 +138,63 @@ def test_the_opacity_is_the_texture_s_share(tmp_path: Path) -> None:
     assert np.mean(means) == pytest.approx(0.25, abs=0.06)
 
 
+def texture_folder(folder: Path, n: int, side: int = 6) -> Path:
+    folder.mkdir()
+    for i in range(n):
+        values = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_each_picture_of_a_folder_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = texture_folder(tmp_path / "textures", 80)
+    seen: Counter[str] = Counter()
+    read = synthesis_module.read_image
+
+    def spy(path: str) -> np.ndarray:
+        seen[path] += 1
+        return read(path)
+
+    monkeypatch.setattr(synthesis_module, "read_image", spy)
+    synthesis = Synthesis(make_synthesis({"textures": ["folder"], "texture_folder": folder}))
+    image = photo(size=(24, 24))
+    for seed in range(400):
+        synthesis(image, np.random.default_rng(seed))
+    assert len(seen) > 70
+    assert set(seen.values()) == {1}
+
+
+def test_what_is_drawn_does_not_depend_on_the_pictures_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = texture_folder(tmp_path / "textures", 8)
+    config = make_synthesis({"textures": ["folder"], "texture_folder": folder})
+    whole = Synthesis(config)
+    # Room for two of them, and a bit.
+    monkeypatch.setattr(synthesis_module, "_KEPT_BYTES", 2 * 6 * 6 * 3 + 50)
+    tight = Synthesis(config)
+    for seed in [*range(20), *range(20)]:
+        found, wanted = (s(photo(), np.random.default_rng(seed))[0] for s in (tight, whole))
+        np.testing.assert_array_equal(found, wanted)
+    assert len(whole._pictures) > 4
+    assert len(tight._pictures) == 2
+
+
+def test_pictures_of_a_folder_have_8_bits_and_are_not_too_long(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**16, (5, 7), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 2048, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "long.png")
+    Image.fromarray(rgb[:, :9]).save(tmp_path / "plain.png")
+    found = {n: _texture_picture(str(tmp_path / f"{n}.png")) for n in ("deep", "long", "plain")}
+    assert {picture.dtype for picture in found.values()} == {np.dtype(np.uint8)}
+    np.testing.assert_allclose(found["deep"][..., 0], values / 257, atol=0.501)
+    np.testing.assert_array_equal(found["plain"], rgb[:, :9])
+    assert found["long"].shape[1] == 1024
+
+
 def one(seed: int) -> bytes:
     found, mask = drawn(seed, kinds=list(KINDS))
     return found.tobytes() + mask.tobytes()
@@ -222,6 +288,7 @@ def test_textures_lie_in_range_and_differ() -> None:
         ({"kinds": ["perlins"]}, "kinds"),
         ({"kinds": []}, "kinds"),
         ({"opacity": [0.9, 0.1]}, "within 0 and 1"),
+        ({"opacity": [0.0, 0.1]}, "'opacity'"),
         ({"scales": [3, 9]}, "within 0 and 8"),
         ({"textures": ["folder"]}, "texture_folder belongs"),
         ({"texture_folder": "x"}, "texture_folder belongs"),
@@ -233,6 +300,30 @@ def test_wrong_options(options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_synthesis(options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("opacity", [0.9, 0.1], "within 0 and 1"),
+        ("scales", [3, 9], "within 0 and 8"),
+        ("texture_folder", "textures", "texture_folder belongs"),
+        ("none_share", 1, "less than 1"),
+        ("thresold", 0.5, "did you mean 'method.synthesis.threshold'"),
+    ],
+)
+def test_a_method_s_wrong_options_have_their_whole_name(
+    option: str, value: object, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        flawmap.configure(method="dmdd", options={f"method.synthesis.{option}": value})
+    assert caught.value.where == f"method.synthesis.{option}"
+
+
+def test_a_folder_without_its_kind_of_texture_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="texture_folder belongs") as caught:
+        flawmap.configure(method="dmdd", options={"method.synthesis.textures": ["folder"]})
+    assert caught.value.where == "method.synthesis.texture_folder"
 
 
 def test_an_empty_texture_folder(tmp_path: Path) -> None:
@@ -280,6 +371,8 @@ def test_the_sheet_needs_a_picture_s_ending(
         (["--texture", "images", "--texture-folder", "x"], ("--texture-folder", "not be used")),
         (["--none-share", "1"], ("--none-share", "0.99")),
         (["--set", "opacity=2"], ("opacity",)),
+        (["--set", "method.synthesis.opacity=[0.9,0.1]"], ("'opacity'", "within 0 and 1")),
+        (["--set", "scales=[3,9]"], ("where: scales", "within 0 and 8")),
         (["--set", "method.synthesis.thresold=0.5"], ("thresold", "threshold")),
         (["--images", "500", "--size", "2048"], ("500 images of 2048", "at most 7 images")),
     ],

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import flawmap
 from flawmap.config import EncoderConfig
+from flawmap.data.pool import map_in_threads
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.unlearnt import Unlearnt
 from flawmap.errors import ConfigError, DataError
@@ -16,6 +22,7 @@ from flawmap.methods.dmdd import DMDD, Branches, DMDDConfig, branch_losses, join
 from flawmap.methods.layers.cosine import at_places
 from flawmap.methods.layers.pyramid import distance_maps
 from flawmap.methods.layers.segmentation import ChannelAttention, SpatialAttention, focal
+from flawmap.scoring.maps import pool
 
 LEVELS = ("blocks.1", "blocks.2", "blocks.4")
 
@@ -174,6 +181,60 @@ def test_an_unlearnt_network_has_the_levels_asked_for_and_nothing_after_them(
     assert all(p.grad is not None for p in student.parameters())
 
 
+def unweighted(name: str) -> Encoder:
+    spec = resolve(name)
+    levels = DMDD.default_levels(spec)
+    encoder = wrap(spec, create(spec, levels), levels)
+    encoder.freeze()
+    return encoder
+
+
+@pytest.mark.parametrize("student", ["encoder", "reverse"])
+@pytest.mark.parametrize(
+    ("name", "grids"), [("convnext_atto", (15, 7, 3)), ("mambaout_femto", (16, 8, 4))]
+)
+def test_encoders_that_round_sizes_down_or_have_channels_last(
+    name: str, grids: tuple[int, ...], student: str
+) -> None:
+    method = make(unweighted(name), student=student).train()
+    features = method.extract(images(size=62))
+    assert [f.shape[-2:] for f in features[1:]] == [(n, n) for n in grids]
+    both = method.branch_levels(features[0].float(), features[1:])
+    assert [[x.shape for x in levels] for levels in both] == [[f.shape for f in features[1:]]] * 2
+    torch.manual_seed(0)
+    method.loss(features, 0).backward()
+    assert all(p.grad is not None for p in method.student.parameters())
+    assert method.eval().anomaly_map(features).shape == (2, 1, grids[0], grids[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mambaout_femto", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)],
+)
+def test_a_student_s_weights_follow_the_generator_alone(name: str) -> None:
+    encoder = unweighted(name)
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        states.append(make(encoder, student="encoder").state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    other = DMDD.build(
+        DMDDConfig(width=16, student="encoder"),
+        encoder,
+        (64, 64),
+        torch.Generator().manual_seed(1),
+    ).state_dict()
+    layers = [
+        key
+        for key, value in states[0].items()
+        if key.startswith("student") and key.endswith("weight") and value.ndim == 2
+    ]
+    assert layers
+    assert not any(torch.equal(states[0][key], other[key]) for key in layers)
+
+
 def test_a_vit_has_no_such_student() -> None:
     vit = build(EncoderConfig(name="vit-s14"), ["blocks.3"])
     with pytest.raises(ConfigError, match="convolutional encoder"):
@@ -199,6 +260,44 @@ def test_a_fitted_model_needs_no_folder_of_textures(lite: Encoder) -> None:
     assert method.anomaly_map(method.extract(images())).shape == (2, 1, 16, 16)
     with pytest.raises(DataError, match="nowhere"):
         method.corrupted(images(), 0)
+
+
+FIT = {
+    "data.size": 64,
+    "method.width": 16,
+    "training.iterations": 2,
+    "training.batch_size": 4,
+    "training.device": "cpu",
+}
+
+
+def test_a_folder_without_textures_is_named_before_any_image_is_read(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.training.fit.verify", None)
+    for folder in (tmp_path / "nowhere", tmp_path):
+        folders = {
+            "method.synthesis.textures": ["folder"],
+            "method.synthesis.texture_folder": str(folder),
+        }
+        with pytest.raises(DataError, match=re.escape(str(folder))):
+            flawmap.fit(rings, method="dmdd", options={**FIT, **folders})
+
+
+def test_defects_are_drawn_with_the_threads_of_the_fit(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(*args: Any, threads: int, **options: Any) -> Any:
+        seen.append(threads)
+        return map_in_threads(*args, threads=threads, **options)
+
+    monkeypatch.setattr("flawmap.methods.dmdd.map_in_threads", spy)
+    flawmap.fit(rings, method="dmdd", options={**FIT, "training.threads": 3})
+    # Two steps, and batches that tell how to join the maps.
+    assert len(seen) > 2
+    assert set(seen) == {3}
 
 
 @pytest.mark.parametrize("student", ["reverse", "encoder"])
@@ -312,6 +411,54 @@ def test_a_map_weighs_as_much_as_it_tells_defects_from_good_px() -> None:
     assert nothing.tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
+def test_the_normalised_mean_takes_its_constants_from_good_px(lite: Encoder) -> None:
+    method = make(lite, map="mean").eval()
+    assert method.final_images == 64
+    batches = [method.extract(images(2)), method.extract(images(3) * 0.8)]
+    with torch.no_grad():
+        parts = [method.maps(features) for features in batches]
+        method.finalise(iter(batches))
+        found = method.anomaly_map(batches[0])
+    wanted = torch.zeros(2, 1, 16, 16, dtype=torch.float64)
+    for index in range(2):
+        good = torch.cat([maps[index].flatten() for maps in parts]).double()
+        assert len(good) == 5 * 16 * 16
+        wanted += (parts[0][index] - good.mean()) / good.std(unbiased=False) / 2
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_every_image_gets_a_defect_by_which_maps_are_joined(
+    lite: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where training leaves nearly all images as they are."""
+    constants = []
+    for share in (0.0, 0.999):
+        method = make(lite, synthesis={"none_share": share}).eval()
+        with torch.no_grad():
+            method.finalise(iter([method.extract(images())]))
+        constants.append(method.joining.clone())
+    assert not method.corrupted(images(), 0)[1].any()
+    assert method.corrupted(images(), 0, always=True)[1].flatten(1).any(dim=1).all()
+    torch.testing.assert_close(constants[1], constants[0], rtol=0, atol=0)
+
+
+def test_a_segmentation_that_is_not_there_cannot_be_the_map() -> None:
+    wanted = {"method.map": "segmentation", "method.segmentation": False}
+    with pytest.raises(ConfigError, match="it must be both, mean or distance") as caught:
+        flawmap.configure(method="dmdd", options=wanted)
+    assert caught.value.where == "method.map"
+
+
+def test_the_image_score_is_the_mean_of_100_px_at_256_px() -> None:
+    scoring = flawmap.configure(method="dmdd").scoring
+    assert scoring.pooling == "top"
+    smoothed = np.zeros((256, 256), dtype=np.float32)
+    smoothed.flat[:100] = 1
+    assert pool(smoothed, top_fraction=scoring.top_fraction) == 1
+    smoothed.flat[99] = 0
+    assert pool(smoothed, top_fraction=scoring.top_fraction) == pytest.approx(0.99)
+
+
 def test_what_the_map_is(lite: Encoder) -> None:
     features = make(lite).eval().extract(images())
     with torch.no_grad():
@@ -329,6 +476,40 @@ def test_what_the_map_is(lite: Encoder) -> None:
         only = make(lite, segmentation=False, branches="abnormality").eval()
         (found,) = only.maps(features)
         torch.testing.assert_close(only.anomaly_map(features), found)
+
+
+def test_what_adam_learns_and_how_fast(lite: Encoder) -> None:
+    method = make(lite, student="encoder", learning_rate=4e-3, segmentation_learning_rate=1e-3)
+    assert method.segment is not None
+    optimizer = method.optimizer()
+    assert type(optimizer) is torch.optim.Adam
+    student, segmentation = optimizer.param_groups
+    assert student["betas"] == segmentation["betas"] == (0.5, 0.999)
+    rate = method.learning_rate(10, 100)
+    assert rate == 4e-3
+    # The loop multiplies each group's rate by its scale.
+    assert "lr_scale" not in student
+    assert rate * segmentation["lr_scale"] == pytest.approx(1e-3)
+    assert {id(p) for p in segmentation["params"]} == {id(p) for p in method.segment.parameters()}
+    every = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in method.parameters())
+    assert len(make(lite, segmentation=False).optimizer().param_groups) == 1
+
+
+def test_the_paper_s_preset() -> None:
+    config = flawmap.configure(method="dmdd", preset="paper")
+    assert config.encoder.name == "wide_resnet50_2"
+    assert config.calibration.strategy == "off"
+    assert config.data.size == (256, 256)
+    assert (config.training.iterations, config.training.batch_size) == (5000, 16)
+    assert config.scoring.sigma == 4
+    method = config.method
+    assert isinstance(method, DMDDConfig)
+    assert (method.student, method.branches, method.attention) == ("encoder", "both", "both")
+    assert (method.segmentation, method.map, method.width) == (True, "both", 64)
+    assert (method.clean_pass, method.synthesis.none_share) == (True, 0)
+    assert (method.learning_rate, method.segmentation_learning_rate) == (5e-3, 1e-3)
+    assert method.schedule == "constant"
 
 
 def test_the_default_levels_are_those_at_4_8_and_16_px() -> None:

@@ -25,8 +25,7 @@ from flawmap.methods.intra import InTra, InTraConfig, window_starts
 from flawmap.methods.layers.mfsa import WindowAttention
 from flawmap.methods.layers.similarity import gms, gradient_magnitude, ssim
 from flawmap.training.interrupt import Interrupted
-from training.test_loop import StopAt
-from watching import Notes
+from watching import Notes, StopAt
 
 TINY: dict[str, Any] = {"width": 32, "depth": 3, "heads": 2, "patch": 8, "window": 3, "windows": 6}
 FIT: dict[str, Any] = {

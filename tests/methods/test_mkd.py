@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import signal
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,6 @@ from flawmap.errors import ConfigError
 from flawmap.evaluation import Evaluation, ImageResult
 from flawmap.methods.mkd import MKD, Cloner, MKDConfig, ReLU, Stage, distances, plan_cloner
 from flawmap.metrics.catalog import info
-from flawmap.progress import Silent
-from flawmap.training.interrupt import Interrupted
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -493,35 +488,6 @@ OPTIONS: dict[str, Any] = {
     "training.device": "cpu",
     "training.threads": 1,
 }
-
-
-class StopAt:
-    """Shows nothing, and sends Ctrl-C when the loop reports an iteration."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def task(self, name: str, total: int, **options: Any) -> Any:
-        return nullcontext(self if name == "Learning" else Silent())
-
-    def update(self, done: int, **values: float | str) -> None:
-        if done == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def note(self, text: str) -> None:
-        return
-
-
-def test_a_stopped_fit_goes_on_to_the_same_weights(rings: Path, tmp_path: Path) -> None:
-    """With the weight of the first step, Adam's moments and the batch normalisation's means."""
-    whole = flawmap.fit(rings, method="mkd", options=OPTIONS)
-    output = tmp_path / "x.flawmap"
-    with pytest.raises(Interrupted):
-        flawmap.fit(rings, output=output, method="mkd", options=OPTIONS, progress=StopAt(10))
-    resumed = flawmap.fit(rings, output=output, method="mkd", options=OPTIONS, resume=True)
-    first, second = (d.models["*"].state_dict() for d in (whole, resumed))
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    assert float(first["value_weight"]) > 0
 
 
 def test_the_score_is_the_loss_everywhere(rings: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import flawmap
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.errors import ConfigError
@@ -73,6 +74,17 @@ def test_the_levels_come_back_in_their_shapes(lite: Encoder, size: int) -> None:
     assert method.anomaly_map(features).shape == (2, 1, *features[0].shape[-2:])
 
 
+def test_an_encoder_that_rounds_sizes_down() -> None:
+    """The finer levels come to one px more than the coarsest, and are restored from one px less."""
+    method = make(unweighted("convnext_atto"))
+    features = method.extract(images(size=62))
+    assert [f.shape[-1] for f in features] == [15, 7, 3]
+    restored = method.restore_levels(features)
+    assert [r.shape for r in restored] == [f.shape for f in features]
+    assert method.anomaly_map(features).shape == (2, 1, 15, 15)
+    method.loss(features, 0).backward()
+
+
 @pytest.mark.slow
 def test_the_paper_s_form() -> None:
     """Joined at 16 px with 3072 channels, embedded at 32 px with 2048."""
@@ -107,6 +119,29 @@ def test_gradients_reach_all_that_learns_and_nothing_else(lite: Encoder) -> None
     method.loss(method.extract(images()), 0).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
     assert all(p.grad is None and not p.requires_grad for p in lite.parameters())
+
+
+def test_adam_learns_all_of_it_at_one_rate(lite: Encoder) -> None:
+    method = make(lite)
+    optimizer = method.optimizer()
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["lr"]) == ((0.5, 0.999), 5e-3)
+    assert {id(p) for p in group["params"]} == {id(p) for p in method.parameters()}
+    assert method.learning_rate(0, 100) == method.learning_rate(99, 100) == 5e-3
+
+
+def test_the_paper_s_preset() -> None:
+    config = flawmap.configure(method="rd4ad", preset="paper")
+    assert config.encoder.name == "wide_resnet50_2"
+    assert config.calibration.strategy == "off"
+    assert config.data.size == (256, 256)
+    assert (config.training.iterations, config.training.batch_size) == (5000, 16)
+    assert (config.scoring.sigma, config.scoring.pooling) == (4, "max")
+    method = config.method
+    assert isinstance(method, RD4ADConfig)
+    assert (method.embedding_blocks, method.decoder_blocks) == (3, (3, 4, 6))
+    assert (method.learning_rate, method.schedule) == (5e-3, "constant")
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -21,12 +19,12 @@ from flawmap.api import seconds
 from flawmap.config import TrainingConfig
 from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
-from flawmap.progress import Silent
 from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
 from flawmap.types import Sample
+from watching import Notes, StopAt
 
 OPTIONS: dict[str, Any] = {
     "encoder.name": "lite0",
@@ -54,35 +52,6 @@ def same(a: flawmap.Detector, b: flawmap.Detector) -> bool:
 def whole(rings: Path) -> flawmap.Detector:
     torch.set_num_threads(1)
     return flawmap.fit(rings, method="dinomaly", options=OPTIONS)
-
-
-class Notes(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
-
-
-class StopAt:
-    """Shows nothing, and sends a signal when the loop reports an iteration."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def task(self, name: str, total: int, **options: Any) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(self if name == "Learning" else Silent())
-
-    def update(self, done: int, **values: float | str) -> None:
-        if done == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def note(self, text: str) -> None:
-        return
 
 
 def test_ctrl_c_saves_and_resume_reaches_the_same_weights(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import StopAt
 
 import flawmap
 from flawmap.data import read_data
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError, FitError
 from flawmap.training.interrupt import Interrupted
+from watching import StopAt
 
 OPTIONS = {
     "encoder.name": "lite0",

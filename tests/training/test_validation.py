@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_loop import OPTIONS, StopAt, same
+from test_loop import OPTIONS, same
 
 import flawmap
 from flawmap.config import TrainingConfig
@@ -17,6 +17,7 @@ from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.validation import History, held_back
 from flawmap.types import Sample
+from watching import StopAt
 
 LOOKS = {
     **OPTIONS,

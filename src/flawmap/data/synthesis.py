@@ -16,6 +16,7 @@ in any thread, process or order.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,14 +24,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from scipy import ndimage
 
 from flawmap.config import Section, explain
 from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import DataError
 from flawmap.types import BoolArray, FloatArray
 
 Kind = Literal["perlin", "patch", "scar"]
@@ -48,10 +49,13 @@ _LEAST_MEAN_CHANGE = 4 / 255
 _GREY = 4 / 255
 """An image whose channels differ by less on average is grey, whatever camera or file it is of."""
 
-_KEPT_TEXTURES = 64
+_KEPT_BYTES = 512 * 2**20
+"""Of pictures of a texture folder: decoding takes longer than everything else."""
 _TEXTURE_SIDE = 1024
-"""Pictures of a texture folder are kept, no longer than this in px: decoding takes longer than
-everything else."""
+"""Longer ones are made so long, in px."""
+
+_keeping = threading.Lock()
+"""Defects are drawn in threads."""
 
 _LEAST = 1 / 4096
 """Share of the px that a blended defect covers at least."""
@@ -65,7 +69,7 @@ class SynthesisConfig(Section):
     textures: tuple[Texture, ...] = Field(default=("procedural", "images"), min_length=1)
     """What blended defects are filled with, with equal chances: drawn textures, other training
     images (of the same batch, where a method learns from them), or those of `texture_folder`."""
-    texture_folder: Path | None = None
+    texture_folder: Path | None = Field(default=None, validate_default=True)
     """A folder of pictures of textures; belongs to textures=folder."""
     none_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the images that stay as they are."""
@@ -78,30 +82,27 @@ class SynthesisConfig(Section):
     foreground: Literal["off", "auto"] = "off"
     """auto: where an object stands out from the border of the image, defects lie on it."""
 
-    @model_validator(mode="after")
-    def _check(self) -> SynthesisConfig:
-        low, high = self.opacity
-        if not 0 < low <= high <= 1:
-            raise ConfigError(
-                "the opacity must be a range within 0 and 1",
-                where="opacity",
-                given=self.opacity,
-                expected="for example [0.2, 1.0]",
-            )
-        if not 0 <= self.scales[0] <= self.scales[1] <= 8:
-            raise ConfigError(
-                "the scales must be a range within 0 and 8",
-                where="scales",
-                given=self.scales,
-                expected="for example [0, 5]",
-            )
-        if ("folder" in self.textures) != (self.texture_folder is not None):
-            raise ConfigError(
-                "texture_folder belongs to textures=folder, and is needed there",
-                where="texture_folder",
-                given=self.texture_folder,
-            )
-        return self
+    @field_validator("texture_folder")
+    @classmethod
+    def _used(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        textures = info.data.get("textures")
+        if textures is not None and ("folder" in textures) != (value is not None):
+            raise ValueError("texture_folder belongs to textures=folder, and is needed there")
+        return value
+
+    @field_validator("opacity")
+    @classmethod
+    def _share(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("it must be a range within 0 and 1, for example [0.2, 1.0]")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _powers(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] <= value[1] <= 8:
+            raise ValueError("it must be a range within 0 and 8, for example [0, 5]")
+        return value
 
 
 def make_synthesis(tree: Mapping[str, Any]) -> SynthesisConfig:
@@ -138,12 +139,15 @@ class Synthesis:
             textures = list_textures(self.config.texture_folder)
         self.textures = tuple(textures or ())
         self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
+        self._room = _KEPT_BYTES
 
     def __call__(
         self,
         image: FloatArray,
         generator: np.random.Generator,
         others: Sequence[FloatArray] = (),
+        *,
+        always: bool = False,
     ) -> tuple[FloatArray, BoolArray]:
         """A defect on one image.
 
@@ -152,13 +156,14 @@ class Synthesis:
             generator: Draws everything; one of its own for each image and step.
             others: Further training images, (h, w, 3) float32, for textures=images; without any,
                 turned pieces of the image itself are taken.
+            always: Draw a defect whatever `none_share` says.
 
         Returns:
             The image with the defect, (H, W, 3) float32 in [0, 1], and its mask, (H, W); outside
             the mask every px is as it was. The mask is empty only if no defect was drawn.
         """
         height, width = image.shape[:2]
-        if generator.uniform() < self.config.none_share:
+        if generator.uniform() < self.config.none_share and not always:
             return image.copy(), np.zeros((height, width), dtype=np.bool_)
         allowed = object_mask(image) if self.config.foreground == "auto" else None
         kind = self.config.kinds[generator.integers(len(self.config.kinds))]
@@ -236,15 +241,28 @@ class Synthesis:
         return _rearranged(source, inside, generator)
 
     def _kept(self, path: str) -> npt.NDArray[np.uint8]:
-        """A picture of the texture folder, (h, w, 3)."""
+        """A picture of the texture folder, (h, w, 3); those that come first are kept, as many as
+        there is room for."""
         found = self._pictures.get(path)
         if found is None:
-            picture = Image.fromarray((as_float(read_image(path)) * 255).round().astype(np.uint8))
-            picture.thumbnail((_TEXTURE_SIDE, _TEXTURE_SIDE))
-            found = np.asarray(picture)
-            if len(self._pictures) < _KEPT_TEXTURES:
-                self._pictures[path] = found
+            found = _texture_picture(path)
+            with _keeping:
+                if path not in self._pictures and found.nbytes <= self._room:
+                    self._pictures[path] = found
+                    self._room -= found.nbytes
         return found
+
+
+def _texture_picture(path: str) -> npt.NDArray[np.uint8]:
+    picture = read_image(path)
+    if picture.dtype != np.uint8:
+        picture = (picture * 255).round()
+    found = picture.astype(np.uint8, copy=False)
+    if max(found.shape) > _TEXTURE_SIDE:
+        small = Image.fromarray(found)
+        small.thumbnail((_TEXTURE_SIDE, _TEXTURE_SIDE))
+        found = np.asarray(small)
+    return found
 
 
 def list_textures(folder: Path) -> tuple[str, ...]:

@@ -200,16 +200,7 @@ class FeaturesEncoder(Encoder):
         self, spec: EncoderSpec, network: Any, levels: Sequence[str], names: Sequence[str]
     ) -> None:
         super().__init__(spec, levels)
-        form = Format(getattr(network, "output_fmt", Format.NCHW))
-        if form not in (Format.NCHW, Format.NHWC):
-            raise ConfigError(
-                f"the levels of the encoder '{spec.name}' have no height and width",
-                where="encoder.name",
-                given=f"levels of the form {form.value}",
-                expected=f"{Format.NCHW.value} or {Format.NHWC.value}",
-                hint="use another encoder: 'flawmap encoders' lists some",
-            )
-        self._channels_last = form is Format.NHWC
+        self._channels_last = channels_last(spec, network)
         # Windows of a Swin are laid out for one size.
         embed: Any = getattr(network, "patch_embed", None)
         strict = getattr(embed, "strict_img_size", False) and embed.img_size is not None
@@ -229,9 +220,7 @@ class FeaturesEncoder(Encoder):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Levels, (B, C, h, w) each."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        found: list[Tensor] = self.network(x)
-        picked = [found[pick] for pick in self._picks]
-        return [level.permute(0, 3, 1, 2) for level in picked] if self._channels_last else picked
+        return picked(self.network(x), self._picks, self._channels_last)
 
 
 class NoEncoder(Encoder):
@@ -394,6 +383,36 @@ def feature_names(spec: EncoderSpec) -> list[str]:
     with torch.device("meta"):
         network: Any = timm.create_model(spec.timm_name, features_only=True)
     return [str(name) for name in network.feature_info.module_name()]
+
+
+def channels_last(spec: EncoderSpec, network: Any) -> bool:
+    """Whether the levels of a network of the family "other" are (B, h, w, C).
+
+    Raises:
+        ConfigError: They are no images of features.
+    """
+    form = Format(getattr(network, "output_fmt", Format.NCHW))
+    if form not in (Format.NCHW, Format.NHWC):
+        raise ConfigError(
+            f"the levels of the encoder '{spec.name}' have no height and width",
+            where="encoder.name",
+            given=f"levels of the form {form.value}",
+            expected=f"{Format.NCHW.value} or {Format.NHWC.value}",
+            hint="use another encoder: 'flawmap encoders' lists some",
+        )
+    return form is Format.NHWC
+
+
+def picked(found: Sequence[Tensor], picks: Sequence[int], last: bool) -> list[Tensor]:
+    """Some of a network's levels, (B, C, h, w) each.
+
+    Args:
+        found: All levels that it gives.
+        picks: Which of them.
+        last: Whether they are (B, h, w, C).
+    """
+    levels = [found[pick] for pick in picks]
+    return [level.permute(0, 3, 1, 2) for level in levels] if last else levels
 
 
 def wrap(spec: EncoderSpec, network: Any, levels: Sequence[str]) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from flawmap.encoders.encoder import Encoder, create
+from flawmap.encoders.encoder import Encoder, channels_last, create, picked
 from flawmap.errors import ConfigError
 
 
@@ -32,10 +32,12 @@ class Unlearnt(nn.Module):
                 hint="use --encoder lite0, or another convolutional one",
             )
         network = create(spec, encoder.levels)
+        self.channels_last = False
         if spec.family == "other":
             names = network.feature_info.module_name()
             self.picks = [names.index(level) for level in encoder.levels]
             self.network: nn.Module = network
+            self.channels_last = channels_last(spec, network)
         else:
             # As the encoder's own, but with its batch normalisation.
             self.picks = [int(level.removeprefix("blocks.")) for level in encoder.levels]
@@ -46,8 +48,8 @@ class Unlearnt(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Levels, (B, C, h, w) each, of images in [0, 1]."""
-        found: list[Tensor] = self.network((images - self.mean) / self.std)
-        return [found[pick] for pick in self.picks]
+        found = self.network((images - self.mean) / self.std)
+        return picked(found, self.picks, self.channels_last)
 
 
 class Stages(nn.ModuleList):

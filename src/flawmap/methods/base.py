@@ -77,6 +77,19 @@ class Method(nn.Module, abc.ABC):
         return default_levels(spec)
 
     @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse, before any image is read, what a fit would fail at only later, such as a folder
+        that is not there.
+
+        Args:
+            config: An instance of `Config`.
+
+        Raises:
+            ConfigError: Options contradict each other.
+            DataError: A file or folder that they name cannot be used.
+        """
+
+    @classmethod
     @abc.abstractmethod
     def build(
         cls,
@@ -190,6 +203,9 @@ class IterativeMethod(Method):
             batches: Features of images of the training.
         """
         raise AssertionError(f"{type(self).__name__} has nothing to finalise")
+
+    threads: int = 1
+    """For work beside torch's, such as drawing defects; a fit sets its own number."""
 
     clip_norm: float | None = None
     """Longer gradients, over all parameters, are shortened to this length; None = never."""

@@ -6,8 +6,22 @@ Dual-Modeling Decouple Distillation, ACM MM 2024, arXiv 2408.03888. No code was 
 What the abstract and the captions establish is built: a frozen teacher; a student whose features
 are split into a branch for normality, which gives the teacher's features of the good image from the
 corrupted one, and a branch for abnormality, which leaves the teacher's features where the image is
-corrupted; a segmentation network with attention over their distance maps. All else is filled in and
-can be chosen: losses, sizes, the segmentation network, how the maps are joined.
+corrupted; a segmentation network with attention over their distance maps. All else is filled in,
+after the authors' later URD (AAAI 2025) and after DeSTSeg (arXiv 2211.11317).
+
+What can be chosen: the student's shape; which branches there are; whether there is a segmentation
+network, its attention and its width; whether the student sees good images too; how defects are
+drawn; both learning rates and their schedule; what the anomaly map is. What is fixed: cosine
+distances, averaged over places and summed over levels; targets that are soft where a cell is partly
+corrupted, for the abnormality as for the segmentation; a focal loss with gamma 4, without class
+weights, and an L1 loss of the segmentation; weight 1 of each loss; a branch for the whole image in
+the segmentation's atrous pyramid; max(8, C // 16) channels inside its attention.
+
+Two things differ from the plain form. By default the maps are joined by Fisher's weights, from
+defects that are drawn on training images; their normalised mean, with constants from good px alone,
+is `map=mean`. The image score is the mean of the highest 100 px (at 256 px) of the map that is
+shown, smoothed and joined as that is: a score from the segmentation or from the distances alone,
+beside a joined map, cannot be had.
 
 The default is one model for all categories, one of the two published settings; `--separate` gives
 one for each. Of several processes each takes its batch normalisations from its own share of the
@@ -23,12 +37,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.data.pool import map_in_threads
-from flawmap.data.synthesis import Synthesis, SynthesisConfig
+from flawmap.data.synthesis import Synthesis, SynthesisConfig, list_textures
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.table import EncoderSpec
 from flawmap.encoders.unlearnt import Unlearnt
@@ -45,7 +59,6 @@ from flawmap.methods.layers.pyramid import (
 )
 from flawmap.methods.layers.residual import initialise
 from flawmap.methods.layers.segmentation import Attention, SegmentationNetwork, focal
-from flawmap.resources import default_threads
 from flawmap.training.optim import Schedule, short_schedule
 from flawmap.types import BoolArray, FloatArray
 
@@ -64,10 +77,11 @@ class DMDDConfig(MethodConfig):
     """Train the segmentation network over the branches' distances."""
     attention: Attention = "both"
     """Of the segmentation network."""
-    map: Literal["both", "distance", "segmentation"] = "both"
+    map: Literal["both", "mean", "distance", "segmentation"] = "both"
     """What the anomaly map is. distance: of the first branch; both: joined with the segmentation,
     or without one with the second branch, each map with as much weight as it tells drawn defects
-    from good px of training images. On average these are 1 and 0."""
+    from good px of training images. On average these are 1 and 0. mean: the mean of the same two,
+    each less its mean over good px of training images and in units of its deviation there."""
     clean_pass: bool = True
     """The student also sees each good image beside its copy with a defect. Without it, about as
     much is learnt in half the time if `synthesis.none_share` leaves some copies as they are."""
@@ -81,7 +95,14 @@ class DMDDConfig(MethodConfig):
     schedule: Schedule = "constant"
     """cosine: a warm-up of 20 iterations, then down to a hundredth of both rates."""
     scale_images: int = Field(default=64, ge=1)
-    """With map=both: training images that tell how to join the maps."""
+    """With map=both or mean: training images that tell how to join the maps."""
+
+    @field_validator("map")
+    @classmethod
+    def _there(cls, value: str, info: ValidationInfo) -> str:
+        if value == "segmentation" and info.data.get("segmentation") is False:
+            raise ValueError("without method.segmentation it must be both, mean or distance")
+        return value
 
 
 class DMDD(IterativeMethod):
@@ -95,8 +116,7 @@ class DMDD(IterativeMethod):
         "data.size": [256, 256],
         "scoring.sigma": 4.0,
         "scoring.pooling": "top",
-        # 100 of 65,536 px.
-        "scoring.top_fraction": 0.0015,
+        "scoring.top_fraction": 100 / 256**2,
         "training.iterations": 5000,
         "training.batch_size": 16,
     }
@@ -143,7 +163,7 @@ class DMDD(IterativeMethod):
             else None
         )
         self.final_images = config.scale_images if self._joins else 0
-        # Of each map: its mean over good px, and its weight.
+        # Of each map: what is subtracted, and the factor.
         self.register_buffer("joining", torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
 
     @cached_property
@@ -155,12 +175,18 @@ class DMDD(IterativeMethod):
     def _joins(self) -> bool:
         """Whether there are two maps to be joined."""
         config = self.config
-        return config.map == "both" and (config.segmentation or config.branches == "both")
+        several = config.segmentation or config.branches == "both"
+        return config.map in ("both", "mean") and several
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
         """The levels at 4, 8 and 16 px."""
         return pyramid_levels(spec)
+
+    @classmethod
+    def check(cls, config: DMDDConfig) -> None:
+        if config.synthesis.texture_folder is not None:
+            list_textures(config.synthesis.texture_folder)
 
     @classmethod
     def build(
@@ -170,7 +196,10 @@ class DMDD(IterativeMethod):
         input_size: tuple[int, int],
         generator: torch.Generator,
     ) -> DMDD:
-        method = cls(config, encoder)
+        # What `initialise` leaves alone, such as a Swin's table of positions, follows it too.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator.get_state())
+            method = cls(config, encoder)
         initialise(method, generator)
         if method.segment is not None:
             method.segment.initialise(generator)
@@ -191,21 +220,24 @@ class DMDD(IterativeMethod):
         split = [branch(x) for branch, x in zip(self.branches, found, strict=True)]
         return [list(levels) for levels in zip(*split, strict=True)]
 
-    def corrupted(self, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def corrupted(
+        self, images: Tensor, seed: int, *, always: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The images with a defect each, (B, 3, H, W) float32, and the masks, (B, 1, H, W) float32.
 
         Args:
             images: (B, 3, H, W) float32 in [0, 1].
             seed: Decides the defects.
+            always: None is left as it is, whatever `synthesis.none_share` says.
         """
         arrays = [np.ascontiguousarray(i) for i in images.permute(0, 2, 3, 1).cpu().numpy()]
         synthesis = self.synthesis
 
         def draw(n: int) -> tuple[FloatArray, BoolArray]:
             others = arrays[:n] + arrays[n + 1 :]
-            return synthesis(arrays[n], np.random.default_rng([seed, n]), others)
+            return synthesis(arrays[n], np.random.default_rng([seed, n]), others, always=always)
 
-        numbers, threads = range(len(arrays)), default_threads()
+        numbers, threads = range(len(arrays)), self.threads
         drawn = list(map_in_threads(draw, numbers, threads=threads, ahead=len(arrays)))
         found = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2)
         masks = torch.from_numpy(np.stack([mask for _, mask in drawn]))[:, None].float()
@@ -271,19 +303,25 @@ class DMDD(IterativeMethod):
         return maps[0 if self.config.map == "distance" else -1]
 
     def finalise(self, batches: Iterator[Features]) -> None:
-        """Takes from drawn defects how to join the maps; see `join`."""
+        """Takes the constants that join the maps: from drawn defects and the good px around them,
+        see `join`, or for map=mean from good images, see `standard`."""
         # Of each map: sums of 1, of the values and of their squares, over good px and defects.
         sums = torch.zeros(2, 2, 3, dtype=torch.float64)
         for number, features in enumerate(batches):
-            device = self.joining.device
-            images, masks = self.corrupted(features[0].float().to(device), number)
-            found = self.maps((images.half(), *self.encoder(images)))
+            images = features[0].float().to(self.joining.device)
+            masks = torch.zeros_like(images[:, :1])
+            seen = features
+            if self.config.map == "both":
+                # Without defects there would be nothing to tell from good px.
+                images, masks = self.corrupted(images, number, always=True)
+                seen = (images.half(), *self.encoder(images))
+            found = self.maps(seen)
             share = covered(masks, found[0].shape[-2:]).double()
             for row, values in enumerate(v.double() for v in found):
                 for column, weight in enumerate((1 - share, share)):
                     powers = [(weight * values**n).sum() for n in range(3)]
                     sums[row, column] += torch.stack(powers).cpu()
-        self.joining.copy_(join(sums))
+        self.joining.copy_(join(sums) if self.config.map == "both" else standard(sums[:, 0]))
 
     def optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -359,6 +397,22 @@ def join(sums: Tensor) -> Tensor:
     if whole <= 0:
         return torch.tensor([[0.0, 1.0], [0.0, 0.0]])
     return torch.stack([low, weight / whole], dim=1)
+
+
+def standard(sums: Tensor) -> Tensor:
+    """How maps are averaged: each less its mean over good px, over its standard deviation there.
+
+    Args:
+        sums: (maps, 3) float64; of each map over good px: the sums of 1, of the values and of their
+            squares.
+
+    Returns:
+        (maps, 2): of each map what is subtracted, and the factor. Joined, good px are 0 on average.
+    """
+    n, first, second = sums.unbind(dim=-1)
+    mean = first / n.clamp(min=1)
+    deviation = (second / n.clamp(min=1) - mean**2).clamp(min=1e-12).sqrt()
+    return torch.stack([mean, 1 / (len(sums) * deviation)], dim=1)
 
 
 class Branches(nn.Module):

@@ -38,7 +38,9 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
 
     Raises:
         ConfigError: An option would do nothing, or cannot be met.
+        DataError: A file or folder that the method's options name cannot be used.
     """
+    cls.check(config.method)
     training, name = config.training, config.method.name
     if config.scoring.pooling == "method" and not cls.scores_images:
         raise ConfigError(

@@ -132,6 +132,8 @@ class Learner:
         generator = self._generator(index)
         size = self.run.config.data.size
         method = self.cls.build(config, self.encoder, size, generator)
+        if isinstance(method, IterativeMethod):
+            method.threads = self.run.threads
         return method.to(self.run.fabric.device)
 
     def _generator(self, index: int) -> torch.Generator:

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def threads(self) -> int:
-        """Threads that decode images."""
+        """Threads that decode images, and do other work of a fit beside torch's."""
         return self.config.training.threads or default_threads()
 
     def mark(self, stage: str) -> None:

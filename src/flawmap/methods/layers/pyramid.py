@@ -63,9 +63,12 @@ class Embedding(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """(B, 2 * width, h / 2, w / 2) of levels (B, C, h, w) each."""
-        joined = torch.cat([way(x) for way, x in zip(self.ways, levels, strict=True)], dim=1)
-        found: Tensor = self.blocks(joined)
-        return found
+        found = [way(x) for way, x in zip(self.ways, levels, strict=True)]
+        # Of an encoder that rounds sizes down, finer levels come to one px more.
+        height, width = (min(x.shape[axis] for x in found) for axis in (-2, -1))
+        joined = torch.cat([x[..., :height, :width] for x in found], dim=1)
+        embedded: Tensor = self.blocks(joined)
+        return embedded
 
 
 class Decoder(nn.Module):
@@ -105,13 +108,22 @@ class Decoder(nn.Module):
         Args:
             x: The embedding.
             sizes: (h, w) of each level, finest first; a grid of an odd size is one px short of
-                twice the one below it.
+                twice the one below it, or one px longer where the encoder rounds sizes down.
         """
         found = []
         for stage, head, size in zip(self.stages, self.heads, reversed(sizes), strict=True):
-            x = stage(x)[..., : size[0], : size[1]]
+            x = _fitted(stage(x), size)
             found.append(head(x))
         return found[::-1]
+
+
+def _fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) cut to a size; where one px is missing, the last one comes twice."""
+    x = x[..., : size[0], : size[1]]
+    for axis, n in zip((-2, -1), size, strict=True):
+        if x.shape[axis] < n:
+            x = torch.cat([x, x.narrow(axis, x.shape[axis] - 1, 1)], dim=axis)
+    return x
 
 
 def require_pyramid(encoder: Encoder) -> None:

@@ -13,6 +13,9 @@ Block = Literal["basic", "bottleneck", "wide-bottleneck"]
 _INNER = {"bottleneck": 4, "wide-bottleneck": 2}
 """Output channels per channel of the 3 x 3 convolution."""
 
+_LINEAR = 0.02
+"""Deviation of the weights of linear layers, as in ConvNeXt and Swin."""
+
 
 class Residual(nn.Module):
     """A basic block (two 3 x 3 convolutions) or a bottleneck (1 x 1, 3 x 3, 1 x 1).
@@ -76,10 +79,15 @@ def _conv(
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """He's initialisation (fan out) of every convolution; biases are zero."""
+    """He's initialisation (fan out) of every convolution, a narrow one of every linear layer, as
+    networks that have some begin with; biases are zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             out = layer.out_channels * math.prod(layer.kernel_size) / layer.groups
             nn.init.normal_(layer.weight, std=math.sqrt(2 / out), generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=_LINEAR, generator=generator)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
