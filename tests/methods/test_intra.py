@@ -557,7 +557,7 @@ def test_auto_goes_on_in_the_candidate_in_which_it_was_stopped(rings: Path, tmp_
 
     def task(name: str, total: int, **more: Any) -> Any:
         # The first training runs to its end.
-        return begin("" if name.endswith("global") else "Learning", total, **more)
+        return begin("Learning" if name == "Learning, position=local" else "", total, **more)
 
     stop.task = task  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
