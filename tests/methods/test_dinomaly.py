@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flawmap.api import configure
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import Encoder, build, create, wrap
+from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.table import ENCODERS
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly, DinomalyConfig, _pairs
@@ -427,6 +427,15 @@ def test_the_published_levels(encoder: str, blocks: range) -> None:
     found = Dinomaly.default_levels(ENCODERS[encoder])
     assert found == tuple(f"blocks.{i}" for i in blocks)
     assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("encoder", "first", "last"),
+    [("vit_small_patch16_36x1_224", 6, 27), ("vit_large_patch16_dinov3.lvd1689m", 4, 18)],
+)
+def test_levels_of_a_vit_go_by_its_depth(encoder: str, first: int, last: int) -> None:
+    found = Dinomaly.default_levels(resolve(encoder))
+    assert (found[0], found[-1], len(found)) == (f"blocks.{first}", f"blocks.{last}", 8)
 
 
 def test_the_published_presets() -> None:

@@ -266,6 +266,7 @@ def resolve(name: str) -> EncoderSpec:
         mean=tuple(config.mean),
         std=tuple(config.std),
         parameters=sum(p.numel() for p in network.parameters()),
+        depth=len(network.blocks) if family == "vit" else 12,  # type: ignore[arg-type]
         licence=config.license or "",
         note="any timm network; weights from a file or the hub",
     )
@@ -304,6 +305,16 @@ def build(
     return encoder
 
 
+def middle_blocks(depth: int) -> tuple[str, ...]:
+    """Eight blocks in the middle of a ViT, as Dinomaly's papers choose them; fewer of a small one.
+
+    Example:
+        >>> middle_blocks(12)[0], middle_blocks(12)[-1], middle_blocks(24)[1], middle_blocks(24)[-1]
+        ('blocks.2', 'blocks.9', 'blocks.6', 'blocks.18')
+    """
+    return tuple(dict.fromkeys(f"blocks.{depth * i // 12}" for i in range(2, 10)))
+
+
 def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
     """The levels that a family is usually read at."""
     if spec.family == "none":
@@ -311,7 +322,7 @@ def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
     if spec.family == "efficientnet":
         return ("blocks.2", "blocks.4")
     if spec.family == "vit":
-        return tuple(f"blocks.{i}" for i in range(2, 10))
+        return middle_blocks(spec.depth)
     names = feature_names(spec)
     return tuple(names[-3:-1])
 

@@ -24,6 +24,7 @@ class EncoderSpec:
         member: The weights' file inside the module, as a glob pattern.
         reader: How that file is read: "ordered" (tensors map in order) or "onnx-dinov2".
         parameters: Number of parameters of the whole network.
+        depth: Blocks of a ViT.
         licence: Licence of the weights.
         note: What a user should know of the weights.
     """
@@ -38,6 +39,7 @@ class EncoderSpec:
     member: str | None = None
     reader: Literal["ordered", "onnx-dinov2"] | None = None
     parameters: int | None = None
+    depth: int = 12
     licence: str = ""
     note: str = ""
 
@@ -66,6 +68,7 @@ def _dinov2(size: str, parameters: int) -> EncoderSpec:
         timm_name=f"vit_{size}_patch14_reg4_dinov2",
         family="vit",
         parameters=parameters,
+        depth=24 if size == "large" else 12,
         licence="Apache-2.0",
         note="DINOv2 with registers, behind the published figures; weights from a file or the hub",
     )

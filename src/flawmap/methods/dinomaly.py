@@ -33,7 +33,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
-from flawmap.encoders.encoder import Encoder, ViTEncoder
+from flawmap.encoders.encoder import Encoder, ViTEncoder, middle_blocks
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
@@ -59,7 +59,7 @@ class DinomalyConfig(MethodConfig):
 
     name: Literal["dinomaly"] = "dinomaly"
     levels: tuple[str, ...] | None = None
-    """Target levels; by default blocks 2..9 of 12, every second of 4..18 of 24."""
+    """Target levels; by default blocks 2..9 of 12, every second of 4..18 of 24, and so on."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Of the noisy bottleneck."""
     jitter: float = Field(default=0.0, ge=0)
@@ -272,8 +272,7 @@ class Dinomaly(IterativeMethod):
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
         """The paper's blocks for a ViT; four levels of a convolutional encoder."""
         if spec.family == "vit":
-            large = (spec.parameters or 0) > 200e6
-            return tuple(f"blocks.{i}" for i in (range(4, 19, 2) if large else range(2, 10)))
+            return middle_blocks(spec.depth)
         if spec.family == "efficientnet":
             return ("blocks.2", "blocks.3", "blocks.4", "blocks.5")
         return super().default_levels(spec)
