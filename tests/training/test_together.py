@@ -88,6 +88,27 @@ def test_two_processes_learn_what_one_learns(
         torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_a_fit_alone_leaves_a_group_that_is_not_its_own_alone(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the other processes of the group know nothing of this fit")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather", asked)
+    options = {
+        "encoder.name": "lite0",
+        "data.size": 64,
+        "method.width": 64,
+        "method.depth": 2,
+        "training.iterations": 2,
+        "training.device": "cpu",
+        "calibration.strategy": "off",
+    }
+    flawmap.fit(rings, method="dinomaly", options=options)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     config = make_config(method="dinomaly", overrides={"training.batch_size": 4})
     with pytest.raises(ConfigError, match="shared by 3 processes alike"):

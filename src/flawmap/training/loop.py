@@ -23,6 +23,7 @@ from torch import Tensor
 from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.distributed import together
 from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
@@ -235,7 +236,7 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         seed = _seed_of(self.seed, step, fabric.global_rank)
-        with seeded(seed, fabric.device), fabric.autocast():
+        with seeded(seed, fabric.device), together(fabric.world_size), fabric.autocast():
             loss = self._module.loss(features, step)
         fabric.backward(loss)
         self._window.append(loss.detach().float())

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_PROCESSES: ContextVar[int] = ContextVar("processes", default=1)
 
-def n_processes() -> int:
-    """How many processes train together; 1 outside such a group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+@contextmanager
+def together(processes: int) -> Iterator[None]:
+    """Within, so many processes take the same training step; without, each is on its own.
+
+    Not asked of torch: a fit alone may run in one process of somebody else's group.
+
+    Args:
+        processes: All those of torch's default group, or 1.
+    """
+    token = _PROCESSES.set(processes)
+    try:
+        yield
+    finally:
+        _PROCESSES.reset(token)
 
 
 def gathered(value: Tensor) -> Tensor:
@@ -18,8 +35,9 @@ def gathered(value: Tensor) -> Tensor:
     Args:
         value: (B, ...), of one shape in every process.
     """
-    if n_processes() == 1:
+    n = _PROCESSES.get()
+    if n == 1:
         return value
-    parts = [torch.empty_like(value) for _ in range(n_processes())]
+    parts = [torch.empty_like(value) for _ in range(n)]
     dist.all_gather(parts, value.contiguous())
     return torch.cat(parts)
