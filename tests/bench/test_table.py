@@ -48,6 +48,21 @@ def test_other_options_under_the_same_name_are_another_line(stored: Make) -> Non
     assert [line.seeds for line in lines] == [(0, 1), (0, 1)]
 
 
+def test_options_that_are_new_since_and_their_order_make_no_other_line(stored: Make) -> None:
+    scoring = {"pooling": "max", "sigma": 4.0}
+    old = {"method": {"name": "a", "k": 1}, "scoring": scoring}
+    new = {"scoring": {"map_size": None, "sigma": 4.0, "pooling": "max"}, "method": old["method"]}
+    cells = [
+        stored("a", {"tile": {"image_auroc": 0.9}}, seed=seed, config=config)
+        for seed, config in enumerate((old, new))
+    ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert (line.label, line.seeds) == ("a", (0, 1))
+    wide = {**new, "scoring": {**scoring, "map_size": [256, 256]}}
+    more = [*cells, stored("a", {"tile": {"image_auroc": 0.9}}, seed=2, config=wide)]
+    assert len(make_table(more, columns=COLUMNS).lines) == 2
+
+
 def test_of_a_cell_on_changed_data_the_last_one_counts(stored: Make) -> None:
     cells = [
         stored("a", {"x": {"image_auroc": 0.5}}, key="before"),

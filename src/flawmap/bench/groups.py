@@ -6,10 +6,12 @@ import json
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from flawmap.bench.grid import deciding, dotted
 from flawmap.bench.results import StoredCell
+from flawmap.config import Config, Section
 
 Figures = Mapping[str, float]
 
@@ -174,7 +176,8 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
 
 def _identity(cell: StoredCell) -> tuple[str, ...]:
     together = cell.categories if cell.setting == "unified" else ()
-    return (cell.data, cell.setting, json.dumps(_options(cell.config)), *together)
+    options = json.dumps(_options(cell.config), sort_keys=True)
+    return (cell.data, cell.setting, options, *together)
 
 
 def _told_apart(groups: Sequence[Group]) -> list[Group]:
@@ -193,11 +196,30 @@ def _told_apart(groups: Sequence[Group]) -> list[Group]:
     return result
 
 
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, dict[str, Any]]:
+    sections = {name: field.default for name, field in Config.model_fields.items()}
+    return {
+        name: default.model_dump(mode="json")
+        for name, default in sections.items()
+        if isinstance(default, Section)
+    }
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With the options that are new since it was stored: their defaults leave everything as it was.
+
+    Those of methods excepted: they cannot be known without loading torch.
+    """
+    more = {name: {**values, **config.get(name, {})} for name, values in _defaults().items()}
+    return {**config, **more}
+
+
 def _options(config: Mapping[str, Any]) -> dict[str, str]:
     """A configuration as dotted names with values, without the seed and what decides no figure.
 
     Without the options of a method that `auto` chose: they may differ from category to category.
     """
-    found = dotted(deciding(config))
+    found = dotted(deciding(_completed(config)))
     free = ("seed", "method.") if "chosen" in found else ("seed",)
     return {name: text for name, text in found.items() if not name.startswith(free)}
