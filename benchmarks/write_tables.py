@@ -10,7 +10,8 @@ A page marks the place of a table, with words of people before and after it:
 
 NAME is that of a file in benchmarks/results. What `flawmap bench export` wrote becomes what
 `flawmap bench table` shows; `<!-- results: NAME by=category columns=image_auroc,aupro -->` chooses
-lines (by=data, category or method) and columns. Any other file is {"meta": {...}, "rows": [{...},
+lines (by=data, category or method) and columns, of which the first
+says which lines count. Any other file is {"meta": {...}, "rows": [{...},
 ...]}: `vs_anomalib` has a row per run and category, and becomes means over seeds with their spread,
 with what could not be run and its reason below (`form=pairs` puts both libraries into one line); of
 `metrics_speed` the rows at one number of maps are shown; of all others each row is a line. A chart
@@ -27,6 +28,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +99,18 @@ def section(name: str, content: Row, form: str = "lines") -> str:
 
 def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str:
     """The table of a grid: a line per method and data set, or category (by=category), or per
-    method alone, for a grid on one data set (by=method)."""
+    method alone, for a grid on one data set (by=method). Lines without a figure in the first
+    column are left out."""
     from flawmap.bench.render import markdown as render
     from flawmap.bench.store import read_cells
     from flawmap.bench.table import make_table
 
     cells = read_cells(path)
     shown = make_table(cells, columns=columns.split(","), by_category=by != "data")
-    about = about_weights(sorted({c.encoder for c in cells}))
+    first = shown.columns[0].name
+    lines = [n for n in shown.lines if (v := n.values.get(first)) and v.mean is not None]
+    shown = replace(shown, lines=tuple(lines))
+    about = about_weights(sorted({line.encoder for line in shown.lines}))
     body = wide(shown) if by == "method" else render(shown)
     return "\n\n".join([body, f"*{' '.join(about)}*"])
 
