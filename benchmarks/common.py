@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from flawmap.bench.results import StoredCell
     from flawmap.types import Sample
 
 PEER_VERSION = "2.7.0"
@@ -34,6 +35,24 @@ def meta(**more: Any) -> dict[str, Any]:
     from flawmap.bench.environment import environment
 
     return {**environment(), **more}
+
+
+def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> dict[str, Any]:
+    """What a results file says of figures that come from cells of `flawmap bench`.
+
+    Args:
+        cells: Whose environment, seeds and encoder are told.
+        beside: Others, whose commits count too.
+    """
+    about = {
+        **cells[0].environment,
+        "commit": "; ".join(sorted({str(c.environment["commit"]) for c in (*cells, *beside)})),
+        "seeds": sorted({cell.seed for cell in cells}),
+        "encoder": cells[0].encoder,
+    }
+    for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
+        about.pop(key, None)
+    return about
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import say, write_results
+from common import meta_of, say, write_results
 from flawmap.bench.results import StoredCell
 from flawmap.bench.store import read_cells
 
@@ -32,15 +32,7 @@ def main() -> None:
     rows = effects(cells)
     for row in rows:
         say(str(row))
-    about = {
-        **cells[0].environment,
-        "commit": "; ".join(sorted({str(c.environment["commit"]) for c in cells})),
-        "seeds": sorted({cell.seed for cell in cells}),
-        "encoder": cells[0].encoder,
-    }
-    for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
-        about.pop(key, None)
-    write_results(args.out / "component_effects.json", rows, about)
+    write_results(args.out / "component_effects.json", rows, meta_of(cells))
 
 
 def effects(cells: Sequence[StoredCell]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import say, write_results
+from common import meta_of, say, write_results
 from flawmap.bench.results import StoredCell
 from flawmap.bench.store import read_cells
 
@@ -34,15 +34,7 @@ def main() -> None:
     rows = compare(one, each)
     for row in rows:
         say(str(row))
-    about = {
-        **one[0].environment,
-        "commit": "; ".join(sorted({str(c.environment["commit"]) for c in one + each})),
-        "seeds": sorted({cell.seed for cell in one}),
-        "encoder": one[0].encoder,
-    }
-    for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
-        about.pop(key, None)
-    write_results(args.out / f"unified_{args.method}.json", rows, about)
+    write_results(args.out / f"unified_{args.method}.json", rows, meta_of(one, each))
 
 
 def chosen(cells: Sequence[StoredCell], line: str, setting: str) -> list[StoredCell]:
