@@ -512,8 +512,9 @@ def test_the_paper_s_preset() -> None:
     assert method.schedule == "constant"
 
 
-def test_the_default_levels_are_those_at_4_8_and_16_px() -> None:
-    assert DMDD.default_levels(resolve("lite0")) == LEVELS
+def test_the_default_levels_leave_the_narrow_one_of_an_efficientnet_out() -> None:
+    assert DMDD.default_levels(resolve("lite0")) == ("blocks.2", "blocks.4", "blocks.6")
+    assert DMDD.default_levels(resolve("wide_resnet50_2")) == ("layer1", "layer2", "layer3")
 
 
 def test_golden_values(lite: Encoder) -> None:

@@ -16,7 +16,7 @@ from flawmap.methods.rd4ad import RD4AD, RD4ADConfig, whole_cosine
 
 @pytest.fixture(scope="module")
 def lite() -> Encoder:
-    return build(EncoderConfig(name="lite0"), RD4AD.default_levels(resolve("lite0")))
+    return build(EncoderConfig(name="lite0"), ["blocks.1", "blocks.2", "blocks.4"])
 
 
 def make(encoder: Encoder, **options: object) -> RD4AD:

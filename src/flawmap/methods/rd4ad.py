@@ -73,7 +73,7 @@ class RD4AD(IterativeMethod):
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
-            "training.iterations": 800,
+            "training.iterations": 600,
             "training.batch_size": 8,
             "method.embedding_blocks": 1,
             "method.decoder_blocks": [1, 1, 1],
@@ -97,7 +97,7 @@ class RD4AD(IterativeMethod):
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
-        """The levels at 4, 8 and 16 px."""
+        """The levels at 4, 8 and 16 px, of an EfficientNet at 8, 16 and 32 px."""
         return pyramid_levels(spec)
 
     @classmethod

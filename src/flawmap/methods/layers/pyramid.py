@@ -147,9 +147,13 @@ def require_pyramid(encoder: Encoder) -> None:
 
 
 def pyramid_levels(spec: EncoderSpec) -> tuple[str, ...]:
-    """The levels at 4, 8 and 16 px of a convolutional encoder."""
+    """The levels at 4, 8 and 16 px of a convolutional encoder, of an EfficientNet at 8, 16 and 32.
+
+    The 24 channels that an EfficientNet-Lite0 has at 4 px say so little of what is normal that a
+    decoder restores defects in them too (`benchmarks/distillation_defaults.py`).
+    """
     if spec.family == "efficientnet":
-        return ("blocks.1", "blocks.2", "blocks.4")
+        return ("blocks.2", "blocks.4", "blocks.6")
     if spec.family == "vit":
         # Refused with the reason once the encoder is known.
         return ("blocks.3", "blocks.6", "blocks.9")
