@@ -42,6 +42,7 @@ def lines() -> Iterator[dict[str, Any]]:
             yield {
                 "method": method,
                 "training.iterations": iterations,
+                "training.max_epochs": None,
                 "method.levels": list(levels),
             }
 

@@ -90,6 +90,28 @@ def test_no_more_images_than_the_steps_look_at(rings: Path) -> None:
     assert detector.fitted.data["learnt_images"] == 12
 
 
+def test_no_more_epochs_than_are_wanted(rings: Path) -> None:
+    notes = Notes()
+    options = {
+        **OPTIONS,
+        "training.iterations": 40,
+        "training.batch_size": 4,
+        "training.max_epochs": 1,
+        "calibration.strategy": "off",
+    }
+    detector = flawmap.fit(rings, method="dinomaly", options=options, progress=notes)
+    curve = next(iter(detector.fitted.curves.values()))
+    # 12 images, 4 in each step.
+    assert curve["planned"] == 3
+    assert any("1 epochs of 12 images are 3 iterations, not 40" in text for text in notes.texts)
+    # More epochs than there is time for are no limit.
+    options["training.max_epochs"] = 14
+    notes = Notes()
+    detector = flawmap.fit(rings, method="dinomaly", options=options, progress=notes)
+    assert next(iter(detector.fitted.curves.values()))["planned"] == 40
+    assert not any("epochs" in text for text in notes.texts)
+
+
 def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
     for option in ("training.augment=views", "training.balance=true"):
         with pytest.raises(ConfigError, match="sees every image once"):

@@ -123,6 +123,7 @@ class DMDD(IterativeMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
             "training.iterations": 600,
+            "training.max_epochs": 50,
             "training.batch_size": 8,
             "method.student": "reverse",
             "method.width": 32,

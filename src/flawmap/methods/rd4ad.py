@@ -74,6 +74,7 @@ class RD4AD(IterativeMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
             "training.iterations": 600,
+            "training.max_epochs": 50,
             "training.batch_size": 8,
             "method.embedding_blocks": 1,
             "method.decoder_blocks": [1, 1, 1],

@@ -160,6 +160,7 @@ class Learner:
             )
         samples = self._within_the_iterations(samples)
         self.left_out[name] = given - len(samples)
+        at_most = self._within_the_epochs(len(samples), name)
         return Training(
             method=method,
             prepare=lambda: self.reader.steps(method, samples, label),
@@ -173,6 +174,7 @@ class Learner:
             progress=run.progress,
             stop=run.stop,
             name=label,
+            at_most=at_most,
             validation=validation,
         ).run()
 
@@ -228,6 +230,23 @@ class Learner:
             f"of the {len(samples)}: --set training.iterations=N learns more of them"
         )
         return kept
+
+    def _within_the_epochs(self, images: int, name: str) -> int | None:
+        """The iterations in which no image is learnt more often than it may; None if that is no
+        limit."""
+        training = self.run.config.training
+        if training.max_epochs is None:
+            return None
+        at_most = max(1, training.max_epochs * images // training.batch_size)
+        if at_most >= training.iterations:
+            return None
+        self.run.progress.note(
+            f"{training.max_epochs} epochs of {images} images"
+            + ("" if name == EVERY else f" of {name}")
+            + f" are {at_most} iterations, not {training.iterations}: "
+            "--set training.max_epochs=N learns longer"
+        )
+        return at_most
 
     def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
         batches, image = [], None

@@ -102,6 +102,7 @@ class Training:
         progress: Shown to the user.
         stop: Asked after every step.
         name: Shown beside the progress.
+        at_most: Never train for more iterations than this, however many are planned.
         validation: Chooses the weights that the method has in the end, and may end the training;
             without it the last ones stay.
 
@@ -121,6 +122,7 @@ class Training:
     progress: Progress
     stop: PoliteStop
     name: str
+    at_most: int | None = None
     validation: Validation | None = None
     _curve: Curve = field(init=False)
     _fetch: Callable[[int], Features] = field(init=False)
@@ -139,7 +141,7 @@ class Training:
     _stopping: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._curve = Curve(planned=self.config.iterations)
+        self._curve = Curve(planned=self._wanted)
         self._optimizer = self.method.optimizer()
         if self.resume:
             self._go_on()
@@ -155,6 +157,12 @@ class Training:
             self._pace = _Pace(self.deadline, looking)
         self._began, self._base = time.monotonic(), self._curve.seconds
         self._saved_at = self._began
+
+    @property
+    def _wanted(self) -> int:
+        """Iterations, if there is time for them."""
+        wanted = self.config.iterations
+        return wanted if self.at_most is None else min(wanted, self.at_most)
 
     def run(self) -> Curve:
         """What the loop saw, in the end.
@@ -296,14 +304,14 @@ class Training:
                 return self._late(now)
             self._pace = None
             curve.fixed = True
-            wanted, possible = self.config.iterations, possible + curve.steps
+            wanted, possible = self._wanted, possible + curve.steps
             curve.planned = int(self.fabric.broadcast(max(curve.steps, min(wanted, possible))))
             shown.update(curve.steps, total=curve.planned)
             if curve.planned < wanted:
                 self.progress.note(
                     f"the time budget allows {curve.planned} of the {wanted} iterations planned"
                 )
-            elif possible > _MUCH_MORE * wanted:
+            elif self.at_most is None and possible > _MUCH_MORE * wanted:
                 self.progress.note(
                     f"the {wanted} iterations planned need less than the time budget: "
                     f"--set training.iterations={possible} would use it"
