@@ -8,8 +8,8 @@ from flawmap.cli import options, show
 
 NAME = "doctor"
 EPILOG = """\b
-Exit code 0: fitting and scoring work here (warnings may remain). 1: they do not, and what to do
-is said.
+Exit code 0: fitting and scoring work here (warnings may remain). 1: fitting does not, and what to
+do is said.
 """
 
 

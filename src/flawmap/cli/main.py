@@ -45,12 +45,12 @@ Every command takes --help and --debug (show where an error comes from).
 
 \b
 Exit codes:
-  0  done                          5  the fit could not go on
-  1  unexpected error              6  the model file is damaged or too new
-  2  a wrong option or name        10 predict --fail-on-defect found a defect
-  3  something wrong with the data 130 stopped by Ctrl-C
-  4  encoder weights are missing   141 the reader of a pipe went away
-  7  a report cannot be written     9  a benchmark failed in part, or has no results
+  0  done                           6   the model file is missing, damaged or too new
+  1  unexpected error               7   a report or a plot cannot be written
+  2  a wrong option or name         9   a benchmark failed in part, or has no results
+  3  something wrong with the data  10  predict --fail-on-defect found a defect
+  4  encoder weights are missing    130 stopped by Ctrl-C
+  5  the fit could not go on        141 the reader of a pipe went away
 """
 
 app = typer.Typer(
