@@ -45,6 +45,16 @@ def test_the_help_names_every_command_and_the_exit_codes(
     assert "..." not in shown.out.split("Commands:")[1]
 
 
+def test_the_help_of_bench_leads_to_the_options_of_a_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["bench", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "'flawmap bench run --help'" in text
+    # No summary is cut off.
+    assert "..." not in text.split("Commands:")[1]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0

@@ -35,8 +35,15 @@ A grid file:
   seeds: [0, 1, 2]
 
 \b
-A grid that was stopped goes on where it was with the same command; nothing is run twice. A cell
-that fails is written down with its reason, and the others go on.
+A cell is one combination: a model that is fitted and measured. A grid that was stopped goes on
+where it was with the same command; nothing is run twice. A cell that fails is written down with
+its reason, and the others go on.
+"""
+
+_RUN = """\b
+'flawmap bench GRID' is short for 'flawmap bench run GRID'; 'flawmap bench run --help' lists its
+options.
+
 """
 
 
@@ -57,7 +64,7 @@ app = typer.Typer(
     name=NAME,
     cls=_RunByDefault,
     help="Compare methods over data sets and seeds.",
-    epilog=_EPILOG,
+    epilog=_RUN + _EPILOG,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -96,12 +103,17 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="cpu|gpu|NAME", help="For every method. [default: cpu, or what auto chooses]"
+            metavar="cpu|gpu|NAME",
+            help="For every line that names none. [default: cpu, or what auto chooses]",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A metric beyond the seven; may be given several times."),
+        typer.Option(
+            metavar="NAME",
+            help="A metric beside the usual ones, see 'flawmap evaluate --help'; may be given "
+            "several times.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -186,7 +198,7 @@ app.command("plot")(plot)
 
 @app.command("status")
 def status(results: Results, json: options.Json = False) -> None:
-    """List the cells of a results file: finished, failed and why, running."""
+    """List the cells: finished, failed and why, running."""
     cells = cells_of_file(results, None)
     if json:
         show.json_out([cell.__dict__ for cell in cells])
@@ -201,7 +213,7 @@ def status(results: Results, json: options.Json = False) -> None:
 
 @app.command("forget")
 def forget(results: Results) -> None:
-    """Remove the cells that failed, and what unfinished ones left behind.
+    """Remove failed cells, and what unfinished ones left.
 
     Models that --keep-models kept stay.
     """
@@ -230,9 +242,10 @@ def export(
         list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
     ] = None,
 ) -> None:
-    """Write the finished cells as JSON: every figure, cost, option, version and device.
+    """Write the cells as JSON.
 
-    The file is small enough to be kept with code; 'table', 'plot' and 'status' read it as well.
+    With every figure, cost, option, version and device. The file is small enough to be kept with
+    code; 'table', 'plot' and 'status' read it as well.
     """
     from flawmap.bench.results import write_cells
 
@@ -253,9 +266,9 @@ def import_(
         Path, typer.Option(metavar="FILE", help="Where the cells go; made if it is not there.")
     ] = Path("results.sqlite"),
 ) -> None:
-    """Take finished cells over into a results file, so that no grid runs them again.
+    """Take finished cells over into a results file.
 
-    What that file has finished itself stays as it is.
+    No grid runs them again. What that file has finished itself stays as it is.
     """
     from flawmap.bench.store import Store, read_cells
 
@@ -317,7 +330,7 @@ def _grid(path: Path | None, flags: dict[str, Any]) -> Grid:
                 raise ConfigError(
                     f"the grid has no {name}",
                     where="the command line",
-                    hint="name a grid file, or give --data and --method; see 'flawmap bench "
+                    hint="name a grid file, or give --data and --method; see 'flawmap bench run "
                     "--help'",
                 )
         return make_grid(flags, where="the command line")

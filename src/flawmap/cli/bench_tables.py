@@ -40,7 +40,8 @@ def table(
         typer.Option(
             metavar="NAME",
             help="A metric or a cost, several times. [default: the seven metrics, "
-            "pixel_auroc_defects where it was measured, the fit's seconds and images/s]",
+            "pixel_auroc_defects and metrics over the crop where they were measured, the fit's "
+            "seconds and images/s]",
         ),
     ] = None,
     all_columns: Annotated[
@@ -138,7 +139,7 @@ def plot(
         ),
     ] = False,
 ) -> None:
-    """Draw accuracy against images/s, against parameters and against fitting time."""
+    """Draw accuracy against images/s, parameters and fitting time."""
     from flawmap.bench.plots import AGAINST
     from flawmap.bench.plots import plot as draw
 
