@@ -25,8 +25,8 @@ Examples:
   flawmap predict part.flawmap photo.png --fail-on-defect || echo reject
 
 \b
-DIR receives predictions.csv, predictions.jsonl, maps/ and overlays/, in the folders of the images,
-and skipped.jsonl with --skip-bad. Files of an earlier run there are replaced.
+DIR receives predictions.csv and predictions.jsonl; maps/ and overlays/, with sub-folders as those
+of the images; and skipped.jsonl with --skip-bad. Files of an earlier run there are replaced.
 
 \b
 A PNG map is stretched to its own range: value = png / 65535 * (map_max - map_min) + map_min,
@@ -70,9 +70,19 @@ def run(
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="The product that all images show.")
     ] = None,
-    format: options.Format = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Read every PATH as a data set of this layout; see 'flawmap fit --help'.",
+        ),
+    ] = None,
     fail_on_defect: Annotated[
-        bool, typer.Option("--fail-on-defect", help="Exit with 10 if any image is a defect.")
+        bool,
+        typer.Option(
+            "--fail-on-defect",
+            help="Exit with 10 if any image is a defect; without a threshold none is.",
+        ),
     ] = False,
     skip_bad: options.SkipBad = False,
     batch_size: Annotated[
