@@ -125,10 +125,11 @@ def print_figures(result: Evaluation, metrics: Sequence[str] = ()) -> None:
         if name in footnotes:
             show.out(f"{MARK} {info(name).short}: {footnotes[name]}")
     for name, part in result.categories.items():
+        limit = show.promise(part.threshold)
         show.out(
             f"{name}: {part.counts['good']} good, {part.counts['defect']} defects "
             f"({part.counts['defects_with_mask']} with masks); "
-            f"threshold {show.promise(part.threshold)}"
+            f"{limit if part.threshold is None else f'threshold {limit}'}"
         )
     rate = result.n_images / result.seconds if result.seconds else 0.0
     show.out(f"{result.n_images} images, {rate:.1f} images per second")
