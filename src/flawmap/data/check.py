@@ -153,8 +153,8 @@ def _warnings(table: SampleTable) -> Iterable[Finding]:
             yield Finding(
                 "note",
                 f"category '{shown(category)}' has {train[category] + held[category]} good images "
-                f"to train and calibrate with: a false-reject rate of 1% needs "
-                f"{_FEW_FOR_ONE_PERCENT} held-out good images",
+                f"to train and calibrate with: a false-reject rate of 1% needs at least "
+                f"{_FEW_FOR_ONE_PERCENT}",
                 "accept a higher false-reject rate or add good images",
             )
     yield from _test_notes(table)
