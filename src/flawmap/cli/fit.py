@@ -75,7 +75,8 @@ def run(
         typer.Option(
             "--set",
             metavar="A.B=C",
-            help="Any other option, several times; see 'flawmap methods --options'.",
+            help="Any other option, such as training.device=cpu, several times; see "
+            "'flawmap methods --options'.",
         ),
     ] = None,
     config: Annotated[

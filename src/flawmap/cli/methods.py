@@ -12,7 +12,7 @@ NAME = "methods"
 EPILOG = """\b
 Examples:
   flawmap methods
-  flawmap methods --options patchcore
+  flawmap methods patchcore --options
 """
 
 
