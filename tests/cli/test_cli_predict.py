@@ -21,6 +21,7 @@ class Brightness:
 
     categories: tuple[str, ...] = ("cable", "screw")
     models = MappingProxyType({"*": None})
+    calibration = SimpleNamespace(categories={"cable": None, "screw": None})
     config = SimpleNamespace(
         training=SimpleNamespace(batch_size=2), data=SimpleNamespace(white_level=None)
     )
@@ -112,6 +113,15 @@ def test_npy_maps(photos: Path) -> None:
 def test_fail_on_defect(photos: Path, name: str, code: int) -> None:
     assert run(["predict", "m.flawmap", str(photos / name), "--fail-on-defect"]) == code
     assert run(["predict", "m.flawmap", str(photos / name)]) == 0
+
+
+def test_fail_on_defect_needs_a_threshold(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Brightness, "calibration", SimpleNamespace(categories={}))
+    assert run(["predict", "m.flawmap", str(photos), "--fail-on-defect"]) == 2
+    assert "flawmap calibrate" in capsys.readouterr().err
+    assert run(["predict", "m.flawmap", str(photos)]) == 0
 
 
 def test_an_unreadable_image_ends_the_array_with_an_error(

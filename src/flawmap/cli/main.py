@@ -139,7 +139,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _failed(error, debug=debug, wants_json=wants_json)
     if code == INTERRUPTED:
-        again = "; the same command with --resume goes on" if "fit" in rest[:1] else ""
+        again = (
+            "; the same command with --resume goes on (a one-pass method begins anew)"
+            if "fit" in rest[:1]
+            else ""
+        )
         note(f"stopped{again}; what was written before is complete")
     return code if isinstance(code, int) else 0
 

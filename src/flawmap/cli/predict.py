@@ -100,6 +100,7 @@ def run(
     """
     _check(output, maps, map_format, overlays)
     from flawmap.detector import load
+    from flawmap.errors import ConfigError
     from flawmap.outputs import find_images, skipping, with_categories
     from flawmap.scoring.calibration import EVERY
 
@@ -107,6 +108,14 @@ def run(
     for text in found.notes:
         show.note(text)
     detector = load(model, device=device, encoder_weights=encoder_weights)
+    if fail_on_defect and not detector.calibration.categories:
+        raise ConfigError(
+            "the model has no threshold, so no image can be a defect",
+            where="--fail-on-defect",
+            given=str(model),
+            expected="a model with a threshold",
+            hint="give it one: flawmap calibrate MODEL GOOD_IMAGES",
+        )
     samples = with_categories(
         found.samples,
         detector.categories,
