@@ -232,18 +232,27 @@ class Learner:
         return kept
 
     def _within_the_epochs(self, images: int, name: str) -> int | None:
-        """The iterations in which no image is learnt more often than it may; None if that is no
-        limit."""
+        """The iterations in which an image is learnt as often as it may, on average over all of
+        them; None if that is no limit.
+
+        Args:
+            images: How many are learnt.
+            name: The product, or `EVERY`.
+        """
         training = self.run.config.training
         if training.max_epochs is None:
             return None
-        at_most = max(1, training.max_epochs * images // training.batch_size)
+        size = training.batch_size
+        if training.augment == "off":
+            # A batch larger than the data is the whole data; views of a few images fill it.
+            size = min(size, images)
+        at_most = max(1, training.max_epochs * images // size)
         if at_most >= training.iterations:
             return None
         self.run.progress.note(
-            f"{training.max_epochs} epochs of {images} images"
+            f"{at_most} of the {training.iterations} iterations learn the {images} images"
             + ("" if name == EVERY else f" of {name}")
-            + f" are {at_most} iterations, not {training.iterations}: "
+            + f" as often as training.max_epochs={training.max_epochs} allows: "
             "--set training.max_epochs=N learns longer"
         )
         return at_most
