@@ -130,6 +130,9 @@ def test_epochs_of_fewer_images_than_a_batch(rings: Path, augment: str, planned:
 
 
 def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
-    for option in ("training.augment=views", "training.balance=true"):
+    for option in (
+        *("training.augment=views", "training.balance=true"),
+        *("training.max_epochs=5", "training.patience=3"),
+    ):
         with pytest.raises(ConfigError, match="sees every image once"):
             flawmap.fit(rings, method="patchcore", options=[option])

@@ -50,8 +50,15 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
             expected="max or top",
         )
     if issubclass(cls, OnePassMethod):
-        for option, idle in (("augment", "off"), ("balance", False), ("validation_fraction", 0.0)):
-            if getattr(training, option) != idle:
+        idle = {
+            "max_epochs": None,
+            "augment": "off",
+            "balance": False,
+            "validation_fraction": 0.0,
+            "patience": None,
+        }
+        for option, value in idle.items():
+            if getattr(training, option) != value:
                 raise ConfigError(
                     f"{name} sees every image once: this option would do nothing",
                     where=f"training.{option}",
