@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flawmap.config import Config
+from flawmap.data.transform import Transform
 from flawmap.encoders.table import NO_ENCODER
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Method, OnePassMethod
@@ -41,6 +42,9 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
         DataError: A file or folder that the method's options name cannot be used.
     """
     cls.check(config.method)
+    data = config.data
+    # It refuses sizes that contradict each other.
+    Transform(data.size, data.resize, data.crop_from)
     training, name = config.training, config.method.name
     if config.scoring.pooling == "method" and not cls.scores_images:
         raise ConfigError(
