@@ -285,9 +285,7 @@ class _Fit:
         calibration = Calibration(
             rate=run.config.calibration.false_reject_rate, categories=found.categories()
         )
-        for name in calibration.categories:
-            threshold = calibration.threshold(name)
-            assert threshold is not None
+        for name, threshold in calibration.thresholds().items():
             run.progress.note(
                 f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
             )
