@@ -128,7 +128,8 @@ def print_figures(result: Evaluation, metrics: Sequence[str] = ()) -> None:
         show.out(
             f"{name}: {part.counts['good']} good, {part.counts['defect']} defects "
             f"({part.counts['defects_with_mask']} with masks); "
-            f"threshold {show.promise(part.threshold)}"
+            + ("threshold " if part.threshold else "")
+            + show.promise(part.threshold)
         )
     rate = result.n_images / result.seconds if result.seconds else 0.0
     show.out(f"{result.n_images} images, {rate:.1f} images per second")

@@ -145,7 +145,7 @@ def size(n: float) -> str:
 def promise(threshold: Threshold | None) -> str:
     """A threshold in one line."""
     if threshold is None:
-        return "no threshold: too few good images"
+        return "no threshold: too few good images, or calibration is off"
     return f"{threshold.value:.4g}; {threshold.explain()}"
 
 
