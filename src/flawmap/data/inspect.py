@@ -11,7 +11,6 @@ from typing import Any
 
 from flawmap.data.check import Finding, check_table
 from flawmap.data.detect import read_data
-from flawmap.data.images import MAX_PIXELS
 from flawmap.data.samples import Problem, SampleTable, listed, shown
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
@@ -179,7 +178,6 @@ def inspect(
     seed: int = 0,
     threads: int | None = None,
     white_level: int | None = None,
-    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Decode a whole data set and say what it holds and what would go wrong.
@@ -190,7 +188,6 @@ def inspect(
         seed: For layouts without a split of their own.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
-        max_pixels: As for `images.read_image`.
         on_progress: Called as on_progress(done, total) after each image.
 
     Raises:
@@ -205,7 +202,6 @@ def inspect(
         table,
         threads=threads,
         white_level=white_level,
-        max_pixels=max_pixels,
         on_progress=on_progress,
     )
     leaks, repeats = _duplicates(verification.facts)
