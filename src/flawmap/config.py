@@ -283,7 +283,7 @@ def make_config(
     if found := _PATCH.search(encoder):
         # Methods name sizes for their own encoder.
         patch = int(found[1])
-        sizes = tree.get("data", {}).get("size", [])
+        sizes = _size(tree.get("data", {}).get("size", DataConfig().size))
         _set(tree, "data.size", [max(1, round(n / patch)) * patch for n in sizes])
     _merge(tree, from_file)
     if "chosen" in from_file or any(key.partition(".")[0] == "chosen" for key, _ in pairs):
