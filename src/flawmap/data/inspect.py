@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from flawmap.data.check import Finding, check_table
+from flawmap.data.check import Finding, by_severity, check_table
 from flawmap.data.detect import read_data
 from flawmap.data.samples import Problem, SampleTable, listed, shown
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
@@ -161,11 +161,9 @@ class Inspection:
             modes = ", ".join(f"{mode} {n}" for mode, n in self.modes.items())
             lines.append(f"stored as: {modes}; {self.grey} grey, {self.colour} in colour")
         lines.append(f"fingerprint: {self.fingerprint}")
-        for severity in ("error", "warning", "note"):
-            for problem in self.problems:
-                if problem.severity == severity:
-                    lines += ["", f"{severity}: {problem.message}"]
-                    lines += [f"  what to do: {problem.hint}"] if problem.hint else []
+        for problem in self.problems:
+            lines += ["", f"{problem.severity}: {problem.message}"]
+            lines += [f"  what to do: {problem.hint}"] if problem.hint else []
         if not self.problems:
             lines += ["", "nothing is wrong"]
         return "\n".join(lines)
@@ -213,7 +211,6 @@ def inspect(
         *_mask_findings(verification.facts, table),
         *range_findings(verification.facts, white_level),
     ]
-    order = ("error", "warning", "note")
     return Inspection(
         root=table.root,
         format=table.format,
@@ -227,7 +224,7 @@ def inspect(
         broken=verification.problems,
         leaks=leaks,
         repeats=repeats,
-        problems=tuple(sorted(findings, key=lambda f: order.index(f.severity))),
+        problems=by_severity(findings),
     )
 
 
