@@ -100,7 +100,17 @@ class Learner:
             file = f"model-{index}" + (f"-{number}" if number else "")
             who = {**self.identity, "model": name, "candidate": number}
             what = _apart(config, configs)
-            curve = self._train(method, learn, back, part, held_out, name, file, who, what)
+            curve = self._train(
+                method,
+                learn,
+                back,
+                share=part,
+                held_out=held_out,
+                name=name,
+                file=file,
+                identity=who,
+                what=what,
+            )
             loss = curve.validation.best[1] if curve.validation.best else 0.0
             losses[what] = loss
             if found is None or loss < found[2]:
@@ -144,6 +154,7 @@ class Learner:
         method: IterativeMethod,
         samples: Sequence[Sample],
         back: Sequence[Sample],
+        *,
         share: float,
         held_out: int,
         name: str,
@@ -151,6 +162,19 @@ class Learner:
         identity: dict[str, Any],
         what: str,
     ) -> Curve:
+        """Train one model.
+
+        Args:
+            method: It has learnt nothing yet, or what the fit begins with.
+            samples: Images to learn.
+            back: Images that choose the weights; without any the last ones stay.
+            share: Of the time that is left, for this training.
+            held_out: Images that will be scored for the thresholds.
+            name: The product, or `EVERY`.
+            file: How the names of its files in the run's folder begin.
+            identity: What a checkpoint must agree on.
+            what: What tells it from the other candidates; "" for a single one.
+        """
         run, label = self.run, _label("Learning", name) + (f", {what}" if what else "")
         validation = self._validation(method, back) if back else None
         deadline, given = None, len(samples)
