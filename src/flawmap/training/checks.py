@@ -13,10 +13,18 @@ def require_encoder(cls: type[Method], config: Config) -> None:
     """An encoder for a method that needs one, and none for one that does not.
 
     Raises:
-        ConfigError: It is the other way round.
+        ConfigError: It is the other way round, or there are weights without an encoder.
     """
     name, given = config.method.name, config.encoder.name
     if cls.needs_encoder == (given != NO_ENCODER.name):
+        for option in () if cls.needs_encoder else ("weights", "sha256"):
+            if (value := getattr(config.encoder, option)) is not None:
+                raise ConfigError(
+                    f"{name} learns from pixels: weights of an encoder would do nothing",
+                    where=f"encoder.{option}",
+                    given=value,
+                    hint="leave it out, or use a method with an encoder",
+                )
         return
     raise ConfigError(
         f"{name} looks at images through an encoder"
