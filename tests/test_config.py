@@ -6,6 +6,7 @@ import pytest
 
 from flawmap.config import make_config
 from flawmap.errors import ConfigError
+from flawmap.methods.dinomaly import Dinomaly
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,17 @@ def test_the_default_size_fits_the_patches(
     assert configured() == size
     # What somebody asks for stays, and is refused later if it does not fit.
     assert configured(**{"data.size": [300, 300]}) == (300, 300)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "size"), [({"data.size": 300}, (294, 294)), ({}, (252, 252))]
+)
+def test_a_method_may_name_its_size_by_one_number_or_not_at_all(
+    defaults: dict[str, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dinomaly, "defaults", defaults)
+    named = {"encoder.name": "vit_base_patch14_dinov2.lvd142m"}
+    assert make_config(method="dinomaly", preset="gpu", named=named).data.size == size
 
 
 @pytest.mark.parametrize(("opening", "fits"), [(0, True), (3, True), (4, False)])

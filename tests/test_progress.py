@@ -30,6 +30,14 @@ def test_a_bar_without_a_caller_that_knows_better_shows_the_rate_and_its_clock(
     assert line.count(":") == 4
 
 
+def test_a_bar_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with Live().task("bolt[red]", 10) as task:
+        task.update(2, now="[/a/b] c")
+    line = last_line(capsys)
+    assert "bolt[red]" in line
+    assert "now [/a/b] c" in line
+
+
 def test_a_log_shows_the_callers_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

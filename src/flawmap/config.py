@@ -131,8 +131,8 @@ class TrainingConfig(Section):
     iterations: int = Field(default=1000, ge=1)
     """Steps of an iterative method."""
     max_epochs: int | None = Field(default=None, ge=1)
-    """Fewer steps where there are so few images that each would be learnt more often than this;
-    None = never."""
+    """Fewer steps where there are so few images that each would be learnt more often than this, on
+    average; None = never."""
     batch_size: int = Field(default=16, ge=1)
     """Images a step, and images at a time when scoring."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -283,7 +283,7 @@ def make_config(
     if found := _PATCH.search(encoder):
         # Methods name sizes for their own encoder.
         patch = int(found[1])
-        sizes = tree.get("data", {}).get("size", [])
+        sizes = _size(tree.get("data", {}).get("size", DataConfig().size))
         _set(tree, "data.size", [max(1, round(n / patch)) * patch for n in sizes])
     _merge(tree, from_file)
     if "chosen" in from_file or any(key.partition(".")[0] == "chosen" for key, _ in pairs):

@@ -135,10 +135,11 @@ class Live:
         )
 
         bars = Progress(
-            TextColumn("{task.description}"),
+            # Names of products and lines of logs may look like Rich's markup.
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

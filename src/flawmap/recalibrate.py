@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
-from flawmap.scoring.calibration import EVERY, Calibration, Threshold
+from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
 
@@ -106,13 +106,8 @@ def calibrate(
             expected="a false-reject rate, or a folder of good images, or both",
             hint="for example --false-reject-rate 0.005",
         )
-    if false_reject_rate is not None and not 0 < false_reject_rate < 1:
-        raise ConfigError(
-            "the false-reject rate must lie between 0 and 1",
-            where="--false-reject-rate",
-            given=false_reject_rate,
-            expected="for example 0.01 for 1%",
-        )
+    if false_reject_rate is not None:
+        require_rate(false_reject_rate)
     path = Path(bundle)
     found = bundles.read(path)
     old = found.calibration
@@ -156,8 +151,8 @@ def calibrate(
         bundle=target,
         old_rate=old.rate,
         rate=rate,
-        old=_thresholds(old),
-        new=_thresholds(new),
+        old=old.thresholds(),
+        new=new.thresholds(),
         skipped=tuple(skipped),
         notes=tuple(notes),
     )
@@ -263,12 +258,5 @@ def _with(found: Bundle, calibration: Calibration, on: Mapping[str, Any] | None)
     )
 
 
-def _thresholds(calibration: Calibration) -> dict[str, Threshold]:
-    found = {name: calibration.threshold(name) for name in sorted(calibration.categories)}
-    return {name: threshold for name, threshold in found.items() if threshold is not None}
-
-
 def _described(threshold: Threshold | None) -> dict[str, Any] | None:
-    if threshold is None:
-        return None
-    return {**asdict(threshold), "enough": threshold.enough, "promise": threshold.explain()}
+    return None if threshold is None else threshold.to_dict()

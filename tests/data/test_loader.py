@@ -58,19 +58,6 @@ def test_deep_and_plain_images_mix(folder: Path) -> None:
     torch.testing.assert_close(batch.images[3, 0, 0, 0], torch.tensor(30 / 255))
 
 
-def test_a_seed_shuffles(folder: Path) -> None:
-    samples = read_data(folder).samples
-
-    def order(seed: int | None) -> list[str]:
-        return [
-            s.path for b in load_batches(samples, SMALL, 2, shuffle_seed=seed) for s in b.samples
-        ]
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-    assert sorted(order(1)) == order(None)
-
-
 def test_a_broken_image_is_named_and_the_threads_end(folder: Path) -> None:
     (folder / "3.png").write_bytes(b"no")
     before = threading.active_count()

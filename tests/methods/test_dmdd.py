@@ -514,6 +514,8 @@ def test_the_paper_s_preset() -> None:
 
 def test_the_default_levels_leave_the_narrow_one_of_an_efficientnet_out() -> None:
     assert DMDD.default_levels(resolve("lite0")) == ("blocks.2", "blocks.4", "blocks.6")
+    # With six blocks instead of seven.
+    assert unweighted("tf_efficientnetv2_b0").strides == (8, 16, 32)
     assert DMDD.default_levels(resolve("wide_resnet50_2")) == ("layer1", "layer2", "layer3")
 
 

@@ -466,6 +466,8 @@ def test_sizes_that_cannot_be_cut_are_refused() -> None:
 def test_an_encoder_is_refused(rings: Path) -> None:
     with pytest.raises(ConfigError, match="an encoder would do nothing"):
         flawmap.fit(rings, method="intra", encoder="lite0", options=FIT)
+    with pytest.raises(ConfigError, match="weights of an encoder would do nothing"):
+        flawmap.fit(rings, method="intra", options={**FIT, "encoder.weights": "lite0.pth"})
 
 
 @pytest.fixture(scope="module")

@@ -560,6 +560,19 @@ def test_looking_at_held_out_images_teaches_nothing(conv: Encoder) -> None:
     assert float(method.value_weight) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("lite0", ("blocks.2", "blocks.4", "blocks.5", "blocks.6")),
+        ("tf_efficientnetv2_b0", ("blocks.2", "blocks.4", "blocks.5")),
+    ],
+)
+def test_the_default_levels_of_an_efficientnet_end_with_its_last_block(
+    name: str, levels: tuple[str, ...]
+) -> None:
+    assert MKD.default_levels(resolve(name)) == levels
+
+
 def test_a_source_with_relus_is_copied_where_it_stands() -> None:
     spec = resolve("resnet18")
     levels = MKD.default_levels(spec)

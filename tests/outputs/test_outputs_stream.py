@@ -118,6 +118,11 @@ def test_missing_and_empty_paths_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image here"):
         find_images([tmp_path / "empty"])
+    # Whatever was wrong with a path before it.
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "b.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="no image here"):
+        find_images([tmp_path / "odd", tmp_path / "empty"], skip_bad=True)
 
 
 def test_a_dangling_link_is_named_or_skipped(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_no_more_epochs_than_are_wanted(rings: Path) -> None:
     curve = next(iter(detector.fitted.curves.values()))
     # 12 images, 4 in each step.
     assert curve["planned"] == 3
-    assert any("1 epochs of 12 images are 3 iterations, not 40" in text for text in notes.texts)
+    said = "3 of the 40 iterations learn the 12 images as often as training.max_epochs=1 allows"
+    assert any(said in text for text in notes.texts)
     # More epochs than there is time for are no limit.
     options["training.max_epochs"] = 14
     notes = Notes()
@@ -112,7 +113,26 @@ def test_no_more_epochs_than_are_wanted(rings: Path) -> None:
     assert not any("epochs" in text for text in notes.texts)
 
 
+@pytest.mark.parametrize(("augment", "planned"), [("off", 6), ("views", 3)])
+def test_epochs_of_fewer_images_than_a_batch(rings: Path, augment: str, planned: int) -> None:
+    options = {
+        **OPTIONS,
+        "training.images_per_category": 2,
+        "training.iterations": 40,
+        "training.batch_size": 4,
+        "training.max_epochs": 6,
+        "training.augment": augment,
+        "calibration.strategy": "off",
+    }
+    detector = flawmap.fit(rings, method="dinomaly", options=options)
+    # A step learns both images once, or two views of each.
+    assert next(iter(detector.fitted.curves.values()))["planned"] == planned
+
+
 def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
-    for option in ("training.augment=views", "training.balance=true"):
+    for option in (
+        *("training.augment=views", "training.balance=true"),
+        *("training.max_epochs=5", "training.patience=3"),
+    ):
         with pytest.raises(ConfigError, match="sees every image once"):
             flawmap.fit(rings, method="patchcore", options=[option])

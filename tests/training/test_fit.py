@@ -216,3 +216,15 @@ def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> Non
 def test_a_method_that_needs_an_encoder_is_not_fitted_without(rings: Path) -> None:
     with pytest.raises(ConfigError, match="patchcore looks at images through an encoder"):
         flawmap.fit(rings, method="patchcore", encoder="none")
+
+
+def test_sizes_that_contradict_each_other_are_refused_before_images_are_read(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("flawmap.training.fit.verify", read)
+    for option in ({"data.crop_from": 80}, {"data.resize": "crop"}):
+        with pytest.raises(ConfigError, match="crop_from belongs to"):
+            flawmap.fit(rings, method="patchcore", options={**OPTIONS, **option})

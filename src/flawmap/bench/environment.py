@@ -6,11 +6,11 @@ import platform
 import subprocess
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flawmap
+from flawmap.versions import version_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +31,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
 
     device = device or torch.device(device_of("auto"))
     versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    versions |= {name: v for name in _LIBRARIES if (v := version_of(name)) is not None}
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": source_commit(),

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 Setting = Literal["unified", "separate"]
 
-SETTINGS: tuple[Setting, ...] = ("unified", "separate")
-
 UNKEYED = frozenset(
     f"training.{name}"
     for name in (

@@ -105,7 +105,7 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Load the bundle, time it, and evaluate it.
 
     Returns:
-        cost, figures and scores as in `store.Outcome`, and the environment.
+        cost, figures and scores as in `results.Outcome`, and the environment.
     """
     from flawmap.detector import load
     from flawmap.evaluation import evaluate_table

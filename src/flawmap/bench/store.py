@@ -108,7 +108,12 @@ class Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=15, isolation_level=None)
             self._db.row_factory = sqlite3.Row
-            self._check(create)
+        try:
+            with self._explained():
+                self._check(create)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Store:
         return self

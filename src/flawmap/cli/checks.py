@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from flawmap.resources import available_memory, usable_cores
+from flawmap.versions import version_of
 
 Status = Literal["ok", "warning", "error"]
 
@@ -81,7 +81,7 @@ def _python() -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     for name in _REQUIRED:
-        found = _version(name)
+        found = version_of(name)
         if found is None:
             yield Check(name, "error", "not installed", f"pip install {name}")
         else:
@@ -89,7 +89,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _torch() -> Iterator[Check]:
-    versions = {name: _version(name) for name in _TORCH}
+    versions = {name: version_of(name) for name in _TORCH}
     for name, found in versions.items():
         if found is None:
             advice = "pip install 'flawmap[torch]'"
@@ -143,7 +143,7 @@ def _devices() -> Iterator[Check]:
 
 
 def _onnx() -> Iterator[Check]:
-    found = _version("onnx")
+    found = version_of("onnx")
     if found is None:
         yield Check(
             "onnx",
@@ -185,8 +185,8 @@ def _memory() -> Iterator[Check]:
             "memory",
             "warning",
             f"{mib} MiB available",
-            "close other programs, or fit with --set training.batch_size=4 "
-            "--set method.memory_mib=256",
+            "close other programs, or fit with --set training.batch_size=4, and patchcore with "
+            "--set method.memory_mib=256 too",
         )
     else:
         yield Check("memory", "ok", f"{mib} MiB available")
@@ -230,10 +230,3 @@ def _encoders() -> Iterator[Check]:
             yield Check(f"encoder {spec.name}", "ok", f"weights present ({found[spec.name]})")
     others = ", ".join(spec.name for spec in ENCODERS.values() if spec.package is None)
     yield Check("other encoders", "ok", f"{others} and timm's: from a file, see 'flawmap encoders'")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

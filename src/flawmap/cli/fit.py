@@ -134,18 +134,8 @@ def run(
 
 def summary(detector: Detector, output: Path) -> dict[str, Any]:
     """What a fit did, as plain JSON values."""
-    from dataclasses import asdict
-
     fitted = detector.fitted
-    thresholds = {}
-    for name in detector.calibration.categories:
-        found = detector.calibration.threshold(name)
-        if found is not None:
-            thresholds[name] = {
-                **asdict(found),
-                "enough": found.enough,
-                "promise": found.explain(),
-            }
+    thresholds = detector.calibration.thresholds()
     return {
         "bundle": str(output),
         "bytes": output.stat().st_size,
@@ -162,7 +152,7 @@ def summary(detector: Detector, output: Path) -> dict[str, Any]:
             ],
         },
         "false_reject_rate": detector.calibration.rate,
-        "thresholds": thresholds,
+        "thresholds": {name: found.to_dict() for name, found in thresholds.items()},
         "seconds": dict(fitted.seconds),
         "device": fitted.device,
         "precision": fitted.precision,
@@ -187,11 +177,9 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
     show.out(f"  time        {duration(sum(seconds.values()))} ({parts})")
     show.out(f"  device      {facts['device']}, {facts['precision']}")
     show.out("  thresholds")
+    thresholds = detector.calibration.thresholds()
     for name in facts["categories"]:
-        found = None
-        if name in detector.calibration.categories:
-            found = detector.calibration.threshold(name)
-        show.out(f"    {name}: {show.promise(found)}")
+        show.out(f"    {name}: {show.promise(thresholds.get(name))}")
     show.note("")
     if detector.fitted.data.get("test_images"):
         show.note("measure it on the test images:")

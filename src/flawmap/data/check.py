@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flawmap.data.samples import SampleTable, few, listed, raise_unreadable, shown
 from flawmap.errors import DataError
@@ -49,8 +49,13 @@ def check_table(table: SampleTable) -> tuple[Finding, ...]:
     """Everything that the table alone tells, errors first."""
     found = [*_errors(table), *_warnings(table)]
     found += [Finding("note", note) for note in table.notes]
-    order = ("error", "warning", "note")
-    return tuple(sorted(found, key=lambda f: order.index(f.severity)))
+    return by_severity(found)
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then notes; otherwise in their order."""
+    order = get_args(Severity)
+    return tuple(sorted(findings, key=lambda f: order.index(f.severity)))
 
 
 def training_findings(table: SampleTable) -> Iterable[Finding]:

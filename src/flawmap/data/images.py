@@ -332,9 +332,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
     text = str(error) or type(error).__name__
-    return (
-        f"it is truncated ({text})" if "truncated" in text.casefold() else f"it is broken ({text})"
-    )
+    return f"it is {'truncated' if 'truncated' in text.casefold() else 'broken'} ({text})"
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from flawmap.data.check import Finding, check_table
+from flawmap.data.check import Finding, by_severity, check_table
 from flawmap.data.detect import read_data
-from flawmap.data.images import MAX_PIXELS
 from flawmap.data.samples import Problem, SampleTable, listed, shown
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
@@ -162,11 +161,9 @@ class Inspection:
             modes = ", ".join(f"{mode} {n}" for mode, n in self.modes.items())
             lines.append(f"stored as: {modes}; {self.grey} grey, {self.colour} in colour")
         lines.append(f"fingerprint: {self.fingerprint}")
-        for severity in ("error", "warning", "note"):
-            for problem in self.problems:
-                if problem.severity == severity:
-                    lines += ["", f"{severity}: {problem.message}"]
-                    lines += [f"  what to do: {problem.hint}"] if problem.hint else []
+        for problem in self.problems:
+            lines += ["", f"{problem.severity}: {problem.message}"]
+            lines += [f"  what to do: {problem.hint}"] if problem.hint else []
         if not self.problems:
             lines += ["", "nothing is wrong"]
         return "\n".join(lines)
@@ -179,7 +176,6 @@ def inspect(
     seed: int = 0,
     threads: int | None = None,
     white_level: int | None = None,
-    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Decode a whole data set and say what it holds and what would go wrong.
@@ -190,7 +186,6 @@ def inspect(
         seed: For layouts without a split of their own.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
-        max_pixels: As for `images.read_image`.
         on_progress: Called as on_progress(done, total) after each image.
 
     Raises:
@@ -205,7 +200,6 @@ def inspect(
         table,
         threads=threads,
         white_level=white_level,
-        max_pixels=max_pixels,
         on_progress=on_progress,
     )
     leaks, repeats = _duplicates(verification.facts)
@@ -217,7 +211,6 @@ def inspect(
         *_mask_findings(verification.facts, table),
         *range_findings(verification.facts, white_level),
     ]
-    order = ("error", "warning", "note")
     return Inspection(
         root=table.root,
         format=table.format,
@@ -231,7 +224,7 @@ def inspect(
         broken=verification.problems,
         leaks=leaks,
         repeats=repeats,
-        problems=tuple(sorted(findings, key=lambda f: order.index(f.severity))),
+        problems=by_severity(findings),
     )
 
 

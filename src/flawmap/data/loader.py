@@ -12,7 +12,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from flawmap.data.images import MAX_PIXELS, RgbArray, as_float, read_image
+from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.pool import map_in_threads
 from flawmap.data.transform import Transform
 from flawmap.errors import ConfigError
@@ -27,8 +27,6 @@ def load_batches(
     *,
     threads: int | None = None,
     white_level: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    shuffle_seed: int | None = None,
 ) -> Generator[Batch, None, None]:
     """Decode and transform images and give them in batches.
 
@@ -41,8 +39,6 @@ def load_batches(
         batch_size: Images a batch; the last batch may be smaller.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
-        max_pixels: As for `images.read_image`.
-        shuffle_seed: Shuffles the images by this seed; None keeps their order.
 
     Yields:
         Batches with (B, 3, H, W) float32 images in [0, 1], channels last in memory.
@@ -54,12 +50,7 @@ def load_batches(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be positive", where=name, given=value)
-    if shuffle_seed is not None:
-        order = np.random.Generator(np.random.PCG64(shuffle_seed)).permutation(len(samples))
-        samples = [samples[int(i)] for i in order]
-    return _batches(
-        samples, transform, batch_size, threads or default_threads(), white_level, max_pixels
-    )
+    return _batches(samples, transform, batch_size, threads or default_threads(), white_level)
 
 
 def _batches(
@@ -68,10 +59,9 @@ def _batches(
     batch_size: int,
     threads: int,
     white_level: int | None,
-    max_pixels: int,
 ) -> Generator[Batch, None, None]:
     def load(sample: Sample) -> tuple[RgbArray, Geometry, Sample]:
-        image = read_image(sample.path, white_level=white_level, max_pixels=max_pixels)
+        image = read_image(sample.path, white_level=white_level)
         return *transform(image), sample
 
     ahead = batch_size + 2 * threads

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from flawmap.data.check import Finding, require_sound
-from flawmap.data.images import MAX_PIXELS, ImageInfo, decode_image
+from flawmap.data.images import ImageInfo, decode_image
 from flawmap.data.masks import read_mask
 from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
@@ -90,7 +90,6 @@ def verify(
     *,
     threads: int | None = None,
     white_level: int | None = None,
-    max_pixels: int = MAX_PIXELS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Decode every image and mask of a table in threads.
@@ -99,13 +98,12 @@ def verify(
         table: The images.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
-        max_pixels: As for `images.read_image`.
         on_progress: Called as on_progress(done, total) after each image.
     """
     threads = threads or default_threads()
 
     def examine(sample: Sample) -> ImageFacts | Problem:
-        return _examine(sample, white_level, max_pixels)
+        return _examine(sample, white_level)
 
     kept: list[Sample] = []
     facts: list[ImageFacts] = []
@@ -149,7 +147,7 @@ def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iter
         )
 
 
-def _examine(sample: Sample, white_level: int | None, max_pixels: int) -> ImageFacts | Problem:
+def _examine(sample: Sample, white_level: int | None) -> ImageFacts | Problem:
     content = hashlib.sha256()
     place = sample.path
     try:
@@ -157,9 +155,7 @@ def _examine(sample: Sample, white_level: int | None, max_pixels: int) -> ImageF
             while chunk := file.read(_CHUNK):
                 content.update(chunk)
             file.seek(0)
-            rgb, info = decode_image(
-                file, name=shown(sample.path), white_level=white_level, max_pixels=max_pixels
-            )
+            rgb, info = decode_image(file, name=shown(sample.path), white_level=white_level)
         size = (rgb.shape[0], rgb.shape[1])
         fraction = None
         if sample.masks:

@@ -13,19 +13,9 @@ _GOOD = frozenset({"good", "ok", "normal", "normals", "pass", "passed", "io", "g
 _DEFECT = frozenset(
     {
         *("bad", "ng", "nok", "ko", "defect", "defects", "defective", "anomaly", "anomalies"),
-        *(
-            "anomalous",
-            "abnormal",
-            "notok",
-            "fail",
-            "failed",
-            "reject",
-            "rejected",
-            "rejects",
-            "faulty",
-        ),
-        *("broken", "damaged", "nio", "schlecht", "schlechte", "ausschuss", "defekt", "defekte"),
-        *("notok", "fehler", "fehlerhaft", "beschädigt", "anomalie", "anomalien"),
+        *("anomalous", "abnormal", "notok", "fail", "failed", "reject", "rejected", "rejects"),
+        *("faulty", "broken", "damaged", "nio", "schlecht", "schlechte", "ausschuss", "defekt"),
+        *("defekte", "fehler", "fehlerhaft", "beschädigt", "anomalie", "anomalien"),
     }
 )
 _RESERVED = frozenset(

@@ -390,7 +390,7 @@ def create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> 
 
 
 def feature_names(spec: EncoderSpec) -> list[str]:
-    """The levels of a network of the family "other", finest first."""
+    """The levels of a convolutional network, finest first: the last one of each grid."""
     with torch.device("meta"):
         network: Any = timm.create_model(spec.timm_name, features_only=True)
     return [str(name) for name in network.feature_info.module_name()]

@@ -154,12 +154,16 @@ class MKD(IterativeMethod):
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
-        """Four levels; of a VGG those before the last four pools."""
+        """Four levels, or three of an EfficientNet with few blocks; of a VGG those before the last
+        four pools."""
         if spec.family == "vit":
             return ("blocks.2", "blocks.5", "blocks.8", "blocks.11")
-        if spec.family == "efficientnet":
-            return ("blocks.2", "blocks.4", "blocks.5", "blocks.6")
         names = feature_names(spec)
+        if spec.family == "efficientnet":
+            # At 8, 16 and 32 px, and the block before the last: 2, 4, 5 and 6 of most of them.
+            *finer, last = names[-3:]
+            before = f"blocks.{int(last.removeprefix('blocks.')) - 1}"
+            return tuple(dict.fromkeys((*finer, before, last)))
         # timm names the last pool of a VGG as a level of its own.
         return tuple(names[-5:-1] if spec.timm_name.startswith("vgg") else names[-4:])
 

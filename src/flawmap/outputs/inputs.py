@@ -71,6 +71,7 @@ def find_images(
     notes: list[str] = []
     for given in paths:
         path = Path(given).expanduser()
+        before = len(problems)
         table = _as_table(path, format)
         if table is not None:
             chosen = [s for s in table.samples if s.split == "test"]
@@ -87,7 +88,7 @@ def find_images(
         else:
             chosen = [_sample(str(path))]
             roots.append(str(path.parent))
-        if not chosen and not problems:
+        if not chosen and len(problems) == before:
             raise DataError(
                 "there is no image here",
                 where=shown(path),

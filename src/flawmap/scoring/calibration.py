@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class Threshold:
         """Whether the number of images allows the rate that was asked for."""
         return self.bound <= self.asked + 1e-12
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with what it promises in words."""
+        return {**asdict(self), "enough": self.enough, "promise": self.explain()}
+
     def explain(self) -> str:
         """One sentence for people."""
         kind = "held-out " if self.exact else ""
@@ -76,6 +80,21 @@ def needed(rate: float) -> int:
     return math.ceil(1 / rate - 1e-9) - 1
 
 
+def require_rate(rate: float) -> None:
+    """A false-reject rate that can be asked for.
+
+    Raises:
+        ConfigError: It lies outside (0, 1).
+    """
+    if not 0 < rate < 1:
+        raise ConfigError(
+            "the false-reject rate must lie between 0 and 1",
+            where="--false-reject-rate",
+            given=rate,
+            expected="for example 0.01 for 1%",
+        )
+
+
 def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Threshold:
     """The conformal threshold of good images' scores.
 
@@ -88,13 +107,7 @@ def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Thre
         ValueError: No scores, or scores that are not finite.
         ConfigError: A rate outside (0, 1).
     """
-    if not 0 < rate < 1:
-        raise ConfigError(
-            "the false-reject rate must lie between 0 and 1",
-            where="--false-reject-rate",
-            given=rate,
-            expected="for example 0.01 for 1%",
-        )
+    require_rate(rate)
     ordered = np.sort(np.asarray(scores, dtype=np.float64).ravel())
     n = ordered.size
     if n == 0 or not np.isfinite(ordered).all():
@@ -177,6 +190,11 @@ class Calibration:
     def threshold(self, category: str = EVERY) -> Threshold | None:
         """The image threshold; over all categories together for one that was never seen."""
         return self._threshold("scores", category)
+
+    def thresholds(self) -> dict[str, Threshold]:
+        """The image thresholds by category, sorted."""
+        found = {name: self.threshold(name) for name in sorted(self.categories)}
+        return {name: threshold for name, threshold in found.items() if threshold is not None}
 
     def pixel_threshold(self, category: str = EVERY) -> Threshold | None:
         """The map threshold: at most `rate` of good images show any px above it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flawmap.config import Config
+from flawmap.data.transform import Transform
 from flawmap.encoders.table import NO_ENCODER
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Method, OnePassMethod
@@ -12,10 +13,18 @@ def require_encoder(cls: type[Method], config: Config) -> None:
     """An encoder for a method that needs one, and none for one that does not.
 
     Raises:
-        ConfigError: It is the other way round.
+        ConfigError: It is the other way round, or there are weights without an encoder.
     """
     name, given = config.method.name, config.encoder.name
     if cls.needs_encoder == (given != NO_ENCODER.name):
+        for option in () if cls.needs_encoder else ("weights", "sha256"):
+            if (value := getattr(config.encoder, option)) is not None:
+                raise ConfigError(
+                    f"{name} learns from pixels: weights of an encoder would do nothing",
+                    where=f"encoder.{option}",
+                    given=value,
+                    hint="leave it out, or use a method with an encoder",
+                )
         return
     raise ConfigError(
         f"{name} looks at images through an encoder"
@@ -41,6 +50,9 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
         DataError: A file or folder that the method's options name cannot be used.
     """
     cls.check(config.method)
+    data = config.data
+    # It refuses sizes that contradict each other.
+    Transform(data.size, data.resize, data.crop_from)
     training, name = config.training, config.method.name
     if config.scoring.pooling == "method" and not cls.scores_images:
         raise ConfigError(
@@ -50,8 +62,15 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
             expected="max or top",
         )
     if issubclass(cls, OnePassMethod):
-        for option, idle in (("augment", "off"), ("balance", False), ("validation_fraction", 0.0)):
-            if getattr(training, option) != idle:
+        idle = {
+            "max_epochs": None,
+            "augment": "off",
+            "balance": False,
+            "validation_fraction": 0.0,
+            "patience": None,
+        }
+        for option, value in idle.items():
+            if getattr(training, option) != value:
                 raise ConfigError(
                     f"{name} sees every image once: this option would do nothing",
                     where=f"training.{option}",

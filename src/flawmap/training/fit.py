@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,10 @@ from flawmap.training.plan import Plan, few, make_plan, thinned
 from flawmap.training.run import Run
 from flawmap.training.start import require_start, weights_of
 from flawmap.types import Sample, categories_of
+from flawmap.versions import version_of
+
+_LIBRARIES = ("torch", "timm", "numpy", "lightning-fabric", "pillow")
+"""They decide what is learnt."""
 
 _LEAST_CALIBRATION = 20
 """Held-out images of a category that set its threshold even where the time budget is over."""
@@ -285,9 +288,7 @@ class _Fit:
         calibration = Calibration(
             rate=run.config.calibration.false_reject_rate, categories=found.categories()
         )
-        for name in calibration.categories:
-            threshold = calibration.threshold(name)
-            assert threshold is not None
+        for name, threshold in calibration.thresholds().items():
             run.progress.note(
                 f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
             )
@@ -390,10 +391,5 @@ def run_folder_of(output: Path) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
-    for name in ("torch", "timm", "numpy", "lightning-fabric", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    own = {"python": sys.version.split()[0], "flawmap": flawmap.__version__}
+    return own | {name: v for name in _LIBRARIES if (v := version_of(name)) is not None}

@@ -100,7 +100,17 @@ class Learner:
             file = f"model-{index}" + (f"-{number}" if number else "")
             who = {**self.identity, "model": name, "candidate": number}
             what = _apart(config, configs)
-            curve = self._train(method, learn, back, part, held_out, name, file, who, what)
+            curve = self._train(
+                method,
+                learn,
+                back,
+                share=part,
+                held_out=held_out,
+                name=name,
+                file=file,
+                identity=who,
+                what=what,
+            )
             loss = curve.validation.best[1] if curve.validation.best else 0.0
             losses[what] = loss
             if found is None or loss < found[2]:
@@ -144,6 +154,7 @@ class Learner:
         method: IterativeMethod,
         samples: Sequence[Sample],
         back: Sequence[Sample],
+        *,
         share: float,
         held_out: int,
         name: str,
@@ -151,6 +162,19 @@ class Learner:
         identity: dict[str, Any],
         what: str,
     ) -> Curve:
+        """Train one model.
+
+        Args:
+            method: It has learnt nothing yet, or what the fit begins with.
+            samples: Images to learn.
+            back: Images that choose the weights; without any the last ones stay.
+            share: Of the time that is left, for this training.
+            held_out: Images that will be scored for the thresholds.
+            name: The product, or `EVERY`.
+            file: How the names of its files in the run's folder begin.
+            identity: What a checkpoint must agree on.
+            what: What tells it from the other candidates; "" for a single one.
+        """
         run, label = self.run, _label("Learning", name) + (f", {what}" if what else "")
         validation = self._validation(method, back) if back else None
         deadline, given = None, len(samples)
@@ -232,18 +256,27 @@ class Learner:
         return kept
 
     def _within_the_epochs(self, images: int, name: str) -> int | None:
-        """The iterations in which no image is learnt more often than it may; None if that is no
-        limit."""
+        """The iterations in which an image is learnt as often as it may, on average over all of
+        them; None if that is no limit.
+
+        Args:
+            images: How many are learnt.
+            name: The product, or `EVERY`.
+        """
         training = self.run.config.training
         if training.max_epochs is None:
             return None
-        at_most = max(1, training.max_epochs * images // training.batch_size)
+        size = training.batch_size
+        if training.augment == "off":
+            # A batch larger than the data is the whole data; views of a few images fill it.
+            size = min(size, images)
+        at_most = max(1, training.max_epochs * images // size)
         if at_most >= training.iterations:
             return None
         self.run.progress.note(
-            f"{training.max_epochs} epochs of {images} images"
+            f"{at_most} of the {training.iterations} iterations learn the {images} images"
             + ("" if name == EVERY else f" of {name}")
-            + f" are {at_most} iterations, not {training.iterations}: "
+            + f" as often as training.max_epochs={training.max_epochs} allows: "
             "--set training.max_epochs=N learns longer"
         )
         return at_most

@@ -376,7 +376,7 @@ def _mean(fabric: Fabric, value: Tensor) -> Tensor:
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
-    # Each process has other images, so other noise; one process alone is as it always was.
+    # Each process has other images, so other noise; the first one draws as a process alone does.
     return int(np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(1)[0])
 
 

@@ -112,7 +112,7 @@ def _drawn(samples: Sequence[Sample], n: int, seed: int) -> set[str]:
         parts.setdefault(sample.group or sample.path, []).append(sample.path)
     found: set[str] = set()
     views = list(parts.values())
-    for i in category_rng(seed, samples[0].category).permutation(len(views)):
+    for i in _rng_of(seed, samples[0].category).permutation(len(views)):
         if len(found) + len(views[i]) <= n or (not found and len(views) > 1):
             found.update(views[i])
     return found
@@ -131,7 +131,7 @@ def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ..
     kept: set[str] = set()
     for category in categories_of(good):
         paths = sorted(s.path for s in good if s.category == category and s.split == "train")
-        order = category_rng(seed, category).permutation(len(paths))
+        order = _rng_of(seed, category).permutation(len(paths))
         kept.update(paths[int(i)] for i in order[:most])
     return tuple(
         s if s.split != "train" or s.path in kept else replace(s, split="validation") for s in good
@@ -153,11 +153,11 @@ def thinned(samples: Sequence[Sample], most: int, seed: int, *, least: int) -> l
     for category in categories_of(samples):
         paths = sorted(s.path for s in samples if s.category == category)
         n = max(least, round(len(paths) * most / len(samples)))
-        order = category_rng(seed, category).permutation(len(paths))
+        order = _rng_of(seed, category).permutation(len(paths))
         kept.update(paths[int(i)] for i in order[:n])
     return [s for s in samples if s.path in kept]
 
 
-def category_rng(seed: int, category: str) -> np.random.Generator:
+def _rng_of(seed: int, category: str) -> np.random.Generator:
     digest = hashlib.sha256(json.dumps([seed, category]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))

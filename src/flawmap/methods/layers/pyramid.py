@@ -153,7 +153,8 @@ def pyramid_levels(spec: EncoderSpec) -> tuple[str, ...]:
     decoder restores defects in them too (`benchmarks/distillation_defaults.py`).
     """
     if spec.family == "efficientnet":
-        return ("blocks.2", "blocks.4", "blocks.6")
+        # Blocks 2, 4 and 6 of most of them; some have fewer.
+        return tuple(feature_names(spec)[-3:])
     if spec.family == "vit":
         # Refused with the reason once the encoder is known.
         return ("blocks.3", "blocks.6", "blocks.9")
