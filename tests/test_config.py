@@ -31,9 +31,7 @@ def test_the_default_size_fits_the_patches(
     assert configured(**{"data.size": [300, 300]}) == (300, 300)
 
 
-@pytest.mark.parametrize(
-    ("defaults", "size"), [({"data.size": 300}, (294, 294)), ({}, (252, 252))]
-)
+@pytest.mark.parametrize(("defaults", "size"), [({"data.size": 300}, (294, 294)), ({}, (252, 252))])
 def test_a_method_may_name_its_size_by_one_number_or_not_at_all(
     defaults: dict[str, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

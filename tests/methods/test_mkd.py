@@ -58,7 +58,7 @@ def vgg() -> Encoder:
 
 def make(encoder: Encoder, size: int = 64, **options: object) -> MKD:
     config = MKDConfig.model_validate(
-        {"name": "mkd", "terms": "both", "value_weight": 0.5, **options}
+        {"name": "mkd", "terms": "both", "value_weight": 0.5, "score": "whole", **options}
     )
     method = MKD.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).train()
     with torch.no_grad():
@@ -283,6 +283,34 @@ def test_the_last_layers_are_compared_and_scored(
         torch.testing.assert_close(method.loss(features, 3), wanted.mean())
         wanted = torch.stack(each[-min(scored, critical or 3) :]).sum(dim=0)
         torch.testing.assert_close(method.image_scores(images), wanted)
+
+
+def enlarged(values: np.ndarray, n: int) -> np.ndarray:
+    """The columns of values brought to n rows, linearly between the middles of px."""
+    rows = (np.arange(n) + 0.5) * len(values) / n - 0.5
+    return np.stack([np.interp(rows, np.arange(len(values)), v) for v in values.T], axis=1)
+
+
+def test_the_peak_is_the_highest_distance_at_one_place(conv: Encoder) -> None:
+    method = make(conv, score="peak", critical_layers=2, scored_layers=1)
+    images = rand(2, 3, 64, 64)
+    maps, scores = method.scored_maps(images)
+    torch.testing.assert_close(method.image_scores(images), scores)
+    with torch.no_grad():
+        pairs = list(zip(conv(images), method._clone(images), strict=True))[-2:]
+    for i, score in enumerate(scores.tolist()):
+        # On the finer one's 8 x 8 grid; the coarser one's is half of it.
+        total = np.zeros((8, 8))
+        for a, b in pairs:
+            x, y = a[i].double(), b[i].double()
+            cosine = (x * y).sum(dim=0) / (x.norm(dim=0) * y.norm(dim=0))
+            found = 1 - cosine + 0.5 * (x - y).square().mean(dim=0)
+            total += enlarged(enlarged(found.numpy(), 8).T, 8).T
+        assert score == pytest.approx(total.max(), rel=1e-4)
+    # The map stays that of the loss.
+    torch.testing.assert_close(
+        maps, make(conv, critical_layers=2, scored_layers=1).scored_maps(images)[0]
+    )
 
 
 def test_more_layers_than_levels_are_refused(conv: Encoder) -> None:

@@ -110,7 +110,7 @@ class DMDD(IterativeMethod):
 
     Config = DMDDConfig
     summary = "a student models normality and abnormality apart, on images with drawn defects"
-    source = "Liu et al., ACM MM 2024, arXiv 2408.03888 (written from abstract and captions; no code)"
+    source = "Liu et al., ACM MM 2024, arXiv 2408.03888 (from abstract and captions; no code)"
     defaults: ClassVar[Mapping[str, Any]] = {
         "encoder.name": "lite0",
         "data.size": [256, 256],

@@ -4,12 +4,13 @@ Source: Salehi et al., Multiresolution Knowledge Distillation for Anomaly Detect
 arXiv 2011.11108. Reference code: rohban-lab/Knowledge_Distillation_AD, MIT.
 
 With a VGG16 encoder and the preset "paper" this is the published form: the cloner copies the last
-four max-pools, the image score is the loss of the image, the map is the gradient of that score with
+four max-pools, the image score is the loss of the image, the map is the gradient of that loss with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
-the networks see normalised images; the loss is its direction term alone; maps are not scaled one by
-one, so that they can be compared between images; bright spots are not removed from them by a
-morphological opening. Published figures are of one model for each category; the default here, as
-for every method, is one for all, and `--separate` gives the former.
+the networks see normalised images; the loss is its direction term alone; the image score is the
+highest distance at one place, since a small flaw is next to nothing in the loss of a whole image;
+maps are not scaled one by one, so that they can be compared between images; bright spots are not
+removed from them by a morphological opening. Published figures are of one model for each category;
+the default here, as for every method, is one for all, and `--separate` gives the former.
 Of several processes each takes its batch normalisations from its own share of the batch, so a fit
 depends on how many there are.
 
@@ -36,7 +37,7 @@ from flawmap.encoders.encoder import Encoder, feature_names
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
-from flawmap.methods.layers.cosine import of_wholes
+from flawmap.methods.layers.cosine import at_places, of_wholes
 from flawmap.methods.layers.distributed import gathered
 
 
@@ -49,7 +50,7 @@ class MKDConfig(MethodConfig):
     critical_layers: int | None = Field(default=None, ge=1)
     """Compare only the last so many of the levels; None compares all."""
     scored_layers: int = Field(default=3, ge=1)
-    """The last so many of those that are compared make the image score and the map."""
+    """The last so many of those that are compared make the map, and with score=whole the score."""
     cloner: Literal["smaller", "equal"] = "smaller"
     """equal: inner layers as wide as the level that they lead to, as in the source."""
     width: int = Field(default=16, ge=1)
@@ -64,6 +65,9 @@ class MKDConfig(MethodConfig):
     """Of smoothgrad."""
     noise: float = Field(default=0.15, gt=0)
     """Of smoothgrad: standard deviation, as a share of the image's range."""
+    score: Literal["peak", "whole"] = "peak"
+    """The image score. whole: the loss of the image over the layers that are scored, as published;
+    peak: the highest distance at one place, summed over the layers that are compared."""
     map_scale: Literal["raw", "image"] = "raw"
     """image: each map between its own minimum and 99th percentile, as published."""
     normalise_input: bool = True
@@ -105,6 +109,7 @@ class MKD(IterativeMethod):
             "method.value_weight": 0.5,
             "method.normalise_input": False,
             "method.map_scale": "image",
+            "method.score": "whole",
             "scoring.opening": 3,
             # Published models learn every training image.
             "calibration.strategy": "off",
@@ -113,7 +118,7 @@ class MKD(IterativeMethod):
     free_on_start = frozenset(
         {
             *("learning_rate", "attribution", "noisy_copies", "noise", "map_scale"),
-            *("images_at_once", "scored_layers"),
+            *("images_at_once", "scored_layers", "score"),
         }
     )
 
@@ -242,20 +247,41 @@ class MKD(IterativeMethod):
         """The scores of `scored_maps`, by a forward pass alone."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             parts = torch.split(images, self.config.images_at_once)
-            return torch.cat([self._scores(part) for part in parts])
+            return torch.cat([self._compared(part)[1] for part in parts])
 
-    def _scores(self, images: Tensor, *, guided: bool = False) -> Tensor:
-        """The loss of each image over the layers that are scored, (B,).
+    def _compared(self, images: Tensor, *, guided: bool = False) -> tuple[Tensor, Tensor]:
+        """The loss of each image over the layers that are scored, (B,), and its score, (B,).
 
         Args:
             images: (B, 3, H, W) float32, RGB in [0, 1].
             guided: Pass no negative gradient back through the cloner's ReLUs.
         """
         source, clones = self._source(images), self._clone(images, guided=guided)
-        direction, value = distances(
-            [source[i] for i in self.scored], [clones[i] for i in self.scored]
+        loss = self._joined(
+            *distances([source[i] for i in self.scored], [clones[i] for i in self.scored])
         )
-        return self._joined(direction, value)
+        if self.config.score == "whole":
+            return loss, loss
+        with torch.no_grad():
+            which = self.compared
+            return loss, self._peaks([source[i] for i in which], [clones[i] for i in which])
+
+    def _peaks(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
+        """The highest sum of the layers' distances at one place of the finest layer's grid, (B,).
+
+        The loss is a mean over the whole image, in which a small flaw is next to nothing.
+        """
+        size = source[0].shape[-2:]
+        total = torch.zeros(())
+        for target, clone in zip(source, clones, strict=True):
+            clone = clone[..., : target.shape[-2], : target.shape[-1]]
+            found = self._joined(
+                at_places(target, clone), (target.float() - clone.float()).square().mean(dim=1)
+            )
+            total = total.to(found) + F.interpolate(
+                found[:, None], size, mode="bilinear", align_corners=False
+            )
+        return total.flatten(1).amax(dim=1)
 
     def scored_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, 1, H, W) and scores (B,): one forward and one backward pass for many images."""
@@ -264,7 +290,7 @@ class MKD(IterativeMethod):
         return maps, scores
 
     def anomaly_map(self, features: Features) -> Tensor:
-        """Sensitivity of the score to each px, (B, 1, H, W)."""
+        """Sensitivity of the loss to each px, (B, 1, H, W)."""
         return self.scored_maps(features[0].float())[0]
 
     def _localised(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,12 +314,12 @@ class MKD(IterativeMethod):
         return self._scaled(maps) if self.config.map_scale == "image" else maps, scores
 
     def _gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,) and their gradients with respect to the px, (B, 3, H, W)."""
+        """Scores (B,), and the gradients of the losses with respect to the px, (B, 3, H, W)."""
         images.requires_grad_()
-        scores = self._scores(images, guided=self.config.attribution == "guided")
-        # An image's score depends on its own px alone, so the sum's gradient is each one's.
+        losses, scores = self._compared(images, guided=self.config.attribution == "guided")
+        # An image's loss depends on its own px alone, so the sum's gradient is each one's.
         # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
-        torch.autograd.backward([scores.sum()], inputs=[images])
+        torch.autograd.backward([losses.sum()], inputs=[images])
         assert images.grad is not None
         return scores.detach(), images.grad
 
