@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from flawmap.config import make_config
@@ -48,3 +50,15 @@ def test_an_opening_is_odd_or_none(opening: int, fits: bool) -> None:
     else:
         with pytest.raises(ConfigError, match="must be odd, got 4"):
             make_config(overrides=options)
+
+
+def test_iterations_that_somebody_names_are_not_cut_by_the_preset_s_epochs(tmp_path: Path) -> None:
+    def epochs(**options: object) -> int | None:
+        return make_config(method="dmdd", overrides=options).training.max_epochs
+
+    assert epochs() == 50
+    assert epochs(**{"training.iterations": 3000}) is None
+    assert epochs(**{"training.iterations": 3000, "training.max_epochs": 7}) == 7
+    file = tmp_path / "fit.yaml"
+    file.write_text("method: dmdd\ntraining: {iterations: 3000}\n", encoding="utf-8")
+    assert make_config(file=file).training.max_epochs is None

@@ -285,6 +285,10 @@ def make_config(
         patch = int(found[1])
         sizes = _size(tree.get("data", {}).get("size", DataConfig().size))
         _set(tree, "data.size", [max(1, round(n / patch)) * patch for n in sizes])
+    training = from_file.get("training") or {}
+    if "iterations" in training or any(key == "training.iterations" for key, _ in pairs):
+        # Iterations that somebody names are wanted, however few the images are.
+        tree.get("training", {}).pop("max_epochs", None)
     _merge(tree, from_file)
     if "chosen" in from_file or any(key.partition(".")[0] == "chosen" for key, _ in pairs):
         raise ConfigError(

@@ -36,7 +36,10 @@ def rows(script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_only_methods_with_iterations_are_told_how_many(script: Load) -> None:
     digits = script("digits")
-    assert digits.options_of("mkd", 64, 300) == {"data.size": 64, "training.iterations": 300}
+    found = digits.options_of("rd4ad", 64, 300)
+    assert found == {"data.size": 64, "training.iterations": 300}
+    # The nine other digits differ as wholes.
+    assert digits.options_of("mkd", 64, 300) == {**found, "method.score": "whole"}
     assert digits.options_of("patchcore", 32, 300) == {"data.size": 32}
 
 

@@ -81,7 +81,7 @@ class MKD(IterativeMethod):
     """Where the cloner differs from its source is anomalous."""
 
     Config = MKDConfig
-    summary = "a small network copies the encoder on good images; its loss is the score"
+    summary = "a small network copies the encoder on good images; where it fails is anomalous"
     source = "Salehi et al., CVPR 2021, arXiv 2011.11108 (reference code MIT)"
     scores_images = True
     defaults: ClassVar[Mapping[str, Any]] = {
