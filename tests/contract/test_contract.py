@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "data.size": 64,
         "training.iterations": 40,
         "training.batch_size": 4,
+        "method.levels": ["blocks.1", "blocks.2", "blocks.4"],
         "method.width": 16,
     },
     "dinomaly": {
@@ -60,6 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "data.size": 64,
         "training.iterations": 40,
         "training.batch_size": 4,
+        "method.levels": ["blocks.1", "blocks.2", "blocks.4"],
         "method.embedding_blocks": 1,
         "method.decoder_blocks": [1, 1, 1],
     },

@@ -169,6 +169,17 @@ def test_levels_that_are_no_pyramid_are_refused() -> None:
         make(vit)
 
 
+def test_one_image_with_an_embedding_of_one_px_is_refused() -> None:
+    encoder = build(EncoderConfig(name="lite0"), ["blocks.2", "blocks.4", "blocks.6"])
+    method = make(encoder).train()
+    with pytest.raises(ConfigError, match="an embedding of one px"):
+        method.loss(method.extract(images(1)), 0)
+    assert float(method.loss(method.extract(images(2)), 0).detach()) > 0
+    assert float(method.loss(method.extract(images(1, size=96)), 0).detach()) > 0
+    # Scoring normalises nothing.
+    assert method.eval().anomaly_map(method.extract(images(1))).shape == (1, 1, 8, 8)
+
+
 def test_golden_values(lite: Encoder) -> None:
     """What this version computes, so that no change of it goes unseen."""
     method = make(lite).eval()

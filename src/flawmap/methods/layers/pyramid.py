@@ -62,11 +62,23 @@ class Embedding(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """(B, 2 * width, h / 2, w / 2) of levels (B, C, h, w) each."""
+        """(B, 2 * width, h / 2, w / 2) of levels (B, C, h, w) each.
+
+        Raises:
+            ConfigError: In training, one image has an embedding of one px.
+        """
         found = [way(x) for way, x in zip(self.ways, levels, strict=True)]
         # Of an encoder that rounds sizes down, finer levels come to one px more.
         height, width = (min(x.shape[axis] for x in found) for axis in (-2, -1))
         joined = torch.cat([x[..., :height, :width] for x in found], dim=1)
+        if self.training and len(joined) == 1 and max(height, width) <= 2:
+            raise ConfigError(
+                "one image has an embedding of one px, over which nothing can be normalised",
+                where="data.size",
+                given=f"{height} x {width} px at the coarsest level",
+                expected="at least 3 px at the coarsest level, or more than one image in a step",
+                hint="make the input larger, for example --set data.size=128",
+            )
         embedded: Tensor = self.blocks(joined)
         return embedded
 
