@@ -277,7 +277,12 @@ class _Run:
                 # Its last owner is gone, but not yet the process that it had begun.
                 self.store.release(cell.key, self.owner)
                 return "taken"
-            self.running.append(self._start(cell, folder, lock))
+            try:
+                self.running.append(self._start(cell, folder, lock))
+            except BaseException:
+                lock.close()
+                self.store.release(cell.key, self.owner)
+                raise
         elif claim != "taken":
             self.finished += 1
         return claim

@@ -300,8 +300,7 @@ def _require_small(width: int, height: int, name: str, max_pixels: int) -> None:
             f"the image is too large: {width} x {height} px, {width * height / 1e6:.0f} megapixels",
             where=name,
             expected=f"at most {max_pixels / 1e6:g} megapixels",
-            hint="cut it into parts, or raise max_pixels if the file can be trusted and there is "
-            "memory for it",
+            hint="cut it into parts, or make it smaller; read_image in Python takes max_pixels",
         )
 
 
