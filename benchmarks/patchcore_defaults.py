@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import flawmap
+import drawn
 from common import meta, say, write_results
 from drawn import KINDS, drawn_tables
 from flawmap.data.samples import SampleTable
@@ -52,9 +52,9 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, category, drawn in drawn_tables(args.data, args.images, Path(folder)):
+        for name, category, table in drawn_tables(args.data, args.images, Path(folder)):
             for options in lines():
-                rows.append({"data": name, "category": category, **judge(drawn, options, args)})
+                rows.append({"data": name, "category": category, **judge(table, options, args)})
                 say(str(rows[-1]))
     about = meta(weights=args.encoder, seed=0, images=args.images)
     write_results(args.out / "patchcore_defaults.json", rows, about)
@@ -62,15 +62,7 @@ def main() -> None:
 
 def judge(table: SampleTable, options: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one line on one category."""
-    detector = flawmap.fit(
-        table,
-        method="patchcore",
-        encoder=args.encoder,
-        options={"calibration.strategy": "off", **options},
-    )
-    found = flawmap.evaluate(detector, table)
-    result = found.categories["drawn"]
-    config = detector.config
+    config, result = drawn.judge(table, "patchcore", args.encoder, options)
     return {
         "levels": " + ".join(options["method.levels"]),
         "size": config.data.size[0],

@@ -81,7 +81,7 @@ def run(
         bool,
         typer.Option(
             "--fail-on-defect",
-            help="Exit with 10 if any image is a defect; without a threshold none is.",
+            help="Exit with 10 if any image is a defect; the model needs a threshold.",
         ),
     ] = False,
     skip_bad: options.SkipBad = False,
