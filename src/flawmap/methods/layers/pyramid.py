@@ -162,7 +162,7 @@ def pyramid_levels(spec: EncoderSpec) -> tuple[str, ...]:
     """The levels at 4, 8 and 16 px of a convolutional encoder, of an EfficientNet at 8, 16 and 32.
 
     The 24 channels that an EfficientNet-Lite0 has at 4 px say so little of what is normal that a
-    decoder restores defects in them too (`benchmarks/distillation_defaults.py`).
+    decoder restores defects in them too (`benchmarks/defaults.py distillation`).
     """
     if spec.family == "efficientnet":
         # Blocks 2, 4 and 6 of most of them; some have fewer.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-import flawmap
-from flawmap.config import Config
 from flawmap.data import read_data, read_image
 from flawmap.data.images import as_float
 from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
 from flawmap.data.transform import Transform
-from flawmap.evaluation import CategoryResult
 from flawmap.types import Sample
 
 KINDS: dict[Kind, tuple[float, float]] = {
@@ -74,15 +70,6 @@ def draw(paths: Sequence[str], images: int, folder: Path, *, most: int = 1000) -
             masks = (save(mask.astype(np.float32), folder / f"{i}_{kind}_mask.png"),)
             samples.append(Sample(path, "drawn", "test", 1, kind, masks))
     return SampleTable(str(folder), "benchmark", tuple(samples))
-
-
-def judge(
-    table: SampleTable, method: str, encoder: str, options: Mapping[str, Any]
-) -> tuple[Config, CategoryResult]:
-    """The configuration and the figures of a method on a table of `draw`; no threshold is set."""
-    options = {"calibration.strategy": "off", **options}
-    detector = flawmap.fit(table, method=method, encoder=encoder, options=options)
-    return detector.config, flawmap.evaluate(detector, table).categories["drawn"]
 
 
 def save(values: np.ndarray, path: Path) -> str:
