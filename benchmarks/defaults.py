@@ -11,7 +11,6 @@ are in the results file are kept, and only the others are measured.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os
@@ -89,21 +88,17 @@ def distillation() -> Study:
 
 
 def mkd() -> Study:
-    """Score and terms of MKD, and the Gaussian on its maps at two sizes of the input."""
-    grid: list[Options] = [
-        {"data.size": size, "scoring.sigma": sigma}
-        for size, sigma in itertools.product((128, 256), (4.0, 8.0))
-    ]
-    changes: tuple[Options, ...] = (
+    """One change of MKD's score and maps at a time."""
+    lines: tuple[Options, ...] = (
+        {},
+        {"method.attribution": "distances"},
         {"method.score": "whole"},
-        {"method.score": "whole", "method.terms": "both"},
-        {"method.terms": "both"},
-        {"method.scored_layers": 4},
+        {"scoring.sigma": 8.0},
+        {"data.size": 128},
     )
-    lines = [*grid, *({**grid[2], **change} for change in changes)]
     return Study(
-        [("mkd", options) for options in lines],
-        ("data.size", "scoring.sigma", "method.score", "method.terms", "method.scored_layers"),
+        [("mkd", {"data.size": 256, "scoring.sigma": 4.0, **options}) for options in lines],
+        ("data.size", "method.attribution", "method.score", "scoring.sigma"),
     )
 
 

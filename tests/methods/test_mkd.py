@@ -292,10 +292,17 @@ def enlarged(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def test_the_peak_is_the_highest_distance_at_one_place(conv: Encoder) -> None:
-    method = make(conv, score="peak", critical_layers=2, scored_layers=1)
+    layers = {"critical_layers": 2, "scored_layers": 1}
+    method = make(conv, score="peak", **layers)
     images = rand(2, 3, 64, 64)
     maps, scores = method.scored_maps(images)
     torch.testing.assert_close(method.image_scores(images), scores)
+    # The map stays that of the loss.
+    torch.testing.assert_close(maps, make(conv, **layers).scored_maps(images)[0])
+    shown = make(conv, score="peak", attribution="distances", **layers)
+    distant, same = shown.scored_maps(images)
+    torch.testing.assert_close(same, scores)
+    torch.testing.assert_close(shown.image_scores(images), scores)
     with torch.no_grad():
         pairs = list(zip(conv(images), method._clone(images), strict=True))[-2:]
     for i, score in enumerate(scores.tolist()):
@@ -307,10 +314,19 @@ def test_the_peak_is_the_highest_distance_at_one_place(conv: Encoder) -> None:
             found = 1 - cosine + 0.5 * (x - y).square().mean(dim=0)
             total += enlarged(enlarged(found.numpy(), 8).T, 8).T
         assert score == pytest.approx(total.max(), rel=1e-4)
-    # The map stays that of the loss.
-    torch.testing.assert_close(
-        maps, make(conv, critical_layers=2, scored_layers=1).scored_maps(images)[0]
-    )
+        np.testing.assert_allclose(distant[i, 0].numpy(), total, rtol=1e-4, atol=1e-6)
+
+
+def test_distances_need_one_forward_pass_and_leave_a_whole_score_alone(conv: Encoder) -> None:
+    method = make(conv, attribution="distances")
+    images = rand(2, 3, 64, 64)
+    with torch.inference_mode(), FlopCounterMode(display=False) as forward:
+        scores = method.image_scores(images)
+    with torch.inference_mode(), FlopCounterMode(display=False) as both:
+        _, same = method.scored_maps(images)
+    assert both.get_total_flops() == forward.get_total_flops() > 0
+    torch.testing.assert_close(same, scores)
+    torch.testing.assert_close(same, make(conv).scored_maps(images)[1])
 
 
 def test_more_layers_than_levels_are_refused(conv: Encoder) -> None:
@@ -367,12 +383,13 @@ def _in_double(method: MKD, images: torch.Tensor) -> float:
     return float(score)
 
 
-@pytest.mark.parametrize("attribution", ["gradients", "guided", "smoothgrad"])
+@pytest.mark.parametrize("attribution", ["gradients", "guided", "smoothgrad", "distances"])
 def test_a_batch_in_one_pass_equals_a_loop_over_images(conv: Encoder, attribution: str) -> None:
     method = make(conv, attribution=attribution, noisy_copies=3)
     images = rand(6, 3, 64, 64).half().float()
     maps, scores = method.scored_maps(images)
-    assert maps.shape == (6, 1, 64, 64)
+    side = 16 if attribution == "distances" else 64
+    assert maps.shape == (6, 1, side, side)
     scale = float(maps.abs().max())
     for i in range(6):
         alone, score = method.scored_maps(images[i : i + 1])

@@ -59,8 +59,10 @@ class MKDConfig(MethodConfig):
     """What is compared: differences of activations, the angle between them, or (published) both."""
     value_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the differences beside the angle; auto: both count alike before any learning."""
-    attribution: Literal["gradients", "smoothgrad", "guided"] = "gradients"
-    """smoothgrad: mean gradient of noisy copies; guided: the cloner passes no negative gradient."""
+    attribution: Literal["gradients", "smoothgrad", "guided", "distances"] = "gradients"
+    """What the map shows. gradients: how much each px changes the loss; smoothgrad: the mean of
+    that over noisy copies; guided: that, where the cloner passes no negative gradient; distances:
+    how far each place is from its copy, summed over the layers that are compared."""
     noisy_copies: int = Field(default=50, ge=1)
     """Of smoothgrad."""
     noise: float = Field(default=0.15, gt=0)
@@ -247,53 +249,55 @@ class MKD(IterativeMethod):
         """The scores of `scored_maps`, by a forward pass alone."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             parts = torch.split(images, self.config.images_at_once)
-            return torch.cat([self._compared(part)[1] for part in parts])
+            return torch.cat([self._scores(self._source(x), self._clone(x)) for x in parts])
 
-    def _compared(self, images: Tensor, *, guided: bool = False) -> tuple[Tensor, Tensor]:
-        """The loss of each image over the layers that are scored, (B,), and its score, (B,).
+    def _losses(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
+        """The loss of each image over the layers that are scored, (B,)."""
+        which = self.scored
+        return self._joined(*distances([source[i] for i in which], [clones[i] for i in which]))
 
-        Args:
-            images: (B, 3, H, W) float32, RGB in [0, 1].
-            guided: Pass no negative gradient back through the cloner's ReLUs.
-        """
-        source, clones = self._source(images), self._clone(images, guided=guided)
-        loss = self._joined(
-            *distances([source[i] for i in self.scored], [clones[i] for i in self.scored])
-        )
+    def _scores(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
+        """The score of each image, (B,)."""
         if self.config.score == "whole":
-            return loss, loss
-        with torch.no_grad():
-            which = self.compared
-            return loss, self._peaks([source[i] for i in which], [clones[i] for i in which])
+            return self._losses(source, clones)
+        # The loss is a mean over the whole image, in which a small flaw is next to nothing.
+        return self._at_places(source, clones).flatten(1).amax(dim=1)
 
-    def _peaks(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
-        """The highest sum of the layers' distances at one place of the finest layer's grid, (B,).
-
-        The loss is a mean over the whole image, in which a small flaw is next to nothing.
-        """
-        size = source[0].shape[-2:]
-        total = torch.zeros(())
-        for target, clone in zip(source, clones, strict=True):
-            clone = clone[..., : target.shape[-2], : target.shape[-1]]
-            found = self._joined(
-                at_places(target, clone), (target.float() - clone.float()).square().mean(dim=1)
-            )
-            total = total.to(found) + F.interpolate(
-                found[:, None], size, mode="bilinear", align_corners=False
-            )
-        return total.flatten(1).amax(dim=1)
+    def _at_places(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
+        """The sum of the compared layers' distances at each place of the finest, (B, 1, h, w)."""
+        maps = []
+        which = self.compared
+        for target, clone in paired([source[i] for i in which], [clones[i] for i in which]):
+            value = (target - clone).square().mean(dim=1)
+            maps.append(self._joined(at_places(target, clone), value)[:, None])
+        size = maps[0].shape[-2:]
+        return torch.stack(
+            [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
+        ).sum(dim=0)
 
     def scored_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (B, 1, H, W) and scores (B,): one forward and one backward pass for many images."""
-        found = [self._localised(part) for part in torch.split(images, self.config.images_at_once)]
+        """Maps (B, 1, h, w) and scores (B,).
+
+        One forward and one backward pass give many images' gradients at their px; distances need
+        no backward pass, and lie on the grid of the finest layer.
+        """
+        localised = (
+            self._distant if self.config.attribution == "distances" else self._differentiated
+        )
+        found = [localised(part) for part in torch.split(images, self.config.images_at_once)]
         maps, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return maps, scores
+        return self._scaled(maps) if self.config.map_scale == "image" else maps, scores
 
     def anomaly_map(self, features: Features) -> Tensor:
-        """Sensitivity of the loss to each px, (B, 1, H, W)."""
+        """(B, 1, h, w), see `scored_maps`."""
         return self.scored_maps(features[0].float())[0]
 
-    def _localised(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _distant(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            source, clones = self._source(images), self._clone(images)
+            return self._at_places(source, clones), self._scores(source, clones)
+
+    def _differentiated(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Callers score in inference mode, whose tensors have no gradients: a copy has.
         with (
             torch.inference_mode(False),
@@ -310,18 +314,20 @@ class MKD(IterativeMethod):
                     gradient += self._gradient(copy)[1] / self.config.noisy_copies
             else:
                 scores, gradient = self._gradient(images)
-        maps = gradient.abs().sum(dim=1, keepdim=True)
-        return self._scaled(maps) if self.config.map_scale == "image" else maps, scores
+        return gradient.abs().sum(dim=1, keepdim=True), scores
 
     def _gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,), and the gradients of the losses with respect to the px, (B, 3, H, W)."""
         images.requires_grad_()
-        losses, scores = self._compared(images, guided=self.config.attribution == "guided")
+        source = self._source(images)
+        clones = self._clone(images, guided=self.config.attribution == "guided")
+        losses = self._losses(source, clones)
         # An image's loss depends on its own px alone, so the sum's gradient is each one's.
         # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
         torch.autograd.backward([losses.sum()], inputs=[images])
         assert images.grad is not None
-        return scores.detach(), images.grad
+        with torch.no_grad():
+            return self._scores(source, clones), images.grad
 
     def _noisy(self, images: Tensor) -> Iterator[Tensor]:
         """Copies with noise that is the same for every image and in every call."""
@@ -354,18 +360,28 @@ def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tenso
 
     Args:
         source: (B, C, h, w) each.
-        clones: The same shapes, or some px more at the right and the bottom, which are left out:
-            there are encoders that round sizes down.
+        clones: As `paired` takes them.
 
     Returns:
         1 - cosine of the whole activations, and the mean squared difference; (B,) each.
     """
     direction, value = [], []
-    for target, clone in zip(source, clones, strict=True):
-        clone = clone[..., : target.shape[-2], : target.shape[-1]]
+    for target, clone in paired(source, clones):
         direction.append(of_wholes(target, clone))
-        value.append((target.float() - clone.float()).flatten(1).square().mean(dim=1))
+        value.append((target - clone).flatten(1).square().mean(dim=1))
     return torch.stack(direction).sum(dim=0), torch.stack(value).sum(dim=0)
+
+
+def paired(source: Sequence[Tensor], clones: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each layer and its copy in float32, with the layer's shape.
+
+    Args:
+        source: (B, C, h, w) each.
+        clones: The same shapes, or some px more at the right and the bottom, which are left out:
+            there are encoders that round sizes down.
+    """
+    for target, clone in zip(source, clones, strict=True):
+        yield target.float(), clone[..., : target.shape[-2], : target.shape[-1]].float()
 
 
 @dataclass(frozen=True, slots=True)
