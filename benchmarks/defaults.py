@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import flawmap
 from common import meta, say, write_results
 from drawn_defects import KINDS, drawn_tables
@@ -116,6 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     # One thread for each line, however many processors there are.
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     study = STUDIES[args.study]()
     path = args.out / f"{args.study}_defaults.json"
     about = meta(weights=args.encoder, seed=0, images=args.images)

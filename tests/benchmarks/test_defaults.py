@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 Load = Callable[[str], ModuleType]
 
@@ -26,8 +27,9 @@ def test_lines_that_are_known_are_kept_and_the_others_measured(
     script: Load, rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = script("defaults")
-    # The script sets it for its workers.
+    # The script sets both for its workers.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
 
     def compare(*sizes: int) -> list[dict[str, object]]:
         lines = [("patchcore", {"method.levels": LEVELS, "data.size": n}) for n in sizes]

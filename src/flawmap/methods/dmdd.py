@@ -122,7 +122,7 @@ class DMDD(IterativeMethod):
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
-            "training.iterations": 600,
+            "training.iterations": 1200,
             "training.max_epochs": 50,
             "training.batch_size": 8,
             "method.student": "reverse",
