@@ -142,22 +142,23 @@ def main() -> None:
         for row, old, found in under_way:
             rows.append({**row, **(old if found is None else found.result())})
             say(str(rows[-1]))
+    if any(found is not None for _, _, found in under_way):
+        commits.add(about["commit"])
     write_results(path, rows, {**about, "commit": "; ".join(sorted(commits))})
 
 
 def kept(path: Path, about: Mapping[str, Any]) -> tuple[dict[str, Options], set[str]]:
     """Of a results file of the same settings: the figures by their line, and its commits."""
-    commits = {str(about["commit"])}
     if not path.is_file():
-        return {}, commits
+        return {}, set()
     old = json.loads(path.read_text(encoding="utf-8"))
     if any(old["meta"].get(key) != about[key] for key in ("weights", "seed", "images")):
-        return {}, commits
+        return {}, set()
     found = {}
     for row in old["rows"]:
         figures = {key: value for key, value in row.items() if is_figure(key)}
         found[place({k: v for k, v in row.items() if k not in figures})] = figures
-    return found, commits | set(old["meta"]["commit"].split("; "))
+    return found, set(old["meta"]["commit"].split("; "))
 
 
 def is_figure(column: str) -> bool:
