@@ -41,12 +41,16 @@ def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> d
     """What a results file says of figures that come from cells of `flawmap bench`.
 
     Args:
-        cells: Whose environment, seeds and encoder are told.
-        beside: Others, whose commits count too.
+        cells: Whose versions, seeds and encoder are told.
+        beside: Others, whose commits, devices and dates count too.
     """
+
+    def of_all(key: str) -> str:
+        return "; ".join(sorted({str(c.environment[key]) for c in (*cells, *beside)}))
+
     about = {
         **cells[0].environment,
-        "commit": "; ".join(sorted({str(c.environment["commit"]) for c in (*cells, *beside)})),
+        **{key: of_all(key) for key in ("commit", "device", "date")},
         "seeds": sorted({cell.seed for cell in cells}),
         "encoder": cells[0].encoder,
     }

@@ -46,25 +46,30 @@ def chosen(cells: Sequence[StoredCell], line: str, setting: str) -> list[StoredC
 
 
 def compare(one: Sequence[StoredCell], each: Sequence[StoredCell]) -> list[dict[str, Any]]:
-    """A row per category of the unified models: means over seeds in percent, and differences."""
+    """A row per category of the unified models: means in percent over the seeds that both have,
+    and differences."""
     rows = []
     for category in one[0].categories:
         row: dict[str, Any] = {"category": category}
         for metric, name in METRICS.items():
-            found = [values(cells, category, metric) for cells in (one, each)]
-            if all(found):
-                together, apart = (statistics.mean(f) for f in found)
-                row[f"{name}, one model"] = spread(found[0])
-                row[f"{name}, separate"] = spread(found[1])
-                row[f"{name}, difference"] = round(together - apart, 2)
+            together, apart = (values(cells, category, metric) for cells in (one, each))
+            if seeds := together.keys() & apart.keys():
+                found = [[side[seed] for seed in seeds] for side in (together, apart)]
+                row[f"{name}, one model"], row[f"{name}, separate"] = map(spread, found)
+                difference = statistics.mean(found[0]) - statistics.mean(found[1])
+                row[f"{name}, difference"] = round(difference, 2)
         rows.append(row)
     return rows
 
 
-def values(cells: Sequence[StoredCell], category: str, metric: str) -> list[float]:
-    """A metric in percent, one value for each seed; none where it is undefined."""
-    found = [cell.figures.get(category, {}).get(metric) for cell in cells]
-    return [100 * value for value in found if value is not None]
+def values(cells: Sequence[StoredCell], category: str, metric: str) -> dict[int, float]:
+    """A metric in percent by seed, where it is defined."""
+    found = {
+        cell.seed: cell.figures.get(category, {}).get(metric)
+        for cell in cells
+        if category in cell.categories
+    }
+    return {seed: 100 * value for seed, value in found.items() if value is not None}
 
 
 def spread(found: Sequence[float]) -> str:

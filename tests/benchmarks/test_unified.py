@@ -6,26 +6,27 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 
-def cell(**figures: dict[str, float | None]) -> SimpleNamespace:
-    return SimpleNamespace(categories=tuple(figures), figures=figures)
+def cell(seed: int, **figures: dict[str, float | None]) -> SimpleNamespace:
+    return SimpleNamespace(seed=seed, categories=tuple(figures), figures=figures)
 
 
-def test_means_over_seeds_and_their_differences(script: Callable[[str], ModuleType]) -> None:
+def test_means_and_differences_over_the_seeds_of_both(script: Callable[[str], ModuleType]) -> None:
     one = [
-        cell(a={"image_auroc": 0.90, "aupro": None}, b={"image_auroc": 0.8, "aupro": 0.5}),
-        cell(a={"image_auroc": 0.92, "aupro": None}, b={"image_auroc": 0.8, "aupro": 0.6}),
+        cell(0, a={"image_auroc": 0.90, "aupro": None}, b={"image_auroc": 0.8, "aupro": 0.5}),
+        cell(1, a={"image_auroc": 0.92, "aupro": None}, b={"image_auroc": 0.8, "aupro": 0.6}),
     ]
     each = [
-        cell(a={"image_auroc": 0.95, "aupro": None}),
-        cell(b={"image_auroc": 0.7, "aupro": 0.5}),
-        cell(b={"image_auroc": 0.8, "aupro": 0.5}),
+        cell(1, a={"image_auroc": 0.95, "aupro": None}),
+        cell(2, a={"image_auroc": 0.10, "aupro": None}),
+        cell(0, b={"image_auroc": 0.7, "aupro": 0.5}),
+        cell(1, b={"image_auroc": 0.8, "aupro": 0.5}),
     ]
     first, second = script("unified").compare(one, each)
     assert first == {
         "category": "a",
-        "image AUROC, one model": "91.00 ± 1.41",
+        "image AUROC, one model": "92.00",
         "image AUROC, separate": "95.00",
-        "image AUROC, difference": -4.0,
+        "image AUROC, difference": -3.0,
     }
     assert second["image AUROC, difference"] == 5.0
     assert second["AUPRO, one model"] == "55.00 ± 7.07"
