@@ -3,8 +3,8 @@
     python benchmarks/defaults.py patchcore --data cookie=DIR --data magnetic-tile=DIR
 
 Only good training images are looked at. A third of each category's is held out; each of these
-stands there as it is and with a defect of each kind (blended textures, a pasted patch, a scar),
-faint ones among them. What is chosen by these figures has seen no test image. Lines whose figures
+stands there as it is and with a defect of each kind: blended textures, faint ones among them, a
+pasted patch, a scar. What is chosen by these figures has seen no test image. Lines whose figures
 are in the results file are kept, and only the others are measured.
 """
 

@@ -15,12 +15,13 @@ from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
 from flawmap.data.transform import Transform
 from flawmap.types import Sample
 
-KINDS: dict[Kind, tuple[float, float]] = {
-    "perlin": (0.15, 0.5),
-    "patch": (0.2, 1),
-    "scar": (0.2, 1),
+KINDS: dict[Kind, SynthesisConfig] = {
+    # Fainter than those that methods learn from.
+    "perlin": SynthesisConfig(kinds=("perlin",), opacity=(0.15, 0.5)),
+    "patch": SynthesisConfig(kinds=("patch",)),
+    "scar": SynthesisConfig(kinds=("scar",)),
 }
-"""Kinds of defects, with their opacities."""
+"""Kinds of defects, and how they look."""
 
 SIDE = 448
 """Height and width in px of the images that defects are drawn on."""
@@ -62,8 +63,8 @@ def draw(paths: Sequence[str], images: int, folder: Path, *, most: int = 1000) -
     pictures = [as_float(transform(read_image(path))[0]) for path in tested]
     for i, picture in enumerate(pictures):
         samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
-        for kind, opacity in KINDS.items():
-            draws = Synthesis(SynthesisConfig(kinds=(kind,), opacity=opacity))
+        for kind, config in KINDS.items():
+            draws = Synthesis(config)
             other = pictures[(i + 7) % len(pictures)]
             defect, mask = draws(picture, np.random.default_rng(1000 + i), [other])
             path = save(defect, folder / f"{i}_{kind}.png")

@@ -83,6 +83,9 @@ def _odd(value: int) -> int:
     return value
 
 
+OFF = BeforeValidator(_off)
+"""For options that take the word off."""
+
 Odd = Annotated[int, AfterValidator(_odd)]
 """An odd number, or 0 where the option allows it."""
 
@@ -141,7 +144,7 @@ class TrainingConfig(Section):
     """auto: bfloat16 where the device computes it natively, else float32."""
     images_per_category: int | None = Field(default=None, ge=1)
     """Learn only so many good images of each category, chosen by the seed; None learns all."""
-    augment: Annotated[Literal["off", "views"], BeforeValidator(_off)] = "off"
+    augment: Annotated[Literal["off", "views"], OFF] = "off"
     """views: random crops, flips and colours in every step, for fits on a few images. Features are
     not kept then."""
     balance: bool = False
@@ -154,7 +157,7 @@ class TrainingConfig(Section):
     """Iterations between looks at the held-out images."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many looks without a lower loss; None = never."""
-    cache: Annotated[Literal["auto", "memory", "disk", "off"], BeforeValidator(_off)] = "auto"
+    cache: Annotated[Literal["auto", "memory", "disk", "off"], OFF] = "auto"
     """Keep the frozen encoder's features between epochs: in memory if they fit, else on disk."""
     cache_memory_mib: int = Field(default=4096, ge=0)
     """The most that a cache in memory may take, in MiB."""
@@ -199,9 +202,7 @@ class CalibrationConfig(Section):
 
     false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of good parts that may raise the alarm."""
-    strategy: Annotated[
-        Literal["auto", "holdout", "leave-one-out", "off"], BeforeValidator(_off)
-    ] = "auto"
+    strategy: Annotated[Literal["auto", "holdout", "leave-one-out", "off"], OFF] = "auto"
     """holdout: keep `fraction` of the good images out of the fit; the guarantee is exact.
     leave-one-out: score every good image as if it had not been learnt (where the method can).
     auto: holdout if it leaves enough images for the rate asked, else leave-one-out if possible."""

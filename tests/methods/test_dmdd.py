@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import flawmap
 from flawmap.config import EncoderConfig
 from flawmap.data.pool import map_in_threads
+from flawmap.data.synthesis import SynthesisConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.encoders.unlearnt import Unlearnt
 from flawmap.errors import ConfigError, DataError
@@ -506,10 +508,32 @@ def test_the_paper_s_preset() -> None:
     method = config.method
     assert isinstance(method, DMDDConfig)
     assert (method.student, method.branches, method.attention) == ("encoder", "both", "both")
-    assert (method.segmentation, method.map, method.width) == (True, "both", 64)
+    assert (method.segmentation, method.map, method.width) == (True, "mean", 64)
     assert (method.clean_pass, method.synthesis.none_share) == (True, 0)
     assert (method.learning_rate, method.segmentation_learning_rate) == (5e-3, 1e-3)
     assert method.schedule == "constant"
+
+
+@pytest.mark.parametrize("student", ["encoder", "reverse"])
+def test_a_wide_resnet_teaches_from_its_levels_at_4_8_and_16_px(student: str) -> None:
+    config = DMDDConfig(student=student, clean_pass=False)
+    teacher = unweighted("wide_resnet50_2")
+    method = DMDD.build(config, teacher, (64, 64), torch.Generator().manual_seed(0))
+    features = method.extract(images())
+    assert [f.shape[1:] for f in features[1:]] == [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]
+    for levels in method.branch_levels(features[0].float(), features[1:]):
+        assert [x.shape for x in levels] == [f.shape for f in features[1:]]
+    assert torch.isfinite(method.train().loss(features, 0))
+
+
+def test_pictures_of_textures_are_let_go_when_the_fit_ends(lite: Encoder, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    synthesis = SynthesisConfig(textures=("folder",), texture_folder=tmp_path)
+    method = make(lite, synthesis=synthesis)
+    method.corrupted(images(), 0)
+    assert "synthesis" in vars(method)
+    method.release()
+    assert "synthesis" not in vars(method)
 
 
 def test_the_default_levels_leave_the_narrow_one_of_an_efficientnet_out() -> None:

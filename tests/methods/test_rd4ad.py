@@ -136,7 +136,9 @@ def test_the_paper_s_preset() -> None:
     assert config.encoder.name == "wide_resnet50_2"
     assert config.calibration.strategy == "off"
     assert config.data.size == (256, 256)
-    assert (config.training.iterations, config.training.batch_size) == (5000, 16)
+    # 200 epochs, however many images there are.
+    assert (config.training.max_epochs, config.training.batch_size) == (200, 16)
+    assert config.training.iterations * 16 > 200 * 1_000_000 / 20
     assert (config.scoring.sigma, config.scoring.pooling) == (4, "max")
     method = config.method
     assert isinstance(method, RD4ADConfig)

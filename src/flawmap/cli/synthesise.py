@@ -12,6 +12,9 @@ from flawmap.cli import options, show
 
 NAME = "synthesise"
 
+_UNSAID = {"foreground": "off", "none_share": 0.0}
+"""Of options with a value even where nobody gives one."""
+
 _MOST_PX = 32_000_000
 """Of all images; there are three pictures of each."""
 
@@ -74,7 +77,7 @@ def run(
             help="Any other option of the synthesis, as opacity=[0.5,1]; several times.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws images and defects.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Draws images and defects.")] = 0,
     white_level: Annotated[
         int | None,
         typer.Option(metavar="N", help="The value of white in 16-bit images, such as 4095."),
@@ -120,8 +123,23 @@ def run(
         "foreground": foreground,
         "none_share": none_share,
     }
-    for name, value in read_pairs(settings or ()):
-        given[name.removeprefix("method.synthesis.")] = value
+    if kind and "perlin" not in kind and (texture or texture_folder):
+        raise ConfigError(
+            "pasted defects have no texture",
+            where="--texture" if texture else "--texture-folder",
+            given=f"with --kind {' --kind '.join(kind)}",
+            hint="give --kind perlin too, or no texture",
+        )
+    for path, value in read_pairs(settings or ()):
+        name = path.removeprefix("method.synthesis.")
+        if given.get(name) not in (None, _UNSAID.get(name)):
+            raise ConfigError(
+                "the same is said twice",
+                where=f"--set {name}",
+                given=f"--{name.replace('_', '-').removesuffix('s')} too",
+                hint="leave one of them out",
+            )
+        given[name] = value
     kind_of_picture = _format(output)
     if images * size * size > _MOST_PX:
         raise ConfigError(

@@ -6,8 +6,9 @@ MIT; also used by DeSTSeg and DMDD). CutPaste: a piece of the image, recoloured,
 a patch or as a thin turned scar (Li et al., CVPR 2021, arXiv 2104.04015).
 
 What differs: the noise is computed at turned places instead of being turned as a picture; an empty
-mask is drawn anew, so that no defect means no defect by choice only; textures need no download, and
-are grey on a grey image.
+mask is drawn anew, so that no defect means no defect by choice only; where pasting changes nothing,
+as on a plain ground, a texture is blended in instead; textures need no download, and are grey on a
+grey image.
 
 Everything comes from the generator that is passed in: the same seed and sample give the same defect
 in any thread, process or order.
@@ -24,10 +25,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from scipy import ndimage
 
-from flawmap.config import Section, explain
+from flawmap.config import OFF, Section, explain
 from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
@@ -38,7 +39,7 @@ Kind = Literal["perlin", "patch", "scar"]
 Texture = Literal["procedural", "images", "folder"]
 
 _TRIES = 8
-"""Masks are drawn so often before the highest noise is taken whatever it is."""
+"""What shall be seen is drawn so often before something else is taken."""
 
 _LEAST_CHANGE = 2 / 255
 """Of a px' colour, to be seen."""
@@ -61,12 +62,20 @@ _LEAST = 1 / 4096
 """Share of the px that a blended defect covers at least."""
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class SynthesisConfig(Section):
     """How synthetic defects look."""
 
-    kinds: tuple[Kind, ...] = Field(default=("perlin",), min_length=1)
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(_several)] = Field(
+        default=("perlin",), min_length=1
+    )
     """Drawn with equal chances: perlin (a blended texture), patch, scar (CutPaste)."""
-    textures: tuple[Texture, ...] = Field(default=("procedural", "images"), min_length=1)
+    textures: Annotated[tuple[Texture, ...], BeforeValidator(_several)] = Field(
+        default=("procedural", "images"), min_length=1
+    )
     """What blended defects are filled with, with equal chances: drawn textures, other training
     images (of the same batch, where a method learns from them), or those of `texture_folder`."""
     texture_folder: Path | None = Field(default=None, validate_default=True)
@@ -79,7 +88,7 @@ class SynthesisConfig(Section):
     """Range of k: the noise has 2^k cells per axis, drawn for each axis."""
     threshold: Annotated[float, Field(gt=-1, lt=1)] = 0.5
     """Noise above it is a defect."""
-    foreground: Literal["off", "auto"] = "off"
+    foreground: Annotated[Literal["off", "auto"], OFF] = "off"
     """auto: where an object stands out from the border of the image, defects lie on it."""
 
     @field_validator("texture_folder")
@@ -167,9 +176,8 @@ class Synthesis:
             return image.copy(), np.zeros((height, width), dtype=np.bool_)
         allowed = object_mask(image) if self.config.foreground == "auto" else None
         kind = self.config.kinds[generator.integers(len(self.config.kinds))]
-        if kind == "perlin":
-            return self._blended(image, generator, others, allowed)
-        return _pasted(image, generator, allowed, _PASTED[kind])
+        pasted = kind != "perlin" and _pasted(image, generator, allowed, _PASTED[kind])
+        return pasted or self._blended(image, generator, others, allowed)
 
     def _blended(
         self,
@@ -271,6 +279,12 @@ def list_textures(folder: Path) -> tuple[str, ...]:
     Raises:
         DataError: There are none.
     """
+    if not folder.is_dir():
+        raise DataError(
+            "the texture folder is not there",
+            where=str(folder),
+            hint="name a folder of pictures of textures, or use textures=procedural",
+        )
     found = list_images(folder)
     if not found:
         raise DataError(
@@ -367,7 +381,8 @@ def _pasted(
     generator: np.random.Generator,
     allowed: BoolArray | None,
     shape: Shape,
-) -> tuple[FloatArray, BoolArray]:
+) -> tuple[FloatArray, BoolArray] | None:
+    """A piece of the image on another place of it; None if that would change next to nothing."""
     height, width = image.shape[:2]
     for _ in range(_TRIES):
         high, wide, angle = shape(generator, height, width)
@@ -398,8 +413,8 @@ def _pasted(
         # A piece of plain ground on the same ground would be no defect.
         changed = np.abs(found[mask] - image[mask]).max(axis=-1) > _LEAST_CHANGE
         if changed.mean() > 0.5:
-            break
-    return found, mask
+            return found, mask
+    return None
 
 
 def _place(

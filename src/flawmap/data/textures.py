@@ -63,7 +63,7 @@ def perlin(
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _axis(n: int, cell: float) -> tuple[FloatArray, FloatArray]:
     """(n, corners) matrices of an axis: the weight of each grid corner, and that times the distance
     from it in cells."""

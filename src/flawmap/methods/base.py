@@ -204,6 +204,9 @@ class IterativeMethod(Method):
         """
         raise AssertionError(f"{type(self).__name__} has nothing to finalise")
 
+    def release(self) -> None:
+        """Let go of what only learning needed, when the fit of this model ends."""
+
     threads: int = 1
     """For work beside torch's, such as drawing defects; a fit sets its own number."""
 

@@ -131,8 +131,12 @@ class DMDD(IterativeMethod):
             "method.synthesis.none_share": 0.4,
             "method.schedule": "cosine",
         },
-        "gpu": {},
-        "paper": {"encoder.name": "wide_resnet50_2", "calibration.strategy": "off"},
+        "gpu": {"training.max_epochs": 200},
+        "paper": {
+            "encoder.name": "wide_resnet50_2",
+            "method.map": "mean",
+            "calibration.strategy": "off",
+        },
     }
     free_on_start = frozenset(
         {
@@ -260,7 +264,7 @@ class DMDD(IterativeMethod):
         both = self.branch_levels(drawn, seen)
         loss = torch.zeros((), device=images.device)
         for branch, levels in zip(self._names, both, strict=True):
-            # The paper adds the mean over the copies and the mean over the good images.
+            # A sum of two means, of the copies and of the good images.
             loss = loss + parts * sum(branch_losses(branch, levels, seen, teacher, masks))
         if self.segment is not None:
             # The branches do not learn from the segmentation.
@@ -309,20 +313,24 @@ class DMDD(IterativeMethod):
         # Of each map: sums of 1, of the values and of their squares, over good px and defects.
         sums = torch.zeros(2, 2, 3, dtype=torch.float64)
         for number, features in enumerate(batches):
-            images = features[0].float().to(self.joining.device)
+            seen = tuple(t.to(self.joining.device) for t in features)
+            images = seen[0].float()
             masks = torch.zeros_like(images[:, :1])
-            seen = features
             if self.config.map == "both":
                 # Without defects there would be nothing to tell from good px.
                 images, masks = self.corrupted(images, number, always=True)
                 seen = (images.half(), *self.encoder(images))
             found = self.maps(seen)
-            share = covered(masks, found[0].shape[-2:]).double()
-            for row, values in enumerate(v.double() for v in found):
+            # There are devices without float64.
+            share = covered(masks, found[0].shape[-2:]).cpu().double()
+            for row, values in enumerate(v.cpu().double() for v in found):
                 for column, weight in enumerate((1 - share, share)):
-                    powers = [(weight * values**n).sum() for n in range(3)]
-                    sums[row, column] += torch.stack(powers).cpu()
+                    sums[row, column] += torch.stack([(weight * values**n).sum() for n in range(3)])
         self.joining.copy_(join(sums) if self.config.map == "both" else standard(sums[:, 0]))
+
+    def release(self) -> None:
+        # With the pictures of a texture folder.
+        self.__dict__.pop("synthesis", None)
 
     def optimizer(self) -> torch.optim.Optimizer:
         config = self.config

@@ -80,9 +80,14 @@ class RD4AD(IterativeMethod):
             "method.decoder_blocks": [1, 1, 1],
             "method.schedule": "cosine",
         },
-        "gpu": {},
-        # Published models learn every training image.
-        "paper": {"encoder.name": "wide_resnet50_2", "calibration.strategy": "off"},
+        "gpu": {"training.max_epochs": 200},
+        # Published models learn every training image, 200 times.
+        "paper": {
+            "encoder.name": "wide_resnet50_2",
+            "training.iterations": 1_000_000,
+            "training.max_epochs": 200,
+            "calibration.strategy": "off",
+        },
     }
     free_on_start = frozenset({"learning_rate", "schedule"})
 

@@ -14,6 +14,7 @@ from flawmap.encoders.encoder import Encoder
 from flawmap.errors import FitError
 from flawmap.files import write_text
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
+from flawmap.resources import one_blas_thread
 from flawmap.scoring.calibration import EVERY
 from flawmap.training.features import FeatureReader
 from flawmap.training.loop import Curve, Training
@@ -124,6 +125,7 @@ class Learner:
         assert isinstance(best, IterativeMethod)
         if best.final_images != 0:
             self._finalise_trained(best, learn, name)
+        best.release()
         return best, curve_of_best
 
     def _held_back(
@@ -311,7 +313,7 @@ class Learner:
                     done += len(batch.samples)
                     task.update(done)
 
-            with torch.no_grad(), run.fabric.autocast():
+            with one_blas_thread(), torch.no_grad(), run.fabric.autocast():
                 method.finalise(features())
 
     def _pass_over(

@@ -41,7 +41,7 @@ class SegmentationNetwork(nn.Module):
             Residual(width, width, "basic"),
             ChannelAttention(width) if attention in ("both", "channel") else nn.Identity(),
             SpatialAttention() if attention in ("both", "spatial") else nn.Identity(),
-            Pyramid(width),
+            AtrousPyramid(width),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
@@ -106,7 +106,7 @@ class SpatialAttention(nn.Module):
         return x * weights.sigmoid()
 
 
-class Pyramid(nn.Module):
+class AtrousPyramid(nn.Module):
     """Atrous spatial pyramid pooling (Chen et al., 1706.05587): several reaches side by side."""
 
     def __init__(self, width: int) -> None:
