@@ -109,7 +109,10 @@ def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str
     shown = make_table(cells, columns=columns.split(","), by_category=by != "data")
     first = shown.columns[0].name
     lines = [n for n in shown.lines if (v := n.values.get(first)) and v.mean is not None]
-    shown = replace(shown, lines=tuple(lines))
+    left_out = {mark for line in shown.lines for mark in line.marks}
+    left_out -= {mark for line in lines for mark in line.marks}
+    footnotes = tuple(text for text in shown.footnotes if text not in left_out)
+    shown = replace(shown, lines=tuple(lines), footnotes=footnotes)
     about = about_weights(sorted({line.encoder for line in shown.lines}))
     body = wide(shown) if by == "method" else render(shown)
     return "\n\n".join([body, f"*{' '.join(about)}*"])
