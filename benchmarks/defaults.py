@@ -97,10 +97,19 @@ def mkd() -> Study:
         {"method.score": "whole"},
         {"scoring.sigma": 8.0},
         {"data.size": 128},
+        {"method.attribution": "distances", "method.schedule": "cosine"},
+        {"method.attribution": "distances", "method.schedule": "cosine", "method.width": 64},
     )
     return Study(
         [("mkd", {"data.size": 256, "scoring.sigma": 4.0, **options}) for options in lines],
-        ("data.size", "method.attribution", "method.score", "scoring.sigma"),
+        (
+            "data.size",
+            "method.attribution",
+            "method.score",
+            "scoring.sigma",
+            "method.schedule",
+            "method.width",
+        ),
     )
 
 

@@ -39,6 +39,7 @@ from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.cosine import at_places, of_wholes
 from flawmap.methods.layers.distributed import gathered
+from flawmap.training.optim import Schedule, short_schedule
 
 
 class MKDConfig(MethodConfig):
@@ -77,6 +78,8 @@ class MKDConfig(MethodConfig):
     images_at_once: int = Field(default=16, ge=1)
     """Images that are localised together; more need more memory."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Schedule = "constant"
+    """cosine: a short warm-up, then the rate falls to a hundredth at the last iteration."""
 
 
 class MKD(IterativeMethod):
@@ -119,7 +122,7 @@ class MKD(IterativeMethod):
     }
     free_on_start = frozenset(
         {
-            *("learning_rate", "attribution", "noisy_copies", "noise", "map_scale"),
+            *("learning_rate", "schedule", "attribution", "noisy_copies", "noise", "map_scale"),
             *("images_at_once", "scored_layers", "score"),
         }
     )
@@ -352,7 +355,7 @@ class MKD(IterativeMethod):
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
 
     def learning_rate(self, step: int, total: int) -> float:
-        return self.config.learning_rate
+        return short_schedule(self.config.schedule, step, total, self.config.learning_rate)
 
 
 def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
