@@ -63,7 +63,7 @@ def localising(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = encoder_of(name).to(device)
     size = (args.size, args.size)
-    config = MKDConfig(value_weight=0.5, terms="both")
+    config = MKDConfig(value_weight=0.5, terms="both", attribution="gradients", score="whole")
     generator = torch.Generator().manual_seed(0)
     method = MKD.build(config, encoder, size, generator).to(device).eval()
     images = torch.rand(args.batch_size, 3, *size, generator=generator).to(device)

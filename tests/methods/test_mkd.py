@@ -58,7 +58,10 @@ def vgg() -> Encoder:
 
 def make(encoder: Encoder, size: int = 64, **options: object) -> MKD:
     config = MKDConfig.model_validate(
-        {"name": "mkd", "terms": "both", "value_weight": 0.5, "score": "whole", **options}
+        {
+            **{"name": "mkd", "terms": "both", "value_weight": 0.5, "score": "whole"},
+            **{"attribution": "gradients", **options},
+        }
     )
     method = MKD.build(config, encoder, (size, size), torch.Generator().manual_seed(0)).train()
     with torch.no_grad():
@@ -562,8 +565,9 @@ def test_the_score_is_the_loss_everywhere(rings: Path) -> None:
 def test_without_masks_an_evaluation_asks_for_scores_alone(
     rings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = flawmap.fit(rings, method="mkd", options=OPTIONS)
-    pooled = flawmap.fit(rings, method="mkd", options={**OPTIONS, "scoring.pooling": "max"})
+    options = {**OPTIONS, "method.attribution": "gradients"}
+    detector = flawmap.fit(rings, method="mkd", options=options)
+    pooled = flawmap.fit(rings, method="mkd", options={**options, "scoring.pooling": "max"})
     table = read_data(rings)
     bare = replace(table, samples=tuple(replace(s, masks=()) for s in table.samples))
     both = flawmap.evaluate(detector, table)
@@ -637,7 +641,7 @@ def test_a_source_that_takes_images_of_one_size_is_copied() -> None:
     levels = MKD.default_levels(spec)
     encoder = wrap(spec, create(spec, levels), levels)
     encoder.freeze()
-    config = MKDConfig(value_weight=0.5, terms="both")
+    config = MKDConfig(value_weight=0.5, terms="both", attribution="gradients")
     method = MKD.build(config, encoder, (224, 224), torch.Generator().manual_seed(0)).eval()
     assert method._rectified((224, 224)) == (False,) * 4
     images = rand(1, 3, 224, 224)

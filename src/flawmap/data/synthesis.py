@@ -195,7 +195,7 @@ class Synthesis:
         before = flat[places].T
         grey = _is_grey(image)
         for _ in range(_TRIES):
-            texture = self._texture(image[box], mask[box], generator, others)
+            texture = self._texture(image, mask[box], generator, others)
             if grey:
                 # Colour alone would give the defect away.
                 texture = texture[:1]

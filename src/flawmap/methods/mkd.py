@@ -6,9 +6,9 @@ arXiv 2011.11108. Reference code: rohban-lab/Knowledge_Distillation_AD, MIT.
 With a VGG16 encoder and the preset "paper" this is the published form: the cloner copies the last
 four max-pools, the image score is the loss of the image, the map is the gradient of that loss with
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
-the networks see normalised images; the loss is its direction term alone; the image score is the
-highest distance at one place, since a small flaw is next to nothing in the loss of a whole image;
-maps are not scaled one by one, so that they can be compared between images; bright spots are not
+the networks see normalised images; the loss is its direction term alone; the map shows how far the
+layers are from their copies at each place, and the image score is its highest value, since a small
+flaw is next to nothing in the loss of a whole image; maps are not scaled one by one, so that they can be compared between images; bright spots are not
 removed from them by a morphological opening. Published figures are of one model for each category;
 the default here, as for every method, is one for all, and `--separate` gives the former.
 Of several processes each takes its batch normalisations from its own share of the batch, so a fit
@@ -51,7 +51,8 @@ class MKDConfig(MethodConfig):
     critical_layers: int | None = Field(default=None, ge=1)
     """Compare only the last so many of the levels; None compares all."""
     scored_layers: int = Field(default=3, ge=1)
-    """The last so many of those that are compared make the map, and with score=whole the score."""
+    """Gradients are of the loss over the last so many of those that are compared, and score=whole
+    is that loss."""
     cloner: Literal["smaller", "equal"] = "smaller"
     """equal: inner layers as wide as the level that they lead to, as in the source."""
     width: int = Field(default=16, ge=1)
@@ -60,10 +61,10 @@ class MKDConfig(MethodConfig):
     """What is compared: differences of activations, the angle between them, or (published) both."""
     value_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of the differences beside the angle; auto: both count alike before any learning."""
-    attribution: Literal["gradients", "smoothgrad", "guided", "distances"] = "gradients"
-    """What the map shows. gradients: how much each px changes the loss; smoothgrad: the mean of
-    that over noisy copies; guided: that, where the cloner passes no negative gradient; distances:
-    how far each place is from its copy, summed over the layers that are compared."""
+    attribution: Literal["gradients", "smoothgrad", "guided", "distances"] = "distances"
+    """What the map shows. distances: how far each place is from its copy, summed over the layers
+    that are compared; gradients (published): how much each px changes the loss; smoothgrad: the
+    mean of that over noisy copies; guided: that, where the cloner passes no negative gradient."""
     noisy_copies: int = Field(default=50, ge=1)
     """Of smoothgrad."""
     noise: float = Field(default=0.15, gt=0)
@@ -113,6 +114,7 @@ class MKD(IterativeMethod):
             "method.terms": "both",
             "method.value_weight": 0.5,
             "method.normalise_input": False,
+            "method.attribution": "gradients",
             "method.map_scale": "image",
             "method.score": "whole",
             "scoring.opening": 3,
