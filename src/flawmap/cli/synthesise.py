@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from flawmap.cli import options, show
+
+if TYPE_CHECKING:
+    from flawmap.data.synthesis import SynthesisConfig
 
 NAME = "synthesise"
 
@@ -91,14 +94,54 @@ def run(
 
     What learns from such defects needs some that look like what could go wrong.
     """
-    import statistics
-
-    from flawmap.config import read_pairs
     from flawmap.data.detect import read_data
-    from flawmap.data.synthesis import Kind, Synthesis, Texture, make_synthesis
+    from flawmap.data.synthesis import Synthesis
     from flawmap.errors import ConfigError, DataError
     from flawmap.files import atomic_path
     from flawmap.outputs.sheet import contact_sheet
+
+    config = _asked(kind, texture, texture_folder, foreground, none_share, settings or ())
+    kind_of_picture = _format(output)
+    if images * size * size > _MOST_PX:
+        raise ConfigError(
+            "the picture would be too large to look at",
+            where="--images and --size",
+            given=f"{images} images of {size} x {size} px",
+            expected=f"at most {_MOST_PX // size**2} images of this size",
+        )
+    synthesis = Synthesis(config)
+    table = read_data(data, format=format, categories=category, seed=seed)
+    with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
+        sheet = contact_sheet(
+            table,
+            synthesis,
+            images=images,
+            size=size,
+            seed=seed,
+            white_level=white_level,
+            on_progress=lambda done, total: task.update(done),
+        )
+    with atomic_path(output, error=DataError) as part:
+        sheet.picture.save(part, format=kind_of_picture)
+    _tell(output, sheet.areas, json=json)
+
+
+def _asked(
+    kind: list[str] | None,
+    texture: list[str] | None,
+    texture_folder: Path | None,
+    foreground: str,
+    none_share: float,
+    settings: Sequence[str],
+) -> SynthesisConfig:
+    """The synthesis that the options ask for.
+
+    Raises:
+        ConfigError: An option is wrong, would do nothing, or is given twice.
+    """
+    from flawmap.config import read_pairs
+    from flawmap.data.synthesis import Kind, Texture, make_synthesis
+    from flawmap.errors import ConfigError
 
     _known("--kind", kind or (), get_args(Kind))
     _known("--texture", texture or (), get_args(Texture))
@@ -116,13 +159,6 @@ def run(
             given=str(texture_folder),
             hint="give --texture folder too, or no --texture at all",
         )
-    given = {
-        "kinds": kind,
-        "textures": texture or (["folder"] if texture_folder else None),
-        "texture_folder": texture_folder,
-        "foreground": foreground,
-        "none_share": none_share,
-    }
     if kind and "perlin" not in kind and (texture or texture_folder):
         raise ConfigError(
             "pasted defects have no texture",
@@ -130,7 +166,14 @@ def run(
             given=f"with --kind {' --kind '.join(kind)}",
             hint="give --kind perlin too, or no texture",
         )
-    for path, value in read_pairs(settings or ()):
+    given = {
+        "kinds": kind,
+        "textures": texture or (["folder"] if texture_folder else None),
+        "texture_folder": texture_folder,
+        "foreground": foreground,
+        "none_share": none_share,
+    }
+    for path, value in read_pairs(settings):
         name = path.removeprefix("method.synthesis.")
         if given.get(name) not in (None, _UNSAID.get(name)):
             raise ConfigError(
@@ -140,29 +183,14 @@ def run(
                 hint="leave one of them out",
             )
         given[name] = value
-    kind_of_picture = _format(output)
-    if images * size * size > _MOST_PX:
-        raise ConfigError(
-            "the picture would be too large to look at",
-            where="--images and --size",
-            given=f"{images} images of {size} x {size} px",
-            expected=f"at most {_MOST_PX // size**2} images of this size",
-        )
-    synthesis = Synthesis(make_synthesis({k: v for k, v in given.items() if v is not None}))
-    table = read_data(data, format=format, categories=category, seed=seed)
-    with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
-        sheet = contact_sheet(
-            table,
-            synthesis,
-            images=images,
-            size=size,
-            seed=seed,
-            white_level=white_level,
-            on_progress=lambda done, total: task.update(done),
-        )
-    with atomic_path(output, error=DataError) as part:
-        sheet.picture.save(part, format=kind_of_picture)
-    drawn = sorted(area for area in sheet.areas if area)
+    return make_synthesis({k: v for k, v in given.items() if v is not None})
+
+
+def _tell(output: Path, areas: Sequence[float], *, json: bool) -> None:
+    """What was drawn; areas as of a `Sheet`."""
+    import statistics
+
+    drawn = sorted(area for area in areas if area)
     area = {
         "smallest": drawn[0] if drawn else None,
         "median": statistics.median(drawn) if drawn else None,
@@ -172,13 +200,13 @@ def run(
         show.json_out(
             {
                 "output": str(output),
-                "images": len(sheet.areas),
-                "without_defect": len(sheet.areas) - len(drawn),
+                "images": len(areas),
+                "without_defect": len(areas) - len(drawn),
                 "area": area,
             }
         )
         return
-    show.out(f"{output}: {len(drawn)} of {len(sheet.areas)} images have a defect")
+    show.out(f"{output}: {len(drawn)} of {len(areas)} images have a defect")
     if drawn:
         show.out(
             f"  area of the image: {area['smallest']:.2%} to {area['largest']:.2%}, "
