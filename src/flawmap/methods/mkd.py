@@ -8,9 +8,10 @@ four max-pools, the image score is the loss of the image, the map is the gradien
 respect to the pixels, through both networks. What differs by default: any encoder is the source;
 the networks see normalised images; the loss is its direction term alone; the map shows how far the
 layers are from their copies at each place, and the image score is its highest value, since a small
-flaw is next to nothing in the loss of a whole image; maps are not scaled one by one, so that they can be compared between images; bright spots are not
-removed from them by a morphological opening. Published figures are of one model for each category;
-the default here, as for every method, is one for all, and `--separate` gives the former.
+flaw is next to nothing in the loss of a whole image; maps are not scaled one by one, so that they
+can be compared between images; bright spots are not removed from them by a morphological opening.
+Published figures are of one model for each category; the default here, as for every method, is one
+for all, and `--separate` gives the former.
 Of several processes each takes its batch normalisations from its own share of the batch, so a fit
 depends on how many there are.
 
