@@ -90,15 +90,16 @@ def distillation() -> Study:
 
 
 def mkd() -> Study:
-    """One change of MKD's score and maps at a time."""
+    """MKD's maps and score, the published ones among them, and how it learns."""
+    published: Options = {"method.attribution": "gradients"}
     lines: tuple[Options, ...] = (
+        published,
         {},
-        {"method.attribution": "distances"},
-        {"method.score": "whole"},
-        {"scoring.sigma": 8.0},
-        {"data.size": 128},
-        {"method.attribution": "distances", "method.schedule": "cosine"},
-        {"method.attribution": "distances", "method.schedule": "cosine", "method.width": 64},
+        {**published, "method.score": "whole"},
+        {**published, "scoring.sigma": 8.0},
+        {**published, "data.size": 128},
+        {"method.schedule": "cosine"},
+        {"method.schedule": "cosine", "method.width": 64},
     )
     return Study(
         [("mkd", {"data.size": 256, "scoring.sigma": 4.0, **options}) for options in lines],
