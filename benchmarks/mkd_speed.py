@@ -2,10 +2,11 @@
 
     python benchmarks/mkd_speed.py --cookie COOKIE
 
-Localising is a forward and a backward pass through the source and the cloner. "together" is how
-flawmap does it: one pass for the whole batch, gradients for the px alone. "one by one" does the
-same for each image by itself. "plain" is what one would write first: a loop over images that calls
-`backward`, which computes gradients of the cloner's weights as well. In float32 their maps differ a
+Gradients take a forward and a backward pass through the source and the cloner, distances a forward
+pass alone. "together" is how flawmap does it: one pass for the whole batch, gradients for the px
+alone. "one by one" does the same for each image by itself. "plain" is what one would write first
+for gradients: a loop over images that calls `backward`, which computes gradients of the cloner's
+weights as well. In float32 their maps differ a
 little where rounding puts a unit on the other side of its ReLU; in float64 none does. VGG16 has
 drawn weights: its speed is that of any others. With --cookie, the CPU preset is fitted on that data
 set.
@@ -38,7 +39,12 @@ def main() -> None:
     parser.add_argument("--cookie", type=Path, help="the cookie data set, to time a fit")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    rows = [row for name in args.encoder or ["lite0", "vgg16"] for row in localising(name, args)]
+    rows = [
+        row
+        for name in args.encoder or ["lite0", "vgg16"]
+        for attribution in ("gradients", "distances")
+        for row in localising(name, attribution, args)
+    ]
     if args.cookie:
         rows.append(fitting(args.cookie))
     for row in rows:
@@ -59,11 +65,13 @@ def encoder_of(name: str) -> Encoder:
     return encoder
 
 
-def localising(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def localising(name: str, attribution: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = encoder_of(name).to(device)
     size = (args.size, args.size)
-    config = MKDConfig(value_weight=0.5, terms="both", attribution="gradients", score="whole")
+    config = MKDConfig.model_validate(
+        {"value_weight": 0.5, "terms": "both", "score": "whole", "attribution": attribution}
+    )
     generator = torch.Generator().manual_seed(0)
     method = MKD.build(config, encoder, size, generator).to(device).eval()
     images = torch.rand(args.batch_size, 3, *size, generator=generator).to(device)
@@ -77,7 +85,8 @@ def localising(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     def plain() -> torch.Tensor:
         return torch.cat([_plain(method, image[None]) for image in images])
 
-    found = {f.__name__: f for f in (together, one_by_one, plain)}
+    ways = (together, one_by_one, plain)[: 3 if attribution == "gradients" else 2]
+    found = {f.__name__: f for f in ways}
 
     def differences() -> dict[str, float]:
         whole = together()
@@ -91,7 +100,7 @@ def localising(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     double = differences()
     return [
         {
-            "what": f"localising, {name}, {what.replace('_', ' ')}",
+            "what": f"{attribution}, {name}, {what.replace('_', ' ')}",
             "images_per_second": round(rate, 2),
             "together is faster by": round(rates["together"] / rate, 2),
             "largest relative difference of maps": single[what],

@@ -62,3 +62,20 @@ def test_iterations_that_somebody_names_are_not_cut_by_the_preset_s_epochs(tmp_p
     file = tmp_path / "fit.yaml"
     file.write_text("method: dmdd\ntraining: {iterations: 3000}\n", encoding="utf-8")
     assert make_config(file=file).training.max_epochs is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Auto", "a valid number or 'auto'"),
+        (True, "a valid number or 'auto'"),
+        (-1, "greater than or equal to 0 or 'auto'"),
+    ],
+)
+def test_an_option_of_several_kinds_has_one_name_and_all_its_kinds(
+    value: object, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(method="mkd", overrides={"method.value_weight": value})
+    assert caught.value.where == "method.value_weight"
+    assert caught.value.expected == f"Input should be {expected}"

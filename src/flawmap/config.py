@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from flawmap.errors import ConfigError, nearest
 from flawmap.registry import METHODS
@@ -439,14 +440,31 @@ def explain(
             expected=f"one of: {', '.join(known)}",
             hint=f"did you mean '{prefix + '.'.join([*path[:-1], guess])}'?" if guess else None,
         )
+    branches = [e for e in error.errors() if _same_value(e, problem)]
+    if len(branches) > 1:
+        # Each kind of value that the option takes has its own complaint.
+        option = prefix + ".".join(path[:-1])
+        kinds = [e["msg"].removeprefix("Input should be ") for e in branches]
+        expected = f"Input should be {' or '.join(dict.fromkeys(kinds))}"
+    else:
+        expected = problem["msg"]
     return ConfigError(
         f"the option '{option}' has a wrong value"
         if problem["type"] != "missing"
         else f"the option '{option}' is missing",
         where=option,
         given=repr(problem.get("input")),
-        expected=problem["msg"],
+        expected=expected,
         hint=hint,
+    )
+
+
+def _same_value(one: ErrorDetails, other: ErrorDetails) -> bool:
+    """Whether two problems are those of one value, in two branches of a union."""
+    return (
+        "missing" not in (one["type"], other["type"])
+        and one["loc"][:-1] == other["loc"][:-1]
+        and one["input"] is other["input"]
     )
 
 

@@ -16,16 +16,15 @@ Of several processes each takes its batch normalisations from its own share of t
 depends on how many there are.
 
 A cloner for another encoder has the widths and strides of the levels that it copies. A level that
-takes negative values is copied by a convolution without ReLU. A source whose px per feature px are
-no power of two (a ViT) is copied from a resized image whose grid is the same.
+takes negative values is copied by a convolution without ReLU, which stands behind the pool. A
+source whose px per feature px are no power of two (a ViT) is copied from a resized image whose grid
+is the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -38,6 +37,7 @@ from flawmap.encoders.encoder import Encoder, feature_names
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.layers.cloner import Cloner, plan_cloner
 from flawmap.methods.layers.cosine import at_places, of_wholes
 from flawmap.methods.layers.distributed import gathered
 from flawmap.training.optim import Schedule, short_schedule
@@ -55,12 +55,13 @@ class MKDConfig(MethodConfig):
     """Gradients are of the loss over the last so many of those that are compared, and score=whole
     is that loss."""
     cloner: Literal["smaller", "equal"] = "smaller"
-    """equal: inner layers as wide as the level that they lead to, as in the source."""
+    """equal: inner layers as wide as the level that they lead to, and half as wide for each pool
+    before it, but never narrower than `width`."""
     width: int = Field(default=16, ge=1)
     """Channels of the inner layers of the smaller cloner."""
     terms: Literal["both", "value", "direction"] = "direction"
     """What is compared: differences of activations, the angle between them, or (published) both."""
-    value_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    value_weight: Annotated[float, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
     """Weight of the differences beside the angle; auto: both count alike before any learning."""
     attribution: Literal["gradients", "smoothgrad", "guided", "distances"] = "distances"
     """What the map shows. distances: how far each place is from its copy, summed over the layers
@@ -111,7 +112,9 @@ class MKD(IterativeMethod):
             "encoder.name": "vgg16",
             "data.size": [128, 128],
             "training.batch_size": 64,
-            "training.iterations": 2400,
+            # 601 epochs.
+            "training.iterations": 1_000_000,
+            "training.max_epochs": 601,
             "method.terms": "both",
             "method.value_weight": 0.5,
             "method.normalise_input": False,
@@ -153,7 +156,9 @@ class MKD(IterativeMethod):
         self.compared = range(n_levels - critical, n_levels)
         self.scored = self.compared[-config.scored_layers :]
         strides = [s * (1 + pool) for s, pool in zip(encoder.strides, self.pools, strict=True)]
-        self.scale, stages = plan_cloner(encoder.channels, strides, config)
+        self.scale, stages = plan_cloner(
+            encoder.channels, strides, config.width, equal=config.cloner == "equal"
+        )
         if min(size) * self.scale < 2 ** sum(stage.pool for stage in stages):
             raise ConfigError(
                 "the images are smaller than a px of the deepest level",
@@ -161,7 +166,7 @@ class MKD(IterativeMethod):
                 given=size,
                 expected=f"at least {strides[-1]} px",
             )
-        self.cloner = Cloner(stages, self._rectified(size), round_up=not self.vgg)
+        self.cloner = Cloner(stages, self._rectified(size), published=self.vgg)
         weight = 0.0 if config.value_weight == "auto" else config.value_weight
         self.register_buffer("value_weight", torch.tensor(weight))
 
@@ -301,7 +306,9 @@ class MKD(IterativeMethod):
     def _distant(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             source, clones = self._source(images), self._clone(images)
-            return self._at_places(source, clones), self._scores(source, clones)
+            maps = self._at_places(source, clones)
+            whole = self.config.score == "whole"
+            return maps, self._losses(source, clones) if whole else maps.flatten(1).amax(dim=1)
 
     def _differentiated(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Callers score in inference mode, whose tensors have no gradients: a copy has.
@@ -317,13 +324,16 @@ class MKD(IterativeMethod):
                 copies = self._noisy(images)
                 gradient = torch.zeros_like(images)
                 for copy in copies:
-                    gradient += self._gradient(copy)[1] / self.config.noisy_copies
+                    gradient += self._gradient(copy)[2] / self.config.noisy_copies
             else:
-                scores, gradient = self._gradient(images)
+                source, clones, gradient = self._gradient(images)
+                with torch.no_grad():
+                    scores = self._scores(source, clones)
         return gradient.abs().sum(dim=1, keepdim=True), scores
 
-    def _gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,), and the gradients of the losses with respect to the px, (B, 3, H, W)."""
+    def _gradient(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """The levels, their copies, and the gradients of the losses with respect to the px,
+        (B, 3, H, W)."""
         images.requires_grad_()
         source = self._source(images)
         clones = self._clone(images, guided=self.config.attribution == "guided")
@@ -332,8 +342,7 @@ class MKD(IterativeMethod):
         # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
         torch.autograd.backward([losses.sum()], inputs=[images])
         assert images.grad is not None
-        with torch.no_grad():
-            return self._scores(source, clones), images.grad
+        return source, clones, images.grad
 
     def _noisy(self, images: Tensor) -> Iterator[Tensor]:
         """Copies with noise that is the same for every image and in every call."""
@@ -388,154 +397,3 @@ def paired(source: Sequence[Tensor], clones: Sequence[Tensor]) -> Iterator[tuple
     """
     for target, clone in zip(source, clones, strict=True):
         yield target.float(), clone[..., : target.shape[-2], : target.shape[-1]].float()
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of the cloner.
-
-    Attributes:
-        widths: Channels of its convolutions.
-        pool: Whether a 2 x 2 max-pool follows.
-        critical: Whether its output is a copy of a level.
-    """
-
-    widths: tuple[int, ...]
-    pool: bool
-    critical: bool
-
-
-def plan_cloner(
-    channels: Sequence[int], strides: Sequence[int], config: MKDConfig
-) -> tuple[float, tuple[Stage, ...]]:
-    """The stages of a cloner, and the factor by which its input is resized.
-
-    Args:
-        channels: Of each level that is copied.
-        strides: Input px per px of each level.
-        config: Says how wide the inner layers are.
-
-    Raises:
-        ConfigError: The levels are not in order, or their strides differ by other factors than 2.
-
-    Example:
-        >>> scale, stages = plan_cloner((256, 512), (4, 8), MKDConfig())
-        >>> [(s.widths, s.critical) for s in stages]
-        [((16, 16), False), ((16, 256), True), ((16, 16, 512), True)]
-    """
-    depths = [round(math.log2(s)) for s in strides]
-    scale = 2 ** depths[0] / strides[0]
-    if sorted(depths) != depths or any(
-        abs(s * scale - 2**depth) > 1e-9 for s, depth in zip(strides, depths, strict=True)
-    ):
-        raise ConfigError(
-            "a cloner cannot copy these levels one after the other",
-            where="method.levels",
-            given=f"levels of {', '.join(map(str, strides))} px per feature px",
-            expected="the finest level first, each next one coarser by 2, 4, ... or as fine",
-        )
-    stages: list[Stage] = []
-    depth = 0
-    for width, wanted in zip(channels, depths, strict=True):
-        while True:
-            pool = depth < wanted
-            depth += pool
-            critical = depth == wanted
-            last = width if critical else max(1, width >> (wanted - depth))
-            inner = last if config.cloner == "equal" else config.width
-            n_inner = 1 if pool and depth <= 2 else 2
-            if not critical and config.cloner == "smaller":
-                last = inner
-            stages.append(Stage((*[inner] * n_inner, last), pool, critical))
-            if critical:
-                break
-    return scale, tuple(stages)
-
-
-class Cloner(nn.Module):
-    """3 x 3 convolutions without biases: a bias could learn a constant that suits all good images.
-
-    Each convolution is followed by a batch normalisation and a ReLU; the last one of a stage by a
-    ReLU alone, or by nothing where the level that it copies takes negative values.
-
-    Args:
-        stages: Its parts.
-        rectified: For each level that is copied, whether it is never negative.
-        round_up: Whether pooling keeps a px that has no partner.
-    """
-
-    def __init__(
-        self, stages: Sequence[Stage], rectified: Sequence[bool], *, round_up: bool = False
-    ) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList()
-        self.critical = tuple(stage.critical for stage in stages)
-        signs = iter(rectified)
-        channels = 3
-        for stage in stages:
-            layers: list[nn.Module] = []
-            for width in stage.widths[:-1]:
-                layers += [_conv(channels, width), nn.BatchNorm2d(width), ReLU()]
-                channels = width
-            layers.append(_conv(channels, stage.widths[-1]))
-            channels = stage.widths[-1]
-            if not stage.critical or next(signs):
-                layers.append(ReLU())
-            if stage.pool:
-                layers.append(nn.MaxPool2d(2, ceil_mode=round_up))
-            self.stages.append(nn.Sequential(*layers))
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor, *, guided: bool = False) -> list[Tensor]:
-        """Copies of the levels, (B, C, h, w) each.
-
-        Args:
-            x: (B, 3, H, W) float32, what the source sees.
-            guided: Pass no negative gradient back through the ReLUs.
-        """
-        for module in self.modules():
-            if isinstance(module, ReLU):
-                module.guided = guided
-        x = x.contiguous(memory_format=torch.channels_last)
-        found = []
-        for stage, critical in zip(self.stages, self.critical, strict=True):
-            x = stage(x) if self.training else _folded(list(stage.children()), x)
-            if critical:
-                found.append(x)
-        return found
-
-
-def _folded(stage: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """A stage in evaluation: each normalisation within the convolution before it, and no gradients
-    of weights. That halves what is kept for the backward pass."""
-    layers = [layer for layer in stage if not isinstance(layer, nn.BatchNorm2d)]
-    norms = {id(a): b for a, b in pairwise(stage) if isinstance(b, nn.BatchNorm2d)}
-    for layer in layers:
-        if not isinstance(layer, nn.Conv2d):
-            x = layer(x)
-            continue
-        weight, bias = layer.weight.detach(), None
-        if (norm := norms.get(id(layer))) is not None:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
-            weight = weight * scale.view(-1, 1, 1, 1)
-            bias = norm.bias.detach() - norm.running_mean * scale
-        x = F.conv2d(x, weight, bias, padding=1)
-    return x
-
-
-def _conv(channels: int, width: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, width, 3, padding=1, bias=False)
-
-
-class ReLU(nn.Module):
-    """max(x, 0); guided, its gradient is max(gradient, 0) where x > 0 (Springenberg et al.)."""
-
-    guided = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(x, inplace=True)
-        if self.guided and y.requires_grad:
-            y.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
-        return y
