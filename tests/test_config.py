@@ -79,3 +79,31 @@ def test_an_option_of_several_kinds_has_one_name_and_all_its_kinds(
         make_config(method="mkd", overrides={"method.value_weight": value})
     assert caught.value.where == "method.value_weight"
     assert caught.value.expected == f"Input should be {expected}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("scoring.map_size", 0), ("scoring.map_size", 100_000), ("scoring.sigma", float("inf"))],
+)
+def test_sizes_and_widths_that_no_map_can_have_are_refused(option: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(method="patchcore", overrides={option: value})
+    assert caught.value.where == option
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("training: 5", "'training' must be a section"), ("method: {name: 5}", "must be a word")],
+)
+def test_a_file_of_other_types_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_config(file=file)
+    assert caught.value.where == str(file)
+
+
+def test_a_decoder_without_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(method="rd4ad", overrides={"method.decoder_blocks": [0, 1, 1]})
+    assert caught.value.where == "method.decoder_blocks.0"

@@ -327,6 +327,21 @@ def test_a_mask_whose_value_has_no_saturation_is_named(table: SampleTable) -> No
     assert caught.value.where.endswith("_1.png")
 
 
+def test_without_masks_no_map_is_made(table: SampleTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(table, samples=tuple(replace(s, masks=()) for s in table.samples))
+    wanted = evaluate(table)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a map")
+
+    monkeypatch.setattr(Scorer, "map", refuse)
+    found = evaluate(bare)
+    assert found.mean["image_auroc"] == wanted.mean["image_auroc"]
+    assert math.isnan(found.mean["pixel_auroc"])
+    with pytest.raises(AssertionError, match="a map"):
+        evaluate(table)
+
+
 def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown metric 'segf'") as caught:
         flawmap.evaluate(tmp_path / "none.flawmap", tmp_path / "none", metrics=["segf"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flawmap.errors import BundleError
-from flawmap.files import FolderLock, write_text
+from flawmap.files import FolderLock, as_path, write_text
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -62,3 +62,20 @@ def test_the_reason_is_not_hidden_by_the_clearing_up(
         patch.setattr(Path, "unlink", stuck)
         with pytest.raises(BundleError, match="the disk is full"):
             write_text(tmp_path / "a", "x", error=BundleError)
+
+
+def test_locks_of_different_names_do_not_know_of_each_other(tmp_path: Path) -> None:
+    first, second, same = (FolderLock(tmp_path, name) for name in ("a", "b", "a"))
+    assert first.acquire()
+    assert second.acquire()
+    assert not same.acquire()
+    first.remove()
+    second.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert as_path("~/m.flawmap") == tmp_path / "m.flawmap"
+    assert as_path("a/~b") == Path("a/~b")

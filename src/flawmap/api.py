@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from flawmap.config import (
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
-from flawmap.errors import ConfigError, unknown_name
+from flawmap.errors import ConfigError, FitError, unknown_name
+from flawmap.files import FolderLock, as_path, require_writable
 from flawmap.progress import Progress
 from flawmap.registry import METHODS
 
@@ -134,24 +136,25 @@ def fit(
         # What was made above, to know what is wrong before anything is read, saw no images.
         config = configure(data=data, start=start, **shaping)
     if output is not None:
-        path = Path(output)
-        _writable(path, "--output")
-        detector = fit_table(
-            data,
-            config,
-            run_folder=run_folder_of(path),
-            resume=resume,
-            start=start,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
-        if not detector.fabric.is_global_zero:
-            # One of the processes that torchrun started: the first one has all that is to be kept.
+        path = as_path(output)
+        require_writable(path, "--output")
+        with _alone(path):
+            detector = fit_table(
+                data,
+                config,
+                run_folder=run_folder_of(path),
+                resume=resume,
+                start=start,
+                skip_bad=skip_bad,
+                progress=progress,
+            )
+            if not detector.fabric.is_global_zero:
+                # One of the processes that torchrun started: the first one has all that is kept.
+                return detector
+            detector.save(path)
+            # Only now: had the disk been full, --resume would not have to learn again.
+            shutil.rmtree(run_folder_of(path), ignore_errors=True)
             return detector
-        detector.save(path)
-        # Only now: had the disk been full, --resume would not have to learn again.
-        shutil.rmtree(run_folder_of(path), ignore_errors=True)
-        return detector
     with tempfile.TemporaryDirectory(prefix="flawmap-") as folder:
         return fit_table(
             data,
@@ -277,7 +280,8 @@ def evaluate(
 
     metrics = resolve(metrics)
     if report is not None:
-        _writable(Path(report), "--report")
+        report = as_path(report)
+        require_writable(report, "--report")
     if not isinstance(detector, Detector):
         detector = load(detector)
     if not isinstance(data, SampleTable):
@@ -307,18 +311,45 @@ def evaluate(
         )
         data = replace(data, notes=(*data.notes, note))
     if skip_bad:
+        test = data.select(split="test")
         checked = verify(
-            replace(data, samples=data.select(split="test")),
+            replace(data, samples=test),
             threads=detector.config.training.threads or None,
             white_level=detector.config.data.white_level,
         )
-        data = replace(checked.table, problems=checked.problems)
+        bad = {s.path for s in test} - {s.path for s in checked.table.samples}
+        kept = tuple(s for s in data.samples if s.path not in bad)
+        data = replace(data, samples=kept, problems=checked.problems)
     result = evaluate_table(detector, data, metrics=metrics, progress=progress)
     if report is not None:
         from flawmap.report import write_report
 
-        write_report(detector, result, Path(report), progress=progress)
+        write_report(detector, result, as_path(report), progress=progress)
     return result
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a bundle that is to be written: two fits of one would spoil each other's runs.
+
+    Raises:
+        FitError: Another process holds it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        # Of the processes that torchrun starts, the first one writes.
+        yield
+        return
+    lock = FolderLock(path.parent, f".{path.name}.lock")
+    if not lock.acquire():
+        raise FitError(
+            "another fit is writing this bundle",
+            where=str(path),
+            hint="wait until it ends, stop it, or write to another --output",
+        )
+    try:
+        yield
+    finally:
+        lock.remove()
 
 
 def seconds(text: str | float) -> float:
@@ -336,23 +367,3 @@ def seconds(text: str | float) -> float:
             expected="for example 90s, 5m or 1.5h",
         )
     return float(match[1]) * _UNITS[match[2]]
-
-
-def _writable(path: Path, option: str) -> None:
-    """Find out before long work, not after it, that its result can be written."""
-    folder = path.parent
-    if path.is_dir():
-        raise ConfigError(
-            "the output is a folder",
-            where=option,
-            given=path,
-            expected="the name of a file, such as model.flawmap or report.html",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the output's folder cannot be made: {error.strerror}", where=option, given=path
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError("the output's folder cannot be written", where=option, given=folder)

@@ -23,7 +23,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    field_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -43,7 +42,11 @@ class Section(BaseModel):
     """Base of every configuration section: frozen, and unknown options are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -90,7 +93,14 @@ OFF = BeforeValidator(_off)
 Odd = Annotated[int, AfterValidator(_odd)]
 """An odd number, or 0 where the option allows it."""
 
-Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+
+def _in_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not all(16 <= n <= 8192 for n in value):
+        raise ValueError(f"height and width must lie in 16..8192 px, got {value}")
+    return value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size), AfterValidator(_in_range)]
 
 
 class EncoderConfig(Section):
@@ -119,13 +129,6 @@ class DataConfig(Section):
     """With resize=crop: the size before the centre crop."""
     white_level: int | None = Field(default=None, ge=1, le=65535)
     """The value of white in 16-bit images (4095 for 12-bit cameras); None = 65535."""
-
-    @field_validator("size", "crop_from")
-    @classmethod
-    def _positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
-        if value is not None and not all(16 <= n <= 8192 for n in value):
-            raise ValueError(f"height and width must lie in 16..8192 px, got {value}")
-        return value
 
 
 class TrainingConfig(Section):
@@ -322,6 +325,23 @@ def read_file(path: Path) -> Tree:
             "the method must be a name or a section",
             where=str(path),
             given=tree["method"],
+            expected="for example 'method: dinomaly'",
+        )
+    defaults = {n: f.get_default(call_default_factory=True) for n, f in Config.model_fields.items()}
+    sections = [name for name, default in defaults.items() if isinstance(default, Section)]
+    for name, value in tree.items():
+        if name in sections and not isinstance(value, dict | None):
+            raise ConfigError(
+                f"'{name}' must be a section of options",
+                where=str(path),
+                given=value,
+                expected=f"for example '{name}: {{...}}', see 'flawmap methods --options'",
+            )
+    if not isinstance(tree["method"].get("name", ""), str):
+        raise ConfigError(
+            "the method's name must be a word",
+            where=str(path),
+            given=tree["method"]["name"],
             expected="for example 'method: dinomaly'",
         )
     return tree

@@ -29,6 +29,7 @@ from flawmap.data.transform import Transform
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, unknown_name
+from flawmap.files import as_path
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
 from flawmap.resources import one_blas_thread
@@ -361,7 +362,7 @@ class Detector:
                     "fitted": asdict(self.fitted),
                 },
             ),
-            Path(path),
+            as_path(path),
         )
 
 
@@ -384,7 +385,7 @@ def load(
             on this machine are not the ones of the fit.
         WeightsError: The bundle leaves the encoder out and its weights are not on this machine.
     """
-    path = Path(path)
+    path = as_path(path)
     found = bundles.read(path)
     tree = {**found.config, "training": {**found.config["training"], "device": device}}
     fitted = found.info["fitted"]

@@ -232,7 +232,7 @@ class _Scored:
                 limit = None if self._threshold is None else self._threshold.value
                 self._images.append(ImageResult(sample, score, limit))
                 pause = time.perf_counter()
-                if found is not None and (sample.label == 0 or sample.masks):
+                if found is not None:
                     geometry, raw, full = found
                     scorer = self.detector.scorer
                     standard = scorer.map(raw, geometry, STANDARD_SIZE)
@@ -248,16 +248,18 @@ class _Scored:
     def _scored(
         self, samples: Sequence[Sample]
     ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray] | None]]:
-        """Each image's score and map; scores alone where no mask judges a map and none is needed
-        for the score."""
-        if self.detector.scores_alone and not any(s.masks for s in samples):
+        """Each image's score, and the map of those whose px are judged: of no image if there is no
+        mask, and of no defect without one."""
+        masked = any(s.masks for s in samples)
+        if self.detector.scores_alone and not masked:
             for sample, score in self.detector.image_scores(samples):
                 yield sample, score, None
             return
         scorer = self.detector.scorer
         for sample, geometry, raw in self.detector.raw_maps(samples):
             score, _ = scorer.score(raw, geometry)
-            yield sample, score, (geometry, raw, scorer.map(raw, geometry))
+            judged = masked and (sample.label == 0 or bool(sample.masks))
+            yield sample, score, (geometry, raw, scorer.map(raw, geometry)) if judged else None
 
     def result(self) -> CategoryResult:
         """The figures."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from flawmap.errors import FlawmapError
+from flawmap.errors import ConfigError, FlawmapError
 
 
 @contextmanager
@@ -38,7 +38,9 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
     except OSError as reason:
         full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
         raise error(
-            "the disk is full" if full else f"the file cannot be written: {reason.strerror}",
+            "the disk is full"
+            if full
+            else f"the file cannot be written: {reason.strerror or reason}",
             where=str(target),
             hint="free some space or choose another place; nothing that was there is lost",
         ) from reason
@@ -57,10 +59,12 @@ class FolderLock:
 
     Args:
         folder: Must exist.
+        name: Of the lock's file in it; those of different names do not know of each other.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / ".lock").open("ab")
+    def __init__(self, folder: Path, name: str = ".lock") -> None:
+        self._path = folder / name
+        self._file = self._path.open("ab")
 
     def acquire(self) -> bool:
         """Whether nobody else holds it."""
@@ -86,6 +90,11 @@ class FolderLock:
         """Let go, as far as this process is concerned."""
         self._file.close()
 
+    def remove(self) -> None:
+        """Take the lock's file away, and let go; for whoever holds it."""
+        self._path.unlink(missing_ok=True)
+        self.close()
+
 
 def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[FlawmapError]) -> None:
     """Write a safetensors file atomically.
@@ -107,3 +116,37 @@ def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:
     """Write a UTF-8 text file atomically; what is no UTF-8 in the text becomes a question mark."""
     with atomic_path(target, error=error) as path:
         path.write_text(text, encoding="utf-8", errors="replace")
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path that somebody gave; ~ is the home folder."""
+    found = Path(path)
+    try:
+        return found.expanduser()
+    except RuntimeError:
+        # There is no home folder: then ~ is a name like any other.
+        return found
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Find out before long work, not after it, that its result can be written.
+
+    Raises:
+        ConfigError: It is a folder, or lies in one that cannot be made or written.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise ConfigError(
+            "the output is a folder",
+            where=option,
+            given=path,
+            expected="the name of a file, such as model.flawmap or report.html",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the output's folder cannot be made: {error.strerror}", where=option, given=path
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("the output's folder cannot be written", where=option, given=folder)

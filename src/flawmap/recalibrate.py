@@ -14,6 +14,7 @@ from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable, raise_unreadable, shown
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.files import as_path, require_writable
 from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
 from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
@@ -108,7 +109,9 @@ def calibrate(
         )
     if false_reject_rate is not None:
         require_rate(false_reject_rate)
-    path = Path(bundle)
+    path = as_path(bundle)
+    target = path if output is None else as_path(output)
+    require_writable(target, "--output")
     found = bundles.read(path)
     old = found.calibration
     rate = old.rate if false_reject_rate is None else false_reject_rate
@@ -145,7 +148,6 @@ def calibrate(
         kept = sorted(set(old.categories) - set(categories))
         if kept:
             notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
-    target = path if output is None else Path(output)
     bundles.write(_with(found, new, measured_on), target)
     return Recalibration(
         bundle=target,
@@ -178,8 +180,14 @@ def _good_images(
         raise DataError("none of the good images can be read", where=shown(table.root))
     # Pictures are compared, not names: a copy under another name was learnt as well.
     learnt = set(fitted.get("learnt_pictures", ()))
-    good = [fact.sample for fact in checked.facts if fact.pixels.hex() not in learnt]
-    if left_out := len(checked.facts) - len(good):
+    unseen = [fact for fact in checked.facts if fact.pixels.hex() not in learnt]
+    # A copy would count as one more independent image, and the threshold promise too much.
+    distinct = {(fact.sample.category, fact.pixels): fact for fact in reversed(unseen)}
+    kept = {id(fact) for fact in distinct.values()}
+    good = [fact.sample for fact in unseen if id(fact) in kept]
+    if copies := len(unseen) - len(good):
+        notes.append(f"{copies} exact copies of other good images are left out")
+    if left_out := len(checked.facts) - len(unseen):
         notes.append(
             f"{left_out} images that the detector has learnt are left out: they would score too low"
         )

@@ -143,6 +143,24 @@ def test_new_good_images_set_the_threshold_and_defects_never_do(
 
 
 @pytest.mark.usefixtures("brightness")
+def test_exact_copies_count_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    data = write_images(tmp_path / "cable" / "good", [10, 30, 20, 30, 10]).parent
+    assert run(["calibrate", str(model), str(data), "--false-reject-rate", "0.25"]) == 0
+    assert "2 exact copies" in capsys.readouterr().err
+    assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [10, 20, 30]
+
+
+def test_a_target_that_cannot_be_written_is_told_before_any_image_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    command = ["calibrate", str(model), str(tmp_path / "no such data"), "-o", str(tmp_path)]
+    assert run(command) == 2
+    assert "the output is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("brightness")
 def test_the_product_of_a_folder_with_another_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

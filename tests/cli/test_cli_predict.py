@@ -115,6 +115,12 @@ def test_fail_on_defect(photos: Path, name: str, code: int) -> None:
     assert run(["predict", "m.flawmap", str(photos / name)]) == 0
 
 
+def test_an_image_that_nobody_saw_is_no_pass(photos: Path) -> None:
+    (photos / "cable" / "b.png").write_bytes(b"no image")
+    command = ["predict", "m.flawmap", str(photos / "cable"), "--fail-on-defect", "--skip-bad"]
+    assert run(command) == 3
+
+
 def test_fail_on_defect_needs_a_threshold(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,11 +207,14 @@ class TestDeep:
         expected = [[[1, 32768 / 65535, 256 / 65535], [0.2, 0.2, 0.2 / 65535]]]
         np.testing.assert_allclose(image, expected, atol=1e-6)
 
-    def test_grey_with_alpha_and_a_white_level_is_refused(self) -> None:
-        data = png16(np.full((2, 2, 2), 65535, dtype=np.uint16))
-        np.testing.assert_array_equal(decode(data), np.full((2, 2, 3), 255))
-        with pytest.raises(DataError, match="white level cannot be applied"):
-            decode(data, 4095)
+    def test_grey_with_alpha(self) -> None:
+        values = np.array([[[4095, 65535], [256, 65535], [1, 65535], [4095, 13107]]], np.uint16)
+        data = png16(values)
+        expected = np.array([4095, 256, 1, 819])
+        np.testing.assert_allclose(decode(data)[0, :, 0], expected / 65535, atol=1e-6)
+        image, info = decode_image(data, name="x", white_level=4095)
+        np.testing.assert_allclose(image[0, :, 1], expected / 4095, atol=1e-6)
+        assert (info.mode, info.bits, info.peak) == ("LA;16", 16, 4095)
 
     def test_32_bit_integers(self) -> None:
         small = np.array([[0, 65535]], dtype=np.int32)

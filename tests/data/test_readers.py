@@ -462,7 +462,7 @@ class TestTable:
             ",,,good,,\n"
             "images/c.png,,,good,,dent\n"
             "images/a.png,,,,,\n"
-            "images/a.png,,,,,\n"
+            "./images/../images/a.png,,,,,\n"
             "images/b.png,a,b,c,d,e,f\n"
             "images/b.png,,,,m1.png,\n"
         )
@@ -473,7 +473,7 @@ class TestTable:
         assert "line 4: split is 'learn', expected train, validation or test" in message
         assert "line 5: path is empty" in message
         assert "line 6: label is 'good' but defect is 'dent'" in message
-        assert "line 8: 'images/a.png' is named on line 7 too" in message
+        assert "line 8: './images/../images/a.png' is named on line 7 too" in message
         assert "line 9: 7 cells for 6 columns" in message
         assert "line 10: it has a mask but no label" in message
 

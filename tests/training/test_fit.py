@@ -18,7 +18,8 @@ from PIL import Image
 import flawmap
 from flawmap.config import make_config
 from flawmap.data import read_data
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError, DataError, FitError
+from flawmap.files import FolderLock
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.plan import make_plan
@@ -228,3 +229,16 @@ def test_sizes_that_contradict_each_other_are_refused_before_images_are_read(
     for option in ({"data.crop_from": 80}, {"data.resize": "crop"}):
         with pytest.raises(ConfigError, match="crop_from belongs to"):
             flawmap.fit(rings, method="patchcore", options={**OPTIONS, **option})
+
+
+def test_a_bundle_that_another_fit_writes_is_left_alone(rings: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    options = {"method.coreset_ratio": 1.0, "data.size": 64}
+    other = FolderLock(tmp_path, ".model.flawmap.lock")
+    assert other.acquire()
+    with pytest.raises(FitError, match="another fit is writing this bundle"):
+        flawmap.fit(rings, output=tmp_path / "model.flawmap", method="patchcore", options=options)
+    assert not (tmp_path / "model.flawmap").exists()
+    other.close()
+    flawmap.fit(rings, output=tmp_path / "model.flawmap", method="patchcore", options=options)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.flawmap"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_every_category_gives_its_share_and_keeps_an_image_to_learn() -> None:
     assert given == [12, 8, 0, 0]
     ones = [sample for name in "abcdefg" for sample in samples(1, name)]
     assert held_back(ones, config, 0) == (ones, [])
+
+
+def test_views_of_one_part_teach_or_choose_together() -> None:
+    views = [replace(s, group=f"part {i // 3}") for i, s in enumerate(samples(30))]
+    config = TrainingConfig(validation_fraction=0.2)
+    for seed in range(5):
+        learn, back = held_back(views, config, seed)
+        assert len(back) == 6
+        assert {s.group for s in learn}.isdisjoint({s.group for s in back})
+    # One part alone cannot be divided.
+    alone = [replace(s, group="part") for s in samples(30)]
+    assert held_back(alone, config, 0) == (alone, [])
 
 
 def test_the_draw_of_one_category_stays_what_it_was() -> None:

@@ -81,7 +81,8 @@ def run(
         bool,
         typer.Option(
             "--fail-on-defect",
-            help="Exit with 10 if any image is a defect; the model needs a threshold.",
+            help="Exit with 10 if any image is a defect, with 3 if any was skipped; the model "
+            "needs a threshold.",
         ),
     ] = False,
     skip_bad: options.SkipBad = False,
@@ -100,7 +101,7 @@ def run(
     """
     _check(output, maps, map_format, overlays)
     from flawmap.detector import load
-    from flawmap.errors import ConfigError
+    from flawmap.errors import ConfigError, DataError
     from flawmap.outputs import find_images, skipping, with_categories
     from flawmap.scoring.calibration import EVERY
 
@@ -167,6 +168,9 @@ def run(
         show.out(str(output / "predictions.csv"))
     if fail_on_defect and verdicts["defect"]:
         raise typer.Exit(DEFECT_FOUND)
+    if fail_on_defect and skipped.count:
+        # Nobody has looked at them.
+        raise typer.Exit(DataError.exit_code)
 
 
 class _Skipped:

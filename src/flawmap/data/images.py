@@ -126,19 +126,25 @@ def decode_image(
     _require_positive("max_pixels", max_pixels)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with _opened(file, name, max_pixels) as image:
+        raw, mode = _raw_mode(image), image.mode
+        both = _both_bytes(image, file) if raw == "LA;16B" else None
         low = _low_bytes(image, file)
-        mode = image.mode
-        deep_colour = ";16" in _raw_mode(image) and mode in ("RGB", "RGBA", "CMYK")
         _load(image, name)
-        if low is not None:
+        if both is not None:
+            _load(both, name)
+            pairs = np.asarray(both).astype(np.uint16)
+            grey, alpha = pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
+            values = np.stack([grey, grey, grey, alpha], axis=-1)
+            rgb, info = _deep_colour(values, "LA", white_level)
+        elif low is not None:
             _load(low, name)
             values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
             rgb, info = _deep_colour(values, mode, white_level)
-        elif deep_colour and white_level is not None:
+        elif ";16" in raw and mode in ("RGB", "RGBA", "CMYK") and white_level is not None:
             raise DataError(
                 "a white level cannot be applied to this kind of 16-bit image",
                 where=name,
-                given=f"{mode} with {_raw_mode(image) or '16 bits'}",
+                given=f"{mode} ({raw})",
                 expected="grey, RGB or RGBA",
                 hint="convert it to a 16-bit RGB PNG",
             )
@@ -344,6 +350,16 @@ def _raw_mode(image: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
+def _both_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile:
+    """A second image of the same file of 16-bit grey with alpha, read as four channels of 8 bits:
+    the high and the low byte of grey, and of alpha. Pillow keeps the high bytes alone."""
+    file.seek(0)
+    other = type(image)(io.BytesIO(file.read()))
+    other._mode = "RGBA"
+    _read_as(other, "RGBA")
+    return other
+
+
 def _low_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile | None:
     """A second image of the same file that decodes to the low bytes of 16-bit colour.
 
@@ -358,17 +374,20 @@ def _low_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFi
         order = "L" if sys.byteorder == "little" else "B"
     swapped = raw[:-1] + ("B" if order == "L" else "L")
     file.seek(0)
-    content = io.BytesIO(file.read())
-    plugin = type(image)
-    other = plugin(content)
-    for index, tile in enumerate(other.tile):
+    other = type(image)(io.BytesIO(file.read()))
+    _read_as(other, swapped)
+    return other
+
+
+def _read_as(image: ImageFile.ImageFile, raw: str) -> None:
+    """Take the file's pixels for ones that lie in another way."""
+    for index, tile in enumerate(image.tile):
         arguments = tile[3]
-        new: Any = (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
+        new: Any = (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
         # A named tuple or, in older versions of Pillow, a plain one.
         fields = (tile[0], tile[1], tile[2], new)
-        swapped_tile: Any = type(tile)(*fields) if hasattr(tile, "_fields") else fields
-        other.tile[index] = swapped_tile
-    return other
+        changed: Any = type(tile)(*fields) if hasattr(tile, "_fields") else fields
+        image.tile[index] = changed
 
 
 def _deep_colour(

@@ -396,13 +396,14 @@ def _split(row: _Row, label: int | None) -> Split:
 
 
 def _located(name: str, base: Path) -> str:
-    """The file that a table names, also when it was written on another system."""
-    path = os.path.join(base, name)  # noqa: PTH118
+    """The file that a table names, also when it was written on another system; one path for all
+    spellings of it."""
+    path = os.path.normpath(os.path.join(base, name))  # noqa: PTH118
     if not Path(path).exists():
         forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
         forms += [name.replace("\\", "/")]
         for form in forms:
             other = os.path.join(base, form)  # noqa: PTH118
             if Path(other).exists():
-                return other
+                return os.path.normpath(other)
     return path

@@ -172,16 +172,15 @@ def _examine(sample: Sample, white_level: int | None) -> ImageFacts | Problem:
         return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)
     except OSError as error:
         return Problem(place, error.strerror or str(error))
-    pixels = hashlib.blake2b(
-        f"{rgb.shape} {rgb.dtype}".encode() + rgb.tobytes(), digest_size=16
-    ).digest()
+    pixels = hashlib.blake2b(f"{rgb.shape} {rgb.dtype}".encode(), digest_size=16)
+    pixels.update(np.ascontiguousarray(rgb).data)
     first = rgb[..., 0]
     return ImageFacts(
         sample=sample,
         size=size,
         info=info,
         grey=bool((first == rgb[..., 1]).all() and (first == rgb[..., 2]).all()),
-        pixels=pixels,
+        pixels=pixels.digest(),
         content=content.digest(),
         mask_fraction=fraction,
     )

@@ -18,7 +18,7 @@ for all, and `--separate` gives the former.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,8 @@ from flawmap.methods.layers.pyramid import (
 from flawmap.methods.layers.residual import initialise
 from flawmap.training.optim import Schedule, short_schedule
 
+Blocks = Annotated[int, Field(ge=1)]
+
 
 class RD4ADConfig(MethodConfig):
     """Options of RD4AD."""
@@ -50,7 +52,7 @@ class RD4ADConfig(MethodConfig):
     """Three encoder levels, each half as fine as the one before; finest first."""
     embedding_blocks: int = Field(default=3, ge=1)
     """Residual blocks from the joined levels to the embedding."""
-    decoder_blocks: tuple[int, int, int] = (3, 4, 6)
+    decoder_blocks: tuple[Blocks, Blocks, Blocks] = (3, 4, 6)
     """Residual blocks of the decoder's stages, coarsest first."""
     learning_rate: float = Field(default=5e-3, gt=0)
     schedule: Schedule = "constant"

@@ -103,17 +103,16 @@ class FeatureCache:
                 except OSError as error:
                     if create:
                         self.unname()
-                    raise FitError(
-                        f"the features cannot be kept: {error.strerror or error}",
-                        where=str(path),
-                        hint="free some space, or use --set training.cache=off",
-                    ) from error
+                    raise _no_room(error, path) from error
             elif place == "memory":
                 self._tensors.append(torch.empty(shape, dtype=tensor.dtype))
             else:
                 # The file has no name once it is open, so nothing is left behind after a crash.
-                with tempfile.TemporaryFile(dir=folder) as own:
-                    self._tensors.append(_mapped(own, shape, tensor.dtype, True))
+                try:
+                    with tempfile.TemporaryFile(dir=folder) as own:
+                        self._tensors.append(_mapped(own, shape, tensor.dtype, True))
+                except OSError as error:
+                    raise _no_room(error, folder) from error
 
     def unname(self) -> None:
         """Take the name from a shared cache once all have opened it: it vanishes with the last."""
@@ -129,6 +128,14 @@ class FeatureCache:
         """The features of some images, in the order asked."""
         index = torch.as_tensor(rows, dtype=torch.long)
         return tuple(room[index] for room in self._tensors)
+
+
+def _no_room(error: OSError, where: Path) -> FitError:
+    return FitError(
+        f"the features cannot be kept: {error.strerror or error}",
+        where=str(where),
+        hint="free some space, or use --set training.cache=off",
+    )
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

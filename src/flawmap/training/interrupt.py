@@ -35,7 +35,9 @@ class PoliteStop:
     def __enter__(self) -> PoliteStop:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._old[number] = signal.signal(number, self._ask)
+                # Ignored by whoever started this, as by nohup, or handled outside of Python.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._old[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(

@@ -154,7 +154,8 @@ def held_back(
 ) -> tuple[list[Sample], list[Sample]]:
     """Images that teach, and images that choose the weights.
 
-    Of several categories the same share of each is held back, and never its last image.
+    Of several categories the same share of each is held back, and never its last image; of parts in
+    several views, whole parts.
 
     Args:
         samples: All images that a model may learn from.
@@ -169,15 +170,22 @@ def held_back(
         return list(samples), []
     n = max(1, round(len(samples) * config.validation_fraction))
     n = min(n, config.validation_images, len(samples) - 1)
-    paths: dict[str, list[str]] = {
-        name: sorted(s.path for s in samples if s.category == name)
-        for name in categories_of(samples)
-    }
+    # Views of one part teach or choose together.
+    parts: dict[str, dict[str, list[str]]] = {name: {} for name in categories_of(samples)}
+    for sample in sorted(samples, key=lambda s: s.path):
+        part = sample.group or sample.path
+        parts[sample.category].setdefault(part, []).append(sample.path)
+    sizes = {name: sum(map(len, mine.values())) for name, mine in parts.items()}
     back: set[str] = set()
-    for name, share in shares(n, {name: len(mine) for name, mine in paths.items()}).items():
-        mine = paths[name]
-        order = np.random.default_rng([seed, len(mine)]).permutation(len(mine))
-        back.update(mine[int(i)] for i in order[:share])
+    for name, share in shares(n, sizes).items():
+        views = list(parts[name].values())
+        order = np.random.default_rng([seed, len(views)]).permutation(len(views))
+        taken: list[str] = []
+        for i in order[:-1]:
+            if len(taken) >= share:
+                break
+            taken += views[int(i)]
+        back.update(taken)
     return [s for s in samples if s.path not in back], [s for s in samples if s.path in back]
 
 
