@@ -13,7 +13,7 @@ import pytest
 import flawmap
 from flawmap import bundle as bundles
 from flawmap.data import read_data
-from flawmap.errors import BundleError, DataError, FlawmapWarning
+from flawmap.errors import BundleError, ConfigError, DataError, FlawmapWarning
 from flawmap.outputs.stream import skipping
 from flawmap.types import Sample
 
@@ -68,6 +68,11 @@ def test_a_broken_image_in_any_batch_costs_itself_alone(
     np.testing.assert_allclose(
         [p.score for p in found], [v for i, v in enumerate(wanted) if i != bad], rtol=1e-3
     )
+
+
+def test_weights_for_a_bundle_that_carries_its_own_are_refused(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="carries its encoder"):
+        flawmap.load(bundle, encoder_weights="weights.pth")
 
 
 def test_another_precision_than_that_of_the_fit_is_said(bundle: Path, tmp_path: Path) -> None:

@@ -384,6 +384,7 @@ def load(
         BundleError: The file is missing, truncated, altered or too new, or the encoder's weights
             on this machine are not the ones of the fit.
         WeightsError: The bundle leaves the encoder out and its weights are not on this machine.
+        ConfigError: Weights are given for a bundle that carries its encoder.
     """
     path = as_path(path)
     found = bundles.read(path)
@@ -401,6 +402,13 @@ def load(
         ) from error
     encoder_config = config.encoder
     if encoder_weights is not None:
+        if found.encoder is not None:
+            raise ConfigError(
+                "the bundle carries its encoder: other weights would do nothing",
+                where="--encoder-weights",
+                given=str(encoder_weights),
+                hint="leave them out",
+            )
         encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
     info = found.info["encoder"]
     state = None if found.encoder is None else _tensors(found.encoder)

@@ -668,3 +668,18 @@ class TestFormats:
         # Long names break at a hyphen where the line ends.
         text = "".join(capsys.readouterr().out.split())
         assert ",".join(FORMATS.own) in text
+
+
+def test_a_table_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "parts.csv"
+    table.write_text("path\n", encoding="utf-8")
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match="cannot be read: Permission denied") as caught:
+        read_data(table)
+    assert caught.value.where == str(table)

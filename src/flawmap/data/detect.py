@@ -39,7 +39,14 @@ def read_data(
     """
     root = _existing(path)
     reader = recognise(root) if format is None else _reader(format)
-    table = reader.read(root, seed)
+    try:
+        table = reader.read(root, seed)
+    except OSError as error:
+        raise DataError(
+            f"a file of the data cannot be read: {error.strerror or error}",
+            where=shown(error.filename or root),
+            hint="see who may read it, and whether its drive is there",
+        ) from error
     if categories is not None:
         table = table.only(categories)
     if check:
