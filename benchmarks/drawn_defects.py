@@ -31,33 +31,28 @@ def drawn_tables(
     places: Sequence[str],
     images: int,
     folder: Path,
-    *,
-    only: Sequence[str] | None = None,
-    most: int = 1000,
 ) -> Iterator[tuple[str, str, SampleTable]]:
     """Name, category and drawn images of each category of data given as NAME=DIR; see `draw`."""
     for place in places:
         name, _, path = place.partition("=")
         table = read_data(path)
         for category in table.categories:
-            if only is None or category in only:
-                good = [s.path for s in table.only([category]).select(split="train")]
-                yield name, category, draw(good, images, folder / name / category, most=most)
+            good = [s.path for s in table.only([category]).select(split="train")]
+            yield name, category, draw(good, images, folder / name / category)
 
 
-def draw(paths: Sequence[str], images: int, folder: Path, *, most: int = 1000) -> SampleTable:
+def draw(paths: Sequence[str], images: int, folder: Path) -> SampleTable:
     """Some good images to learn, and others with and without drawn defects to test.
 
     Args:
         paths: Good images.
         images: How many of them are used; a third of these is held out for the test.
         folder: Where drawn images are written.
-        most: At most so many are held out.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
-    tested = chosen[: min(most, max(10, len(chosen) // 3))]
+    tested = chosen[: max(10, len(chosen) // 3)]
     samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[len(tested) :]]
     transform = Transform((SIDE, SIDE))
     pictures = [as_float(transform(read_image(path))[0]) for path in tested]

@@ -324,7 +324,7 @@ def evaluate(
     if report is not None:
         from flawmap.report import write_report
 
-        write_report(detector, result, as_path(report), progress=progress)
+        write_report(detector, result, report, progress=progress)
     return result
 
 

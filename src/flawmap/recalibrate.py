@@ -182,9 +182,10 @@ def _good_images(
     learnt = set(fitted.get("learnt_pictures", ()))
     unseen = [fact for fact in checked.facts if fact.pixels.hex() not in learnt]
     # A copy would count as one more independent image, and the threshold promise too much.
-    distinct = {(fact.sample.category, fact.pixels): fact for fact in reversed(unseen)}
-    kept = {id(fact) for fact in distinct.values()}
-    good = [fact.sample for fact in unseen if id(fact) in kept]
+    distinct: dict[tuple[str, bytes], Sample] = {}
+    for fact in unseen:
+        distinct.setdefault((fact.sample.category, fact.pixels), fact.sample)
+    good = list(distinct.values())
     if copies := len(unseen) - len(good):
         notes.append(f"{copies} exact copies of other good images are left out")
     if left_out := len(checked.facts) - len(unseen):

@@ -398,12 +398,19 @@ def _split(row: _Row, label: int | None) -> Split:
 def _located(name: str, base: Path) -> str:
     """The file that a table names, also when it was written on another system; one path for all
     spellings of it."""
-    path = os.path.normpath(os.path.join(base, name))  # noqa: PTH118
+    path = _plain(os.path.join(base, name))  # noqa: PTH118
     if not Path(path).exists():
         forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
         forms += [name.replace("\\", "/")]
         for form in forms:
             other = os.path.join(base, form)  # noqa: PTH118
             if Path(other).exists():
-                return os.path.normpath(other)
+                return _plain(other)
     return path
+
+
+def _plain(path: str) -> str:
+    """Without . and .., unless these lead elsewhere: behind a link to a folder they may."""
+    plain = os.path.normpath(path)
+    same = ".." not in path or os.path.realpath(plain) == os.path.realpath(path)
+    return plain if same else path
