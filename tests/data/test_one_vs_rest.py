@@ -282,6 +282,8 @@ class Harm:
         (lambda path: {"data": np.zeros((1, 3072), np.uint8), "labels": ["a"]}, "other shapes"),
         (lambda path: {"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "a class beyond"),
         (lambda path: {"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "1 labels"),
+        (lambda path: {"labels": [1]}, "it has no data"),
+        (lambda path: {"fine_labels": [1]}, "it has no data and no labels"),
         (lambda path: [1, 2], "no attribute"),
         (lambda path: print, "no array needs"),
     ],

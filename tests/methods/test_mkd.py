@@ -296,6 +296,35 @@ def test_auto_weighs_both_terms_alike_before_any_learning(conv: Encoder) -> None
     assert float(method.value_weight) == kept
 
 
+def test_auto_is_one_weight_for_all_processes(
+    conv: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each process has its own share of the batch, and normalises by that alone.
+    start = make(conv, value_weight="auto").train()
+    features = start.extract(rand(4, 3, 64, 64))
+    shares = [tuple(f[part] for f in features) for part in (slice(2), slice(2, 4))]
+    with torch.no_grad():
+        terms = [
+            torch.stack(distances(s[1:], copy.deepcopy(start)._clone(s[0])), dim=1) for s in shares
+        ]
+    asked: list[torch.Tensor] = []
+
+    def gathered(own: torch.Tensor) -> torch.Tensor:
+        asked.append(own)
+        return torch.cat(terms)
+
+    monkeypatch.setattr("flawmap.methods.mkd.gathered", gathered)
+    weights = []
+    for share in shares:
+        method = copy.deepcopy(start)
+        method.loss(share, 0)
+        weights.append(float(method.value_weight))
+    for own, term in zip(asked, terms, strict=True):
+        torch.testing.assert_close(own, term)
+    direction, value = torch.cat(terms).mean(dim=0).tolist()
+    assert weights == pytest.approx([direction / value] * 2)
+
+
 @pytest.mark.parametrize(("critical", "scored"), [(1, 3), (2, 1), (3, 2), (None, 3)])
 def test_the_last_layers_are_compared_and_scored(
     conv: Encoder, critical: int | None, scored: int

@@ -103,6 +103,8 @@ def read_pickled(path: Path) -> tuple[Pixels, list[int]]:
         with path.open("rb") as file:
             tree = _Unpickler(file).load()
         plain = {_text(key): value for key, value in tree.items()}
+        if lacking := [name for name in ("data", "labels") if name not in plain]:
+            raise ValueError(f"it has no {' and no '.join(lacking)}")
         data, labels = plain["data"].values, plain["labels"]
         if data.ndim != 2 or data.shape[1] != _VALUES or not all(type(v) is int for v in labels):
             raise ValueError("its arrays have other shapes or types")
