@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,23 @@ def test_a_stopped_run_goes_on_with_the_images_that_its_budget_allowed(
     # One batch.
     assert detector.fitted.data["learnt_images"] == 4
     assert any("going on at iteration 2" in text for text in notes.texts), notes.texts
+
+
+@pytest.mark.parametrize("budget", ["600s", None], ids=["longer", "none"])
+def test_a_stopped_run_follows_another_budget(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str | None
+) -> None:
+    def after_a_step(pace: Any, now: float) -> int:
+        return 30 if pace.deadline - now < 100 else 1000
+
+    monkeypatch.setattr("flawmap.training.loop._Pace.after_a_step", after_a_step)
+    output, notes = tmp_path / "x.flawmap", Notes()
+    fit = partial(flawmap.fit, rings, output=output, method="dinomaly", options=OPTIONS)
+    with pytest.raises(Interrupted, match="at iteration 21 of 31"):
+        fit(time_budget="60s", progress=StopAt(20))
+    detector = fit(time_budget=budget, resume=True, progress=notes)
+    assert detector.fitted.curves["*"]["planned"] == 40
+    assert any("planned anew" in text for text in notes.texts)
 
 
 @pytest.mark.slow

@@ -232,6 +232,10 @@ class Training:
             losses=[(int(i), float(v)) for i, v in info["losses"]],
             validation=History.of(info["validation"]),
         )
+        curve, budget = self._curve, self.config.time_budget_seconds
+        if curve.steps < curve.planned and info.get("budget", budget) != budget:
+            curve.planned, curve.fixed = self._wanted, False
+            self.progress.note("the time budget is another one than before: planned anew")
         if self.validation is not None:
             self.validation.best = checkpoint.load_best(self.checkpoint_path)
 
@@ -353,6 +357,7 @@ class Training:
                 "planned": curve.planned,
                 "seconds": curve.seconds,
                 "fixed": curve.fixed,
+                "budget": self.config.time_budget_seconds,
                 "losses": curve.losses,
                 "validation": asdict(curve.validation),
             },
