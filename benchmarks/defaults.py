@@ -99,7 +99,7 @@ def mkd() -> Study:
         {**published, "scoring.sigma": 8.0},
         {**published, "data.size": 128},
         {"method.schedule": "cosine"},
-        {"method.schedule": "cosine", "method.width": 64},
+        {"method.schedule": "cosine", "method.width": 32},
     )
     return Study(
         [("mkd", {"data.size": 256, "scoring.sigma": 4.0, **options}) for options in lines],
