@@ -63,6 +63,12 @@ class InTraConfig(MethodConfig):
     """Of 1 - SSIM."""
     windows: int = Field(default=16, ge=1)
     """Random windows of each image in a step."""
+    draw: Literal["uniform", "scored"] = "uniform"
+    """Windows of training. uniform (published): any window, and any of its patches covered; scored:
+    any patch, in the window from which it is painted in scoring."""
+    centred: bool = False
+    """Take each image's mean colour away before it is looked at, and add it to what is painted: no
+    brightness is to be learnt."""
     flips: bool = False
     """Mirror images at random, where the category allows."""
     rotations: bool = False
@@ -75,10 +81,12 @@ class InTraConfig(MethodConfig):
     """Side of the mean filter on maps in px of the input (odd; 1 = none)."""
     sigma: float = Field(default=2.0, ge=0)
     """Standard deviation of the Gaussian after it, in px of the input; 0 = none."""
-    subtract_mean: bool = True
-    """Map: the square of what exceeds, or falls short of, the mean of the training images."""
+    map: Literal["squared", "standardised", "difference"] = "squared"
+    """squared (published): the square of what the difference exceeds, or falls short of, its mean
+    over training images; standardised: what it exceeds that mean by, over its standard deviation at
+    the same px; difference: as it is."""
     mean_images: int | None = Field(default=None, ge=1)
-    """Training images that give that mean, evenly chosen; None takes all."""
+    """Training images that give mean and deviation, evenly chosen; None takes all."""
     windows_at_once: int = Field(default=256, ge=1)
     """Windows that pass through the network together in scoring: bounds its memory."""
 
@@ -130,11 +138,12 @@ class InTra(IterativeMethod):
         {
             *("l2_weight", "gms_weight", "ssim_weight", "windows", "flips", "rotations"),
             *("learning_rate", "schedule", "warmup_iterations", "mean_filter", "sigma"),
-            *("subtract_mean", "mean_images", "windows_at_once"),
+            *("draw", "map", "mean_images", "windows_at_once"),
         }
     )
 
     mean_difference: Tensor
+    deviation: Tensor
     starts: Tensor
     covered: Tensor
 
@@ -144,7 +153,7 @@ class InTra(IterativeMethod):
         self.config = config
         self.size = size
         self.grid = (size[0] // config.patch, size[1] // config.patch)  # (N, M)
-        self.final_images = config.mean_images if config.subtract_mean else 0
+        self.final_images = 0 if config.map == "difference" else config.mean_images
         width, pixels = config.width, 3 * config.patch**2
         n_places = config.window**2 if config.position == "local" else self.grid[0] * self.grid[1]
         self.embed = nn.Linear(pixels, width)
@@ -157,9 +166,30 @@ class InTra(IterativeMethod):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, pixels)
         self.register_buffer("mean_difference", torch.zeros(1, *size))
+        self.register_buffer("deviation", torch.ones(1, *size))
         corners, places = window_starts(self.grid, config.window)
         self.register_buffer("starts", corners, False)
         self.register_buffer("covered", places, False)
+
+    @classmethod
+    def check(cls, config: InTraConfig) -> None:
+        """Refuses a width that heads cannot share, and a loss of nothing."""
+        if config.width % (2 * config.heads):
+            width = 2 * config.heads * max(1, round(config.width / (2 * config.heads)))
+            raise ConfigError(
+                "each head needs an equal part of the width, and of half of it",
+                where="method.width",
+                given=config.width,
+                expected=f"a multiple of {2 * config.heads}",
+                hint=f"--set method.width={width}, or other method.heads",
+            )
+        if not config.l2_weight + config.gms_weight + config.ssim_weight:
+            raise ConfigError(
+                "a loss without any term learns nothing",
+                where="method.l2_weight",
+                given="all three weights are 0",
+                expected="one of l2_weight, gms_weight and ssim_weight above 0",
+            )
 
     @classmethod
     def build(
@@ -176,8 +206,8 @@ class InTra(IterativeMethod):
                 nn.init.zeros_(module.bias)
         for vectors in (method.positions, method.hidden):
             nn.init.trunc_normal_(vectors, std=0.02, generator=generator)
-        # The first picture is mid-grey.
-        nn.init.constant_(method.head.bias, 0.5)
+        # The first picture is mid-grey, or the image's mean colour.
+        nn.init.constant_(method.head.bias, 0.0 if config.centred else 0.5)
         return method
 
     @classmethod
@@ -213,9 +243,9 @@ class InTra(IterativeMethod):
         Returns:
             (B, N * M, 3 * K * K) float32.
         """
-        patches = self.to_patches(images)
-        batch, n, _ = patches.shape
-        tokens = self.tokens(patches)
+        mean = self._mean(images)
+        tokens = self.tokens(self.to_patches(images - mean))
+        batch, n, _ = tokens.shape
         painted = []
         for begin in range(0, batch * n, self.config.windows_at_once):
             end = min(begin + self.config.windows_at_once, batch * n)
@@ -224,7 +254,13 @@ class InTra(IterativeMethod):
             index = self.in_window(self.starts[at])
             sequence = self.sequences(tokens, part // n, index, self.covered[at])
             painted.append(self.paint(sequence, self.covered[at]).float())
-        return torch.cat(painted).view(batch, n, -1)
+        found = torch.cat(painted).view(batch, n, 3, -1)
+        return (found + mean[:, None, :, :, 0]).flatten(2)
+
+    def _mean(self, images: Tensor) -> Tensor:
+        """What is taken away from images before they are looked at, (B, 3, 1, 1)."""
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        return mean if self.config.centred else torch.zeros_like(mean)
 
     def to_patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, N * M, 3 * K * K), row by row."""
@@ -293,27 +329,41 @@ class InTra(IterativeMethod):
             x = block(x)
             if number <= pairs:
                 kept.append(x)
-        if self.config.head == "token":
-            x = x[torch.arange(len(x), device=x.device), place]
-            return torch.as_tensor(self.head(self.norm(x)))
-        return torch.as_tensor(self.head(self.norm(x).mean(dim=1)))
+        # In float32: steps of bfloat16 near 1 are as large as a grey level.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.norm(x.float())
+            token = torch.arange(len(x), device=x.device), place
+            painted: Tensor = self.head(x[token] if self.config.head == "token" else x.mean(dim=1))
+        return painted
 
     def loss(self, features: Features, step: int) -> Tensor:
         images = features[0].float()
         if self.training:
             images = self._varied(images)
-        (n, m), side, each = self.grid, self.config.window, self.config.windows
-        total = len(images) * each
-        # Drawn on the CPU, so that every device sees the same windows.
-        top = torch.randint(n - side + 1, (total,))
-        left = torch.randint(m - side + 1, (total,))
-        place = torch.randint(side * side, (total,)).to(images.device)
+        each = self.config.windows
+        corners, place = self._drawn(len(images) * each)
         image = torch.arange(len(images), device=images.device).repeat_interleave(each)
-        index = self.in_window((top * m + left).to(images.device))
-        patches = self.to_patches(images)
+        index = self.in_window(corners)
+        mean = self._mean(images)
+        patches = self.to_patches(images - mean)
         x = self.sequences(self.tokens(patches), image, index, place)
         wanted = patches[image, index.gather(1, place[:, None])[:, 0]]
-        return self._patch_loss(self.paint(x, place), wanted)
+        # Similarities depend on the brightness.
+        shift = mean[image, :, :, 0].expand(-1, -1, self.config.patch**2).flatten(1)
+        return self._patch_loss(self.paint(x, place) + shift, wanted + shift)
+
+    def _drawn(self, total: int) -> tuple[Tensor, Tensor]:
+        """Random windows: the index of each one's upper left patch, and the covered patch's place
+        in it; (total,) each. Drawn on the CPU, so that every device sees the same."""
+        device = self.starts.device
+        (n, m), side = self.grid, self.config.window
+        if self.config.draw == "scored":
+            at = torch.randint(n * m, (total,)).to(device)
+            return self.starts[at], self.covered[at]
+        top = torch.randint(n - side + 1, (total,))
+        left = torch.randint(m - side + 1, (total,))
+        place = torch.randint(side * side, (total,))
+        return (top * m + left).to(device), place.to(device)
 
     def validation_loss(self, features: Features) -> Tensor:
         """Over every patch of the images, as in scoring: nothing is drawn."""
@@ -358,7 +408,10 @@ class InTra(IterativeMethod):
     def anomaly_map(self, features: Features) -> Tensor:
         """(B, 1, H, W)."""
         found = self.difference(features)
-        return (found - self.mean_difference).square() if self.config.subtract_mean else found
+        if self.config.map == "difference":
+            return found
+        found = found - self.mean_difference
+        return found.square() if self.config.map == "squared" else found / self.deviation
 
     def difference(self, features: Features) -> Tensor:
         """1 - GMS of the images and their reconstructions, smoothed, (B, 1, H, W) float32."""
@@ -383,14 +436,20 @@ class InTra(IterativeMethod):
         return _gaussian(maps, self.config.sigma) if self.config.sigma else maps
 
     def finalise(self, batches: Iterator[Features]) -> None:
-        """Takes the mean of the training images' differences."""
-        total = torch.zeros(1, *self.size, dtype=torch.float64)
-        n = 0
+        """Takes the mean and the deviation of the training images' differences."""
+        total, squares = torch.zeros(2, 1, *self.size, dtype=torch.float64)
+        n, device = 0, self.mean_difference.device
         for features in batches:
-            found = self.difference(tuple(t.to(self.mean_difference.device) for t in features))
-            total += found.cpu().double().sum(dim=0)
+            found = self.difference(tuple(t.to(device) for t in features)).cpu().double()
+            total += found.sum(dim=0)
+            squares += found.square().sum(dim=0)
             n += len(found)
-        self.mean_difference = (total / max(1, n)).float().to(self.mean_difference.device)
+        mean = total / max(1, n)
+        deviation = (squares / max(1, n) - mean.square()).clamp(min=0).sqrt()
+        self.mean_difference = mean.float().to(device)
+        # Of few images a px may have hardly any deviation by chance.
+        floor = 0.5 * deviation.mean().clamp(min=1e-6)
+        self.deviation = (deviation + floor).float().to(device)
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
@@ -452,11 +511,4 @@ def _require(config: InTraConfig, size: tuple[int, int]) -> None:
             given=size,
             expected=f"for example {fit}",
             hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
-        )
-    if config.width % (2 * config.heads):
-        raise ConfigError(
-            "each head needs an equal part of the width, and of half of it",
-            where="method.width",
-            given=config.width,
-            expected=f"a multiple of {2 * config.heads}",
         )

@@ -173,6 +173,8 @@ def _ended(curve: Mapping[str, Any]) -> str:
     """How many iterations, and why not all."""
     steps, planned = curve["steps"], curve["planned"]
     words = counted(steps, "iteration")
+    if kept := curve.get("kept"):
+        words = f"{kept}: {words}"
     if steps == planned:
         return words
     stopped = curve.get("validation", {}).get("stopped", False)

@@ -216,6 +216,7 @@ class _Fit:
                     "planned": c.planned,
                     "losses": c.losses,
                     "validation": asdict(c.validation),
+                    **({"kept": c.kept} if c.kept else {}),
                 }
                 for name, c in curves.items()
             },

@@ -121,6 +121,8 @@ class Learner:
             lowest = min(losses, key=losses.__getitem__)
             told = ", ".join(f"{what} {loss:.4g}" for what, loss in losses.items())
             self.run.progress.note(f"loss of held-out images: {told}; {lowest} is kept")
+            assert found[1] is not None
+            found[1].kept = lowest
         best, curve_of_best, _ = found
         assert isinstance(best, IterativeMethod)
         if best.final_images != 0:

@@ -50,6 +50,7 @@ class Curve:
         fixed: Whether a time budget has set the plan already.
         losses: (iteration, mean loss since the entry before).
         validation: What was seen on held-out images.
+        kept: Of several candidates, the option of the one that was kept, such as "position=local".
     """
 
     steps: int = 0
@@ -58,6 +59,7 @@ class Curve:
     fixed: bool = False
     losses: list[tuple[int, float]] = field(default_factory=list)
     validation: History = field(default_factory=History)
+    kept: str | None = None
 
 
 class _Pace:
