@@ -98,6 +98,7 @@ def mkd() -> Study:
         {**published, "method.score": "whole"},
         {**published, "scoring.sigma": 8.0},
         {**published, "data.size": 128},
+        {"method.compared": "places"},
         {"method.schedule": "cosine"},
         {"method.schedule": "cosine", "method.width": 32},
     )
@@ -107,6 +108,7 @@ def mkd() -> Study:
             "data.size",
             "method.attribution",
             "method.score",
+            "method.compared",
             "scoring.sigma",
             "method.schedule",
             "method.width",

@@ -118,9 +118,8 @@ def _plain(method: MKD, image: torch.Tensor) -> torch.Tensor:
         x = stage(x)
         if critical:
             clones.append(x)
-    direction, value = distances(
-        [source[i] for i in method.scored], [clones[i] for i in method.scored]
-    )
+    scored = method.critical[-method.config.scored_layers :]
+    direction, value = distances([source[i] for i in scored], [clones[i] for i in scored])
     method.zero_grad()
     (direction + method.value_weight * value).sum().backward()
     assert image.grad is not None

@@ -86,8 +86,8 @@ def options(name: str, **more: Any) -> dict[str, Any]:
 STOPPED: dict[str, dict[str, Any]] = {
     "": {"training.iterations": 20},
     "intra": {"training.validate_every": 5},
-    # With a weight that is found in the first step.
-    "mkd": {"method.terms": "both"},
+    # With a weight and channels that are found in the first step.
+    "mkd": {"method.terms": "both", "method.compared": "places"},
 }
 """Further options of a fit that is stopped in its middle: of every method, and of single ones."""
 

@@ -325,6 +325,48 @@ def test_auto_is_one_weight_for_all_processes(
     assert weights == pytest.approx([direction / value] * 2)
 
 
+def test_places_are_compared_on_standardised_channels(conv: Encoder) -> None:
+    method = make(conv, compared="places", terms="both", value_weight=0.5, score="whole").train()
+    features = method.extract(rand(4, 3, 64, 64))
+    untrained = copy.deepcopy(method)
+    loss = method.loss(features, 0)
+    kept = method.channel_mean.clone()
+    with torch.no_grad():
+        clones = untrained._clone(features[0])
+    means, wanted = [], torch.zeros(4)
+    for level, clone in zip(features[1:], clones, strict=True):
+        mean, deviation = level.mean((0, 2, 3)), level.std((0, 2, 3), correction=0)
+        means.append(mean)
+        deviation = deviation.clamp(min=0.1 * float(deviation.mean()))
+        target = (level - mean[:, None, None]) / deviation[:, None, None]
+        angle = 1 - torch.cosine_similarity(target, clone, dim=1)
+        wanted += angle.mean((1, 2)) + 0.5 * (target - clone).square().mean((1, 2, 3))
+    torch.testing.assert_close(kept, torch.cat(means), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, wanted.mean(), rtol=1e-4, atol=1e-5)
+    # Later steps, and going on from what was learnt, change no channel's mean.
+    method.loss(method.extract(rand(4, 3, 64, 64, seed=5)), 0)
+    assert torch.equal(method.channel_mean, kept)
+    # Its score is that loss, over the last three levels, here all.
+    method.eval()
+    images = features[0].float()
+    with torch.no_grad():
+        apart = distances(
+            method._standardised(features[1:]), method._clone(features[0]), places=True
+        )
+        scores = apart[0] + 0.5 * apart[1]
+    torch.testing.assert_close(method.image_scores(images), scores, rtol=1e-3, atol=1e-4)
+
+
+def test_a_channel_that_never_moved_does_not_outweigh_the_others(conv: Encoder) -> None:
+    method = make(conv, compared="places").train()
+    features = method.extract(rand(4, 3, 64, 64))
+    features[1][:, 3] = 0.25
+    method.loss(features, 0)
+    width = features[1].shape[1]
+    deviation = method.channel_deviation[:width]
+    assert float(deviation[3]) == pytest.approx(0.1 * float(deviation.mean()), rel=0.1)
+
+
 @pytest.mark.parametrize(("critical", "scored"), [(1, 3), (2, 1), (3, 2), (None, 3)])
 def test_the_last_layers_are_compared_and_scored(
     conv: Encoder, critical: int | None, scored: int

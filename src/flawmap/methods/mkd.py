@@ -63,6 +63,9 @@ class MKDConfig(MethodConfig):
     """What is compared: differences of activations, the angle between them, or (published) both."""
     value_weight: Annotated[float, Field(ge=0, strict=True)] | Literal["auto"] = "auto"
     """Weight of the differences beside the angle; auto: both count alike before any learning."""
+    compared: Literal["wholes", "places"] = "wholes"
+    """wholes (published): a layer's activations as one vector; places: the vectors at each place,
+    whose channels have mean 0 and deviation 1 over the first batch."""
     attribution: Literal["gradients", "smoothgrad", "guided", "distances"] = "distances"
     """What the map shows. distances: how far each place is from its copy, summed over the layers
     that are compared; gradients (published): how much each px changes the loss; smoothgrad: the
@@ -134,6 +137,8 @@ class MKD(IterativeMethod):
     )
 
     value_weight: Tensor
+    channel_mean: Tensor
+    channel_deviation: Tensor
 
     def __init__(self, config: MKDConfig, encoder: Encoder, size: tuple[int, int]) -> None:
         super().__init__(encoder)
@@ -153,8 +158,7 @@ class MKD(IterativeMethod):
                 given=critical,
                 expected=f"at most {n_levels}",
             )
-        self.compared = range(n_levels - critical, n_levels)
-        self.scored = self.compared[-config.scored_layers :]
+        self.critical = range(n_levels - critical, n_levels)
         strides = [s * (1 + pool) for s, pool in zip(encoder.strides, self.pools, strict=True)]
         self.scale, stages = plan_cloner(
             encoder.channels, strides, config.width, equal=config.cloner == "equal"
@@ -169,6 +173,11 @@ class MKD(IterativeMethod):
         self.cloner = Cloner(stages, self._rectified(size), published=self.vgg)
         weight = 0.0 if config.value_weight == "auto" else config.value_weight
         self.register_buffer("value_weight", torch.tensor(weight))
+        if config.compared == "places":
+            channels = sum(encoder.channels[i] for i in self.critical)
+            self.register_buffer("channel_mean", torch.zeros(channels))
+            # Zeros: nothing was learnt yet.
+            self.register_buffer("channel_deviation", torch.zeros(channels))
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
@@ -205,7 +214,7 @@ class MKD(IterativeMethod):
         Args:
             size: (H, W) of the input in px; there are encoders that take no other.
         """
-        if self.encoder.spec.family != "other":
+        if self.encoder.spec.family != "other" or self.config.compared == "places":
             return (False,) * len(self.encoder.channels)
         if self.vgg:
             return (True,) * len(self.encoder.channels)
@@ -236,18 +245,55 @@ class MKD(IterativeMethod):
         """The images, which the cloner learns from, as float16 with 11 bits, and the levels that
         are compared."""
         levels = self._source(images)
-        return (images.half(), *(levels[i] for i in self.compared))
+        return (images.half(), *(levels[i] for i in self.critical))
 
     def loss(self, features: Features, step: int) -> Tensor:
         images, targets = features[0].float(), features[1:]
         clones = self._clone(images)
-        direction, value = distances(targets, [clones[i] for i in self.compared])
         # In training alone: held-out images are looked at before the first step too.
         first = self.training and step == 0
+        if first and self.config.compared == "places" and not bool(self.channel_deviation.any()):
+            self._measure(targets)
+        direction, value = self._distances(
+            self._standardised(targets), [clones[i] for i in self.critical]
+        )
         if first and self.config.value_weight == "auto" and not bool(self.value_weight):
             means = gathered(torch.stack([direction, value], dim=1).detach()).mean(dim=0)
             self.value_weight.copy_(means[0] / means[1].clamp(min=1e-12))
         return self._joined(direction, value).mean()
+
+    def _measure(self, levels: Sequence[Tensor]) -> None:
+        """Takes mean and deviation of the channels of the levels that are compared."""
+        each = torch.cat([level.detach().float().mean((2, 3)) for level in levels], dim=1)
+        squares = [level.detach().float().square().mean((2, 3)) for level in levels]
+        mean = gathered(each).mean(dim=0)
+        variance = gathered(torch.cat(squares, dim=1)).mean(dim=0) - mean.square()
+        deviation = variance.clamp(min=0).sqrt()
+        # A channel that hardly ever moves would outweigh all others as soon as it does.
+        parts = torch.split(deviation, [level.shape[1] for level in levels])
+        floors = [torch.full_like(part, 0.1 * float(part.mean()) + 1e-6) for part in parts]
+        self.channel_mean.copy_(mean)
+        self.channel_deviation.copy_(torch.maximum(deviation, torch.cat(floors)))
+
+    def _standardised(self, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The levels that are compared, as the cloner is to give them."""
+        if self.config.compared == "wholes":
+            return levels
+        known = self.channel_deviation
+        scale = torch.where(known > 0, known, 1.0)[:, None, None]
+        sizes = [level.shape[1] for level in levels]
+        parts = zip(
+            levels,
+            torch.split(self.channel_mean[:, None, None], sizes),
+            torch.split(scale, sizes),
+            strict=True,
+        )
+        return [(level.float() - mean) / deviation for level, mean, deviation in parts]
+
+    def _distances(
+        self, source: Sequence[Tensor], clones: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return distances(source, clones, places=self.config.compared == "places")
 
     def _joined(self, direction: Tensor, value: Tensor) -> Tensor:
         if self.config.terms == "direction":
@@ -260,12 +306,18 @@ class MKD(IterativeMethod):
         """The scores of `scored_maps`, by a forward pass alone."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             parts = torch.split(images, self.config.images_at_once)
-            return torch.cat([self._scores(self._source(x), self._clone(x)) for x in parts])
+            return torch.cat([self._scores(*self._both(x)) for x in parts])
+
+    def _both(self, images: Tensor, *, guided: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """The levels that are compared, and the cloner's version of them."""
+        source, clones = self._source(images), self._clone(images, guided=guided)
+        levels = self._standardised([source[i] for i in self.critical])
+        return list(levels), [clones[i] for i in self.critical]
 
     def _losses(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
         """The loss of each image over the layers that are scored, (B,)."""
-        which = self.scored
-        return self._joined(*distances([source[i] for i in which], [clones[i] for i in which]))
+        last = self.config.scored_layers
+        return self._joined(*self._distances(source[-last:], clones[-last:]))
 
     def _scores(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
         """The score of each image, (B,)."""
@@ -277,8 +329,7 @@ class MKD(IterativeMethod):
     def _at_places(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
         """The sum of the compared layers' distances at each place of the finest, (B, 1, h, w)."""
         maps = []
-        which = self.compared
-        for target, clone in paired([source[i] for i in which], [clones[i] for i in which]):
+        for target, clone in paired(source, clones):
             value = (target - clone).square().mean(dim=1)
             maps.append(self._joined(at_places(target, clone), value)[:, None])
         size = maps[0].shape[-2:]
@@ -305,7 +356,7 @@ class MKD(IterativeMethod):
 
     def _distant(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            source, clones = self._source(images), self._clone(images)
+            source, clones = self._both(images)
             maps = self._at_places(source, clones)
             whole = self.config.score == "whole"
             return maps, self._losses(source, clones) if whole else maps.flatten(1).amax(dim=1)
@@ -335,8 +386,7 @@ class MKD(IterativeMethod):
         """The levels, their copies, and the gradients of the losses with respect to the px,
         (B, 3, H, W)."""
         images.requires_grad_()
-        source = self._source(images)
-        clones = self._clone(images, guided=self.config.attribution == "guided")
+        source, clones = self._both(images, guided=self.config.attribution == "guided")
         losses = self._losses(source, clones)
         # An image's loss depends on its own px alone, so the sum's gradient is each one's.
         # Not autograd.grad: torch's counter of operations cannot follow that one to the images.
@@ -370,19 +420,23 @@ class MKD(IterativeMethod):
         return short_schedule(self.config.schedule, step, total, self.config.learning_rate)
 
 
-def distances(source: Sequence[Tensor], clones: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def distances(
+    source: Sequence[Tensor], clones: Sequence[Tensor], *, places: bool = False
+) -> tuple[Tensor, Tensor]:
     """How far two networks' layers are apart, for each image and summed over the layers.
 
     Args:
         source: (B, C, h, w) each.
         clones: As `paired` takes them.
+        places: Take the angle at each place, and its mean.
 
     Returns:
         1 - cosine of the whole activations, and the mean squared difference; (B,) each.
     """
     direction, value = [], []
     for target, clone in paired(source, clones):
-        direction.append(of_wholes(target, clone))
+        apart = at_places(target, clone).mean(dim=(1, 2)) if places else of_wholes(target, clone)
+        direction.append(apart)
         value.append((target - clone).flatten(1).square().mean(dim=1))
     return torch.stack(direction).sum(dim=0), torch.stack(value).sum(dim=0)
 
