@@ -96,20 +96,16 @@ def mkd() -> Study:
         published,
         {},
         {**published, "method.score": "whole"},
-        {**published, "scoring.sigma": 8.0},
-        {**published, "data.size": 128},
         {"method.compared": "places"},
         {"method.schedule": "cosine"},
         {"method.schedule": "cosine", "method.width": 32},
     )
     return Study(
-        [("mkd", {"data.size": 256, "scoring.sigma": 4.0, **options}) for options in lines],
+        [("mkd", options) for options in lines],
         (
-            "data.size",
             "method.attribution",
             "method.score",
             "method.compared",
-            "scoring.sigma",
             "method.schedule",
             "method.width",
         ),
