@@ -90,15 +90,13 @@ def distillation() -> Study:
 
 
 def mkd() -> Study:
-    """MKD's maps and score, the published ones among them, and how it learns."""
+    """MKD's maps and score, the published ones among them, and what is compared."""
     published: Options = {"method.attribution": "gradients"}
     lines: tuple[Options, ...] = (
         published,
         {},
         {**published, "method.score": "whole"},
         {"method.compared": "places"},
-        {"method.schedule": "cosine"},
-        {"method.schedule": "cosine", "method.width": 32},
     )
     return Study(
         [("mkd", options) for options in lines],
@@ -106,8 +104,6 @@ def mkd() -> Study:
             "method.attribution",
             "method.score",
             "method.compared",
-            "method.schedule",
-            "method.width",
         ),
     )
 
