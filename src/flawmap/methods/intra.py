@@ -16,6 +16,7 @@ for all, and `--separate` gives the former.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -66,9 +67,10 @@ class InTraConfig(MethodConfig):
     draw: Literal["uniform", "scored"] = "uniform"
     """Windows of training. uniform (published): any window, and any of its patches covered; scored:
     any patch, in the window from which it is painted in scoring."""
-    centred: bool = False
-    """Take each image's mean colour away before it is looked at, and add it to what is painted: no
-    brightness is to be learnt."""
+    start: Literal["grey", "image", "neighbours"] = "grey"
+    """What the network paints before it has learnt anything, and what its output is added to: nothing
+    (published, mid-grey at first), the image's mean colour, which the network then never sees, or
+    that of the patches around the covered one."""
     flips: bool = False
     """Mirror images at random, where the category allows."""
     rotations: bool = False
@@ -116,18 +118,26 @@ class InTra(IterativeMethod):
         "cpu": {
             "training.iterations": 1000,
             "training.batch_size": 8,
-            "training.validation_images": 5,
-            "training.validate_every": 100,
+            "training.validation_images": 16,
+            "training.validate_every": 250,
             # The rate falls until the end: the last steps are the best ones.
             "training.patience": None,
             "method.width": 192,
             "method.depth": 6,
             "method.heads": 6,
             "method.windows": 8,
+            # What learns quickest: a patch is read off its own token, in the windows of scoring,
+            # and only what its neighbours do not tell is to be learnt.
+            "method.position": "local",
+            "method.head": "token",
+            "method.draw": "scored",
+            "method.start": "neighbours",
             "method.learning_rate": 1e-3,
             "method.schedule": "cosine",
             "method.warmup_iterations": 50,
-            "method.mean_images": 32,
+            "method.map": "standardised",
+            "method.mean_filter": 1,
+            "method.mean_images": 64,
         },
         "gpu": {},
         # Published models learn every training image but those of the validation.
@@ -202,12 +212,17 @@ class InTra(IterativeMethod):
         method = cls(config, encoder, input_size)
         for module in method.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
-        for vectors in (method.positions, method.hidden):
-            nn.init.trunc_normal_(vectors, std=0.02, generator=generator)
-        # The first picture is mid-grey, or the image's mean colour.
-        nn.init.constant_(method.head.bias, 0.0 if config.centred else 0.5)
+        nn.init.trunc_normal_(method.hidden, std=0.02, generator=generator)
+        grid = (config.window,) * 2 if method.local else method.grid
+        with torch.no_grad():
+            method.positions.copy_(waves(grid, config.width))
+        if config.start == "grey":
+            nn.init.trunc_normal_(method.head.weight, std=0.02, generator=generator)
+            nn.init.constant_(method.head.bias, 0.5)
+        else:
+            nn.init.zeros_(method.head.weight)
         return method
 
     @classmethod
@@ -243,8 +258,8 @@ class InTra(IterativeMethod):
         Returns:
             (B, N * M, 3 * K * K) float32.
         """
-        mean = self._mean(images)
-        tokens = self.tokens(self.to_patches(images - mean))
+        start = self._start(images)
+        tokens = self.tokens(self._seen(images))
         batch, n, _ = tokens.shape
         painted = []
         for begin in range(0, batch * n, self.config.windows_at_once):
@@ -254,13 +269,27 @@ class InTra(IterativeMethod):
             index = self.in_window(self.starts[at])
             sequence = self.sequences(tokens, part // n, index, self.covered[at])
             painted.append(self.paint(sequence, self.covered[at]).float())
-        found = torch.cat(painted).view(batch, n, 3, -1)
-        return (found + mean[:, None, :, :, 0]).flatten(2)
+        return (torch.cat(painted).view(batch, n, 3, -1) + start[..., None]).flatten(2)
 
-    def _mean(self, images: Tensor) -> Tensor:
-        """What is taken away from images before they are looked at, (B, 3, 1, 1)."""
-        mean = images.mean(dim=(2, 3), keepdim=True)
-        return mean if self.config.centred else torch.zeros_like(mean)
+    def _seen(self, images: Tensor) -> Tensor:
+        """What the network sees of images, (B, N * M, 3 * K * K)."""
+        if self.config.start != "grey":
+            images = images - images.mean(dim=(2, 3), keepdim=True)
+        return self.to_patches(images)
+
+    def _start(self, images: Tensor) -> Tensor:
+        """What the network's output is added to, a colour for each patch: (B, N * M, 3)."""
+        colours = F.avg_pool2d(images, self.config.patch)
+        if self.config.start == "image":
+            colours = images.mean(dim=(2, 3), keepdim=True).expand_as(colours)
+        elif self.config.start == "neighbours":
+            around = F.avg_pool2d(colours, 3, stride=1, padding=1, divisor_override=1) - colours
+            ones = torch.ones_like(colours[:1, :1])
+            n = F.avg_pool2d(ones, 3, stride=1, padding=1, divisor_override=1) - ones
+            colours = around / n
+        else:
+            colours = torch.zeros_like(colours)
+        return colours.flatten(2).transpose(1, 2)
 
     def to_patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, N * M, 3 * K * K), row by row."""
@@ -344,13 +373,10 @@ class InTra(IterativeMethod):
         corners, place = self._drawn(len(images) * each)
         image = torch.arange(len(images), device=images.device).repeat_interleave(each)
         index = self.in_window(corners)
-        mean = self._mean(images)
-        patches = self.to_patches(images - mean)
-        x = self.sequences(self.tokens(patches), image, index, place)
-        wanted = patches[image, index.gather(1, place[:, None])[:, 0]]
-        # Similarities depend on the brightness.
-        shift = mean[image, :, :, 0].expand(-1, -1, self.config.patch**2).flatten(1)
-        return self._patch_loss(self.paint(x, place) + shift, wanted + shift)
+        at = index.gather(1, place[:, None])[:, 0]
+        x = self.sequences(self.tokens(self._seen(images)), image, index, place)
+        start = self._start(images)[image, at].repeat_interleave(self.config.patch**2, dim=1)
+        return self._patch_loss(self.paint(x, place) + start, self.to_patches(images)[image, at])
 
     def _drawn(self, total: int) -> tuple[Tensor, Tensor]:
         """Random windows: the index of each one's upper left patch, and the covered patch's place
@@ -487,6 +513,23 @@ def window_starts(grid: tuple[int, int], window: int) -> tuple[Tensor, Tensor]:
     left = (u - window // 2).clamp(0, m - window)
     place = (t - top) * window + (u - left)
     return (top * m + left).flatten(), place.flatten()
+
+
+def waves(grid: tuple[int, int], width: int) -> Tensor:
+    """Where patches lie, as waves along both axes: what is near is alike from the start.
+
+    Args:
+        grid: (N, M) patches.
+        width: D of a token.
+
+    Returns:
+        (N * M, D) float32, from -0.5 to 0.5: about as large as embedded patches.
+    """
+    lengths = 2.0 ** torch.linspace(1, 5, math.ceil(width / 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
+    phases = [2 * math.pi * axis.flatten()[:, None] / lengths for axis in (rows, columns)]
+    both = [wave(phase) for phase in phases for wave in (torch.sin, torch.cos)]
+    return 0.5 * torch.cat(both, dim=1)[:, :width]
 
 
 def _gaussian(maps: Tensor, sigma: float) -> Tensor:
