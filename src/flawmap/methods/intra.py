@@ -9,7 +9,12 @@ of drawing windows, so that two losses differ by the weights alone; gradients ar
 on beyond the border; the maps of both scales are brought to full size and averaged before they are
 filtered, so that the filters are in px of the input whatever the scale, and count only what lies
 inside the image; the rate warms up over 100 steps; the mean over training images may be
-taken of some of them. The preset for a CPU has a narrow network and a learning rate that falls.
+taken of some of them; places begin as waves along both axes, and weights as wide as Glorot's, since
+queries and keys from narrow ones are alike for thousands of steps.
+The preset for a CPU has a narrow network and a learning rate that falls. It learns quicker than the
+published form: what it paints is read off the covered patch's token and added to the colour of the
+patches around it, training windows are those of scoring, and the map counts less where good images
+differ.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.
 """
@@ -68,9 +73,9 @@ class InTraConfig(MethodConfig):
     """Windows of training. uniform (published): any window, and any of its patches covered; scored:
     any patch, in the window from which it is painted in scoring."""
     start: Literal["grey", "image", "neighbours"] = "grey"
-    """What the network paints before it has learnt anything, and what its output is added to: nothing
-    (published, mid-grey at first), the image's mean colour, which the network then never sees, or
-    that of the patches around the covered one."""
+    """What the network paints before it has learnt anything, and what its output is added to:
+    nothing (published, mid-grey at first), the image's mean colour, which the network then never
+    sees, or that of the patches around the covered one."""
     flips: bool = False
     """Mirror images at random, where the category allows."""
     rotations: bool = False
