@@ -12,8 +12,8 @@ inside the image; the rate warms up over 100 steps; the mean over training image
 taken of some of them; places begin as waves along both axes, and weights as wide as Glorot's, since
 queries and keys from narrow ones are alike for thousands of steps.
 The preset for a CPU has a narrow network and a learning rate that falls. It learns quicker than the
-published form: what it paints is read off the covered patch's token and added to the colour of the
-patches around it, training windows are those of scoring, and the map counts less where good images
+published form: what it paints is read off the covered patch's token and added to the image's mean
+colour, training windows are those of scoring, and the map counts less where good images
 differ.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.
@@ -131,12 +131,11 @@ class InTra(IterativeMethod):
             "method.depth": 6,
             "method.heads": 6,
             "method.windows": 8,
-            # What learns quickest: a patch is read off its own token, in the windows of scoring,
-            # and only what its neighbours do not tell is to be learnt.
+            # What learns quickest: a patch is read off its own token, in the windows of scoring.
             "method.position": "local",
             "method.head": "token",
             "method.draw": "scored",
-            "method.start": "neighbours",
+            "method.start": "image",
             "method.learning_rate": 1e-3,
             "method.schedule": "cosine",
             "method.warmup_iterations": 50,
