@@ -171,6 +171,22 @@ def test_patches_embedded_once_give_what_cut_windows_give(position: str) -> None
                 torch.testing.assert_close(painted[b, t], wanted[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(256, 256), (320, 320), (512, 512), (256, 320)])
+def test_published_sizes_are_painted_patch_by_patch(size: tuple[int, int]) -> None:
+    method = make(size, width=16, depth=1, patch=16, window=7)
+    image = rand(1, 3, *size)
+    with torch.no_grad():
+        painted = method.reconstruction((image,))
+        assert painted.shape == image.shape
+        assert method.anomaly_map((image,)).shape == (1, 1, *size)
+        # The last patch stands where it was painted.
+        last = method.inpaint(image)[0, -1].view(3, 16, 16)
+    torch.testing.assert_close(painted[0, :, -16:, -16:], last)
+    starts, places = window_starts(method.grid, 7)
+    assert int(places[-1]) == 48
+    assert int(starts[-1]) == (method.grid[0] - 7) * method.grid[1] + method.grid[1] - 7
+
+
 def test_a_patch_is_painted_without_being_seen() -> None:
     method = make()
     images = rand(1, 3, 40, 48)
