@@ -121,7 +121,7 @@ class InTra(IterativeMethod):
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
-            "training.iterations": 1000,
+            "training.iterations": 1500,
             "training.batch_size": 8,
             "training.validation_images": 16,
             "training.validate_every": 250,
