@@ -283,17 +283,16 @@ class InTra(IterativeMethod):
 
     def _start(self, images: Tensor) -> Tensor:
         """What the network's output is added to, a colour for each patch: (B, N * M, 3)."""
-        colours = F.avg_pool2d(images, self.config.patch)
+        n, m = self.grid
+        if self.config.start == "grey":
+            return images.new_zeros(1, 1, 3).expand(len(images), n * m, 3)
         if self.config.start == "image":
-            colours = images.mean(dim=(2, 3), keepdim=True).expand_as(colours)
-        elif self.config.start == "neighbours":
-            around = F.avg_pool2d(colours, 3, stride=1, padding=1, divisor_override=1) - colours
-            ones = torch.ones_like(colours[:1, :1])
-            n = F.avg_pool2d(ones, 3, stride=1, padding=1, divisor_override=1) - ones
-            colours = around / n
-        else:
-            colours = torch.zeros_like(colours)
-        return colours.flatten(2).transpose(1, 2)
+            return images.mean(dim=(2, 3))[:, None].expand(-1, n * m, -1)
+        colours = F.avg_pool2d(images, self.config.patch)
+        around = F.avg_pool2d(colours, 3, stride=1, padding=1, divisor_override=1) - colours
+        ones = torch.ones_like(colours[:1, :1])
+        near = F.avg_pool2d(ones, 3, stride=1, padding=1, divisor_override=1) - ones
+        return (around / near).flatten(2).transpose(1, 2)
 
     def to_patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, N * M, 3 * K * K), row by row."""

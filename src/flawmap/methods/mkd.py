@@ -275,10 +275,10 @@ class MKD(IterativeMethod):
         self.channel_mean.copy_(mean)
         self.channel_deviation.copy_(torch.maximum(deviation, torch.cat(floors)))
 
-    def _standardised(self, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _standardised(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """The levels that are compared, as the cloner is to give them."""
         if self.config.compared == "wholes":
-            return levels
+            return list(levels)
         known = self.channel_deviation
         scale = torch.where(known > 0, known, 1.0)[:, None, None]
         sizes = [level.shape[1] for level in levels]
@@ -312,7 +312,7 @@ class MKD(IterativeMethod):
         """The levels that are compared, and the cloner's version of them."""
         source, clones = self._source(images), self._clone(images, guided=guided)
         levels = self._standardised([source[i] for i in self.critical])
-        return list(levels), [clones[i] for i in self.critical]
+        return levels, [clones[i] for i in self.critical]
 
     def _losses(self, source: Sequence[Tensor], clones: Sequence[Tensor]) -> Tensor:
         """The loss of each image over the layers that are scored, (B,)."""
