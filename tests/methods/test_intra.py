@@ -21,9 +21,11 @@ from flawmap.config import EncoderConfig
 from flawmap.data import read_data
 from flawmap.encoders.encoder import build
 from flawmap.errors import ConfigError
-from flawmap.methods.intra import InTra, InTraConfig, waves, window_starts
+from flawmap.methods.intra import InTra, InTraConfig
 from flawmap.methods.layers.mfsa import WindowAttention
 from flawmap.methods.layers.similarity import gms, gradient_magnitude, ssim
+from flawmap.methods.layers.smoothing import smoothed
+from flawmap.methods.layers.windows import waves, window_starts
 from flawmap.training.interrupt import Interrupted
 from watching import Notes, StopAt
 
@@ -372,21 +374,21 @@ def test_the_map_against_a_direct_computation() -> None:
         total += up @ np.mean(maps, axis=0) @ up.T / 2
     inside = np.ones_like(total)
 
-    def smoothed(values: np.ndarray) -> np.ndarray:
+    def smooth(values: np.ndarray) -> np.ndarray:
         mean = uniform_filter(values, 7, mode="constant") / uniform_filter(
             inside, 7, mode="constant"
         )
         options = {"sigma": 1.5, "mode": "constant", "truncate": 4.0}
         return gaussian_filter(mean, **options) / gaussian_filter(inside, **options)
 
-    np.testing.assert_allclose(found, smoothed(total), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, smooth(total), rtol=1e-4, atol=1e-6)
 
 
 def test_the_border_shows_no_seam() -> None:
     method = make(size=(64, 64))
     # Filters make nothing of what is the same everywhere.
     level = torch.full((1, 1, 64, 64), 0.3)
-    torch.testing.assert_close(method._smoothed(level), level)
+    torch.testing.assert_close(smoothed(level, 21, 2.0), level)
     # A perfect reconstruction has an empty map, at the border too; a flaw shows there as inside.
     clean = rand(1, 3, 64, 64)
     peaks = []

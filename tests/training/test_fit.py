@@ -219,7 +219,7 @@ def test_a_method_that_needs_an_encoder_is_not_fitted_without(rings: Path) -> No
         flawmap.fit(rings, method="patchcore", encoder="none")
 
 
-def test_sizes_that_contradict_each_other_are_refused_before_images_are_read(
+def test_options_that_contradict_each_other_are_refused_before_images_are_read(
     rings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: Any, **__: Any) -> None:
@@ -229,6 +229,9 @@ def test_sizes_that_contradict_each_other_are_refused_before_images_are_read(
     for option in ({"data.crop_from": 80}, {"data.resize": "crop"}):
         with pytest.raises(ConfigError, match="crop_from belongs to"):
             flawmap.fit(rings, method="patchcore", options={**OPTIONS, **option})
+    # What only the method and its encoder together tell.
+    with pytest.raises(ConfigError, match="more layers are to be compared"):
+        flawmap.fit(rings, method="mkd", options={"data.size": 64, "method.critical_layers": 9})
 
 
 def test_a_bundle_that_another_fit_writes_is_left_alone(rings: Path, tmp_path: Path) -> None:

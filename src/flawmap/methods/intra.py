@@ -21,7 +21,6 @@ for all, and `--separate` gives the former.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +35,8 @@ from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.mfsa import WindowBlock
 from flawmap.methods.layers.similarity import gms, ssim
+from flawmap.methods.layers.smoothing import smoothed
+from flawmap.methods.layers.windows import waves, window_starts
 from flawmap.training.optim import scheduled
 
 
@@ -456,13 +457,8 @@ class InTra(IterativeMethod):
                 size = whole[0].shape[-2:]
                 found = F.interpolate(found, size, mode="bilinear", align_corners=False)
                 maps.append(found[..., : self.size[0], : self.size[1]])
-            return self._smoothed(torch.stack(maps).mean(dim=0))
-
-    def _smoothed(self, maps: Tensor) -> Tensor:
-        side = self.config.mean_filter
-        if side > 1:
-            maps = F.avg_pool2d(maps, side, stride=1, padding=side // 2, count_include_pad=False)
-        return _gaussian(maps, self.config.sigma) if self.config.sigma else maps
+            found = torch.stack(maps).mean(dim=0)
+            return smoothed(found, self.config.mean_filter, self.config.sigma)
 
     def finalise(self, batches: Iterator[Features]) -> None:
         """Takes the mean and the deviation of the training images' differences."""
@@ -493,58 +489,6 @@ class InTra(IterativeMethod):
             base=config.learning_rate,
             final=config.learning_rate * 0.01,
         )
-
-
-def window_starts(grid: tuple[int, int], window: int) -> tuple[Tensor, Tensor]:
-    """The window from which each patch is painted: as central around it as the border allows.
-
-    Args:
-        grid: (N, M) patches of the image.
-        window: L.
-
-    Returns:
-        (N * M,) int64 each: the index of the window's upper left patch, and the covered patch's
-        place in the window.
-
-    Example:
-        >>> [t.tolist() for t in window_starts((2, 4), 2)]
-        [[0, 0, 1, 2, 0, 0, 1, 2], [0, 1, 1, 1, 2, 3, 3, 3]]
-    """
-    n, m = grid
-    t, u = torch.meshgrid(torch.arange(n), torch.arange(m), indexing="ij")
-    top = (t - window // 2).clamp(0, n - window)
-    left = (u - window // 2).clamp(0, m - window)
-    place = (t - top) * window + (u - left)
-    return (top * m + left).flatten(), place.flatten()
-
-
-def waves(grid: tuple[int, int], width: int) -> Tensor:
-    """Where patches lie, as waves along both axes: what is near is alike from the start.
-
-    Args:
-        grid: (N, M) patches.
-        width: D of a token.
-
-    Returns:
-        (N * M, D) float32, from -0.5 to 0.5: about as large as embedded patches.
-    """
-    lengths = 2.0 ** torch.linspace(1, 5, math.ceil(width / 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-    phases = [2 * math.pi * axis.flatten()[:, None] / lengths for axis in (rows, columns)]
-    both = [wave(phase) for phase in phases for wave in (torch.sin, torch.cos)]
-    return 0.5 * torch.cat(both, dim=1)[:, :width]
-
-
-def _gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian of (B, 1, H, W) that counts only what lies inside."""
-    reach = int(4 * sigma + 0.5)
-    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-0.5 * (at / sigma).square())
-    for shape, padding in (((1, 1, -1, 1), (reach, 0)), ((1, 1, 1, -1), (0, reach))):
-        line = kernel.view(shape)
-        weight = F.conv2d(torch.ones_like(maps[:1]), line, padding=padding)
-        maps = F.conv2d(maps, line, padding=padding) / weight
-    return maps
 
 
 def _require(config: InTraConfig, size: tuple[int, int]) -> None:

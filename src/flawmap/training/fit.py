@@ -181,6 +181,9 @@ class _Fit:
         encoder = build_encoder(config.encoder, levels)
         encoder.grid(config.data.size)
         require_options(cls, config, fabric.world_size)
+        with torch.random.fork_rng(devices=[]):
+            # What the method cannot be built of is refused before any image is read.
+            cls.build(config.method, encoder, config.data.size, torch.Generator())
         encoder.to(fabric.device)
         if self.start is not None:
             require_start(self.start, cls, config, encoder)
