@@ -133,7 +133,7 @@ class DataConfig(Section):
 
 class TrainingConfig(Section):
     """The loop. One-pass methods use the batch size, the number of images, the device, precision
-    and threads."""
+    and threads; by the time budget `--method auto` chooses what they keep."""
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of an iterative method."""

@@ -194,6 +194,14 @@ def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -
     assert any("only 1 good training images" in note for note in shown.texts)
 
 
+@pytest.mark.parametrize("method", ["auto", "patchcore"])
+def test_a_method_that_no_time_budget_shortens_says_so(rings: Path, method: str) -> None:
+    notes = Notes()
+    flawmap.fit(rings, method=method, time_budget="1m", options={"data.size": 64}, progress=notes)
+    # What auto chose was chosen for that time.
+    assert any("however long" in note for note in notes.texts) == (method == "patchcore")
+
+
 def test_the_choice_of_a_bank_can_be_stopped(rings: Path, tmp_path: Path) -> None:
     class StopWhileChoosing(Silent):
         def task(self, name: str, total: int, **options: Any) -> Any:

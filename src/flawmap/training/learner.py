@@ -324,10 +324,10 @@ class Learner:
         run, label = self.run, _label("Learning", name)
         if not run.fabric.is_global_zero:
             return
-        if run.deadline is not None:
+        if run.deadline is not None and not run.config.chosen:
             run.progress.note(
-                f"{run.config.method.name} passes over the images once; the time budget does not "
-                "apply"
+                f"{run.config.method.name} passes over the images once, however long it takes; "
+                "--method auto chooses what it keeps by the time budget"
             )
         with (
             run.progress.task(label, len(samples)) as task,
