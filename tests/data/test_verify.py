@@ -5,16 +5,42 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flawmap.data import UnreadableFilesError, read_data, verify_data
-from flawmap.data.pool import map_in_threads
+from flawmap.data.pool import Share, map_in_threads
+from flawmap.data.verify import Verification
 from flawmap.errors import DataError
 
 WriteImage = Callable[..., Path]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_find_together_what_one_finds(mvtec: Path, processes: int) -> None:
+    (mvtec / "train" / "good" / "000.png").write_bytes(b"no image")
+    table = read_data(mvtec)
+    alone = verify_data(table, threads=1)
+    assert len(alone.problems) == 1
+    meeting = threading.Barrier(processes)
+    parts: list[list[Any]] = [[] for _ in range(processes)]
+
+    def one(rank: int) -> Verification:
+        def gather(mine: list[Any]) -> list[list[Any]]:
+            parts[rank] = mine
+            meeting.wait(10)
+            return parts
+
+        return verify_data(table, threads=1, share=Share(rank, processes, gather))
+
+    assert (
+        list(map_in_threads(one, range(processes), threads=processes, ahead=processes))
+        == [alone] * processes
+    )
+    assert sorted(map(len, parts)) in ([3, 3], [1, 1, 2, 2])
 
 
 def test_a_sound_data_set_passes_whole(mvtec: Path) -> None:

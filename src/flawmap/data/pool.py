@@ -1,11 +1,12 @@
-"""Work on many items in threads, in order and with bounded memory."""
+"""Work on many items, in order: in threads with bounded memory, and in several processes."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,3 +50,28 @@ def map_in_threads(
             raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several processes does of work that all of them need.
+
+    Attributes:
+        rank: Of this process, from 0.
+        gather: Gives every process the lists of all, in the order of their ranks.
+        processes: How many there are.
+    """
+
+    rank: int
+    processes: int
+    gather: Callable[[list[Any]], list[list[Any]]]
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part: every so many-th one, since neighbours take equally long."""
+        return items[self.rank :: self.processes]
+
+    def joined(self, results: list[T]) -> list[T]:
+        """The results of all processes, in the order of the items."""
+        parts = self.gather(results)
+        total = sum(len(part) for part in parts)
+        return [parts[i % self.processes][i // self.processes] for i in range(total)]

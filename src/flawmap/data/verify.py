@@ -13,7 +13,7 @@ import numpy as np
 from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import ImageInfo, decode_image
 from flawmap.data.masks import read_mask
-from flawmap.data.pool import map_in_threads
+from flawmap.data.pool import Share, map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
 from flawmap.errors import DataError
 from flawmap.resources import default_threads
@@ -91,6 +91,7 @@ def verify(
     threads: int | None = None,
     white_level: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    share: Share | None = None,
 ) -> Verification:
     """Decode every image and mask of a table in threads.
 
@@ -99,25 +100,24 @@ def verify(
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
         on_progress: Called as on_progress(done, total) after each image.
+        share: Of several processes, each of which gets the whole result; None decodes all.
     """
     threads = threads or default_threads()
 
     def examine(sample: Sample) -> ImageFacts | Problem:
         return _examine(sample, white_level)
 
-    kept: list[Sample] = []
-    facts: list[ImageFacts] = []
-    problems = list(table.problems)
-    total = len(table.samples)
-    results = map_in_threads(examine, table.samples, threads=threads, ahead=4 * threads)
-    for done, result in enumerate(results, start=1):
-        if isinstance(result, Problem):
-            problems.append(result)
-        else:
-            facts.append(result)
-            kept.append(result.sample)
+    samples = table.samples if share is None else share.of(table.samples)
+    results: list[ImageFacts | Problem] = []
+    for result in map_in_threads(examine, samples, threads=threads, ahead=4 * threads):
+        results.append(result)
         if on_progress is not None:
-            on_progress(done, total)
+            on_progress(len(results), len(samples))
+    if share is not None:
+        results = share.joined(results)
+    problems = [*table.problems, *(r for r in results if isinstance(r, Problem))]
+    facts = [r for r in results if not isinstance(r, Problem)]
+    kept = [f.sample for f in facts]
     return Verification(
         table=replace(table, samples=tuple(kept)),
         problems=tuple(dict.fromkeys(problems)),

@@ -9,12 +9,13 @@ import os
 import platform
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 
 from flawmap.config import TrainingConfig
+from flawmap.data.pool import Share
 from flawmap.errors import ConfigError
 
 
@@ -71,6 +72,20 @@ def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
         fabric.launch()
         atexit.register(_leave_the_others)
         return fabric
+
+
+def share_of(fabric: Fabric) -> Share | None:
+    """This process's share of work that several do together; None of one that is alone."""
+    n = fabric.world_size
+    if n == 1:
+        return None
+
+    def gather(mine: list[Any]) -> list[list[Any]]:
+        parts: list[Any] = [None] * n
+        torch.distributed.all_gather_object(parts, mine)
+        return parts
+
+    return Share(fabric.global_rank, n, gather)
 
 
 def _leave_the_others() -> None:

@@ -28,7 +28,7 @@ from flawmap.registry import METHODS
 from flawmap.scoring.calibration import EVERY, Calibration
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.training.checks import require_encoder, require_options
-from flawmap.training.device import describe_device, make_fabric, precision_of
+from flawmap.training.device import describe_device, make_fabric, precision_of, share_of
 from flawmap.training.interrupt import PoliteStop
 from flawmap.training.learner import Learner
 from flawmap.training.loop import Curve
@@ -305,12 +305,15 @@ class _Fit:
         wanted = tuple(s for s in self.table.samples if s.split != "test" and s.label in (0, None))
         table = replace(self.table, samples=wanted)
         white_level = self.config.data.white_level
-        with self.progress.task("Reading images", len(wanted)) as task:
+        share = share_of(self.run.fabric)
+        mine = wanted if share is None else share.of(wanted)
+        with self.progress.task("Reading images", len(mine)) as task:
             result = verify(
                 table,
                 threads=self.run.threads,
                 white_level=white_level,
                 on_progress=lambda done, total: task.update(done),
+                share=share,
             )
         result.require(skip_bad=self.skip_bad)
         for found in (*training_findings(table), *range_findings(result.facts, white_level)):
