@@ -97,6 +97,9 @@ def mkd() -> Study:
         {},
         {**published, "method.score": "whole"},
         {"method.compared": "places"},
+        {"method.terms": "value"},
+        {"method.terms": "both"},
+        {"method.terms": "both", "method.value_weight": 0.01},
     )
     return Study(
         [("mkd", options) for options in lines],
@@ -104,6 +107,8 @@ def mkd() -> Study:
             "method.attribution",
             "method.score",
             "method.compared",
+            "method.terms",
+            "method.value_weight",
         ),
     )
 
