@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def test_a_broken_image_in_any_batch_costs_itself_alone(
     np.testing.assert_allclose(
         [p.score for p in found], [v for i, v in enumerate(wanted) if i != bad], rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("verb", [flawmap.load, flawmap.calibrate])
+def test_an_unknown_device_is_not_blamed_on_the_file(verb: Any, bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown device 'gpu'") as caught:
+        verb(bundle, device="gpu")
+    assert caught.value.where == "--device"
 
 
 def test_weights_for_a_bundle_that_carries_its_own_are_refused(bundle: Path) -> None:

@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 
 from flawmap.errors import ConfigError, nearest
 from flawmap.registry import METHODS
+from flawmap.resources import DeviceName
 
 Tree = dict[str, Any]
 
@@ -142,7 +143,7 @@ class TrainingConfig(Section):
     average; None = never."""
     batch_size: int = Field(default=16, ge=1)
     """Images a step, and images at a time when scoring."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: DeviceName = "auto"
     """auto: a CUDA device if there is one, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes it natively, else float32."""

@@ -32,7 +32,7 @@ from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, u
 from flawmap.files import as_path
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
-from flawmap.resources import one_blas_thread
+from flawmap.resources import one_blas_thread, require_device
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.scoring.maps import Smoothing, resample
@@ -384,8 +384,10 @@ def load(
         BundleError: The file is missing, truncated, altered or too new, or the encoder's weights
             on this machine are not the ones of the fit.
         WeightsError: The bundle leaves the encoder out and its weights are not on this machine.
-        ConfigError: Weights are given for a bundle that carries its encoder.
+        ConfigError: The device is unknown or not there, or weights are given for a bundle that
+            carries its encoder.
     """
+    require_device(device)
     path = as_path(path)
     found = bundles.read(path)
     tree = {**found.config, "training": {**found.config["training"], "device": device}}

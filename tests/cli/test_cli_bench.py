@@ -168,6 +168,10 @@ def test_an_export_goes_on_elsewhere(
             ["bench", "--data", "x", "--method", "patchcore", "--set", "training.device=cpu"],
             "use --device",
         ),
+        (
+            ["bench", "--data", "x", "--method", "patchcore", "--device", "gpu"],
+            "unknown device 'gpu'",
+        ),
         (["bench", "table", "none.sqlite"], "the results file does not exist"),
         (["bench", "tabel", "none.sqlite"], "table"),
     ],
