@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flawmap.api import configure
 from flawmap.config import make_config
+from flawmap.data.synthesis import make_synthesis
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly
 
@@ -107,3 +109,14 @@ def test_a_decoder_without_blocks_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(method="rd4ad", overrides={"method.decoder_blocks": [0, 1, 1]})
     assert caught.value.where == "method.decoder_blocks.0"
+
+
+def test_files_that_options_name_may_lie_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "options.yaml").write_text("encoder: {weights: ~/w.pth}\n")
+    config = configure(config_file="~/options.yaml", method="patchcore")
+    assert config.encoder.weights == tmp_path / "w.pth"
+    named = {"textures": ["folder"], "texture_folder": "~/dtd"}
+    assert make_synthesis(named).texture_folder == tmp_path / "dtd"

@@ -71,6 +71,17 @@ def test_a_broken_image_in_any_batch_costs_itself_alone(
     )
 
 
+def test_images_and_folders_may_lie_in_the_home_folder(
+    detector: flawmap.Detector, rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(rings / "train"))
+    whole = detector.predict("~/good")
+    assert isinstance(whole, list)
+    one = detector.predict(f"~/good/{Path(whole[0].path).name}")
+    assert isinstance(one, flawmap.Prediction)
+    assert one.path == whole[0].path == str(min((rings / "train" / "good").iterdir()))
+
+
 @pytest.mark.parametrize("verb", [flawmap.load, flawmap.calibrate])
 def test_an_unknown_device_is_not_blamed_on_the_file(verb: Any, bundle: Path) -> None:
     with pytest.raises(ConfigError, match="unknown device 'gpu'") as caught:

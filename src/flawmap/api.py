@@ -202,7 +202,7 @@ def configure(
         named["training.time_budget_seconds"] = seconds(time_budget)
     if false_reject_rate is not None:
         named["calibration.false_reject_rate"] = false_reject_rate
-    file = {"method": {}} if config_file is None else read_file(Path(config_file))
+    file = {"method": {}} if config_file is None else read_file(as_path(config_file))
     if file["method"].get("name") == AUTO:
         del file["method"]["name"]
     if method not in (None, AUTO, *METHODS):

@@ -147,9 +147,10 @@ class Detector:
         """
         name = self._category(category)
         single = not isinstance(images, list | tuple)
-        items: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
-        if single and isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            items, single = list_images(images), False
+        given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
+        items = [_in_the_home(i) if isinstance(i, str | os.PathLike) else i for i in given]
+        if single and isinstance(items[0], str | os.PathLike) and Path(items[0]).is_dir():
+            items, single = list(list_images(items[0])), False
         found = list(self._predict_items(items, name, batch_size))
         return found[0] if single else found
 
@@ -411,7 +412,7 @@ def load(
                 given=str(encoder_weights),
                 hint="leave them out",
             )
-        encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
+        encoder_config = EncoderConfig(name=config.encoder.name, weights=as_path(encoder_weights))
     info = found.info["encoder"]
     state = None if found.encoder is None else _tensors(found.encoder)
     with torch.random.fork_rng(devices=[]):
@@ -443,6 +444,12 @@ def load(
         # Other versions may have written more.
         fitted=Fitted(**{f.name: fitted[f.name] for f in fields(Fitted) if f.name in fitted}),
     )
+
+
+def _in_the_home(path: str | os.PathLike[str]) -> str:
+    """The path of an image, in which ~ is the home folder; any other stays as it was given."""
+    text = os.fspath(path)
+    return str(as_path(text)) if text.startswith("~") else text
 
 
 def _not_finite(sample: Sample) -> FitError:

@@ -98,6 +98,18 @@ def test_the_summary_and_the_next_command(
     assert "learning" in shown.err
 
 
+def test_the_output_may_lie_in_the_home_folder(
+    fitted: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["fit", "photos", "--output=~/m.flawmap"]) == 0
+    assert fitted["output"] == tmp_path / "m.flawmap"
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/m.flawmap  4.2 kB")
+
+
 def test_the_json_stands_alone(
     fitted: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawmap.data import read_data
 from flawmap.data.images import read_image
 from flawmap.errors import ConfigError, DataError
 from flawmap.outputs import find_images, skipping, with_categories
@@ -77,6 +78,19 @@ def test_a_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
     found = find_images([tmp_path])
     assert [Path(s.path).name for s in found.samples] == ["a.jpg", "1.png"]
     assert found.notes == ()
+
+
+def test_names_that_begin_with_a_tilde_are_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("~photos.d")
+    folder.mkdir()
+    image(folder / "a.png")
+    image(Path("~part.png"))
+    found = find_images(["~photos.d", "~part.png"])
+    assert [s.path for s in found.samples] == ["~photos.d/a.png", "~part.png"]
+    assert len(read_data("~photos.d", format="folder").samples) == 1
 
 
 def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:

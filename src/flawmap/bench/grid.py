@@ -26,6 +26,7 @@ from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
+from flawmap.files import as_path
 from flawmap.metrics.catalog import info
 from flawmap.resources import require_device
 
@@ -302,7 +303,7 @@ def make_grid(tree: Mapping[str, Any], *, base: Path = Path(), where: str = "the
         found.where = f"{where}: {found.where}"
         raise found from error
     places = {
-        name: entry.model_copy(update={"path": [base / p.expanduser() for p in entry.path]})
+        name: entry.model_copy(update={"path": [base / as_path(p) for p in entry.path]})
         for name, entry in grid.data.items()
     }
     return grid.model_copy(update={"data": places})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from flawmap.cli import options, show
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     from flawmap.data.synthesis import SynthesisConfig
@@ -39,7 +40,10 @@ JSON: {"output", "images", "without_defect", "area": {"smallest", "median", "lar
 def run(
     data: options.Data,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="FILE", help="The picture to write."
+        ),
     ],
     images: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="How many images.")] = 16,
     size: Annotated[
@@ -61,7 +65,8 @@ def run(
         ),
     ] = None,
     texture_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures for --texture folder.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="DIR", help="Pictures for --texture folder."),
     ] = None,
     foreground: Annotated[
         str, typer.Option(metavar="off|auto", help="auto: only on the object, if there is one.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from flawmap.data.check import require_sound
 from flawmap.data.samples import Lister, Reader, SampleTable, listed_once, shown
 from flawmap.errors import DataError
+from flawmap.files import as_path
 from flawmap.registry import FORMATS
 
 
@@ -148,7 +149,7 @@ def _reader(name: str) -> Reader:
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    root = Path(path).expanduser()
+    root = as_path(path)
     if root.is_symlink() and not root.exists():
         raise DataError(
             "the data set is a link to a place that does not exist",

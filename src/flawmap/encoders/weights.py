@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import WeightsError
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ def find_in_folder(spec: EncoderSpec) -> Path | None:
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return None
-    folder = Path(named).expanduser()
+    folder = as_path(named)
     if not folder.is_dir():
         raise WeightsError(
             "the folder of weights does not exist",

@@ -18,6 +18,7 @@ from flawmap.data.samples import (
 )
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.files import as_path
 from flawmap.registry import FORMATS
 from flawmap.scoring.calibration import EVERY
 from flawmap.types import Sample
@@ -70,7 +71,7 @@ def find_images(
     problems: list[Problem] = []
     notes: list[str] = []
     for given in paths:
-        path = Path(given).expanduser()
+        path = as_path(given)
         before = len(problems)
         table = _as_table(path, format)
         if table is not None:
