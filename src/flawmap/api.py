@@ -114,7 +114,7 @@ def fit(
     if config is None:
         config = configure(start=start, **shaping)
         choosing = bool(config.chosen)
-    elif given := [name for name, value in shaping.items() if value not in (None, False, (), {})]:
+    elif given := [name for name, value in shaping.items() if _is_given(name, value)]:
         raise ConfigError(
             "a whole configuration leaves no room for single options",
             where="config",
@@ -326,6 +326,11 @@ def evaluate(
 
         write_report(detector, result, report, progress=progress)
     return result
+
+
+def _is_given(name: str, value: object) -> bool:
+    """Whether somebody gave this option of a fit; 0 is something, too."""
+    return bool(value) if name == "options" else value is not None and value is not False
 
 
 @contextmanager
