@@ -139,6 +139,18 @@ def test_missing_and_empty_paths_are_named(tmp_path: Path) -> None:
         find_images([tmp_path / "odd", tmp_path / "empty"], skip_bad=True)
 
 
+def test_what_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, **options: bool) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    # Python before 3.14 asks so, and passes this error on.
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match="no permission to read") as caught:
+        find_images([tmp_path / "closed" / "a.png"])
+    assert caught.value.where == str(tmp_path / "closed" / "a.png")
+
+
 def test_a_dangling_link_is_named_or_skipped(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
