@@ -82,7 +82,8 @@ def fit(
         start: Begin with what this detector, or the one of this bundle, has learnt: to add a
             product to it. `data` should hold the images of the old products too.
         skip_bad: Leave unreadable images out instead of refusing.
-        progress: Where progress is shown; nowhere by default.
+        progress: Where progress is shown; by default nowhere, and what you must know, such as a
+            product without a threshold, is a `FlawmapWarning`.
 
     Returns:
         The fitted detector. Of several processes that `torchrun` started, the first one's is

@@ -45,6 +45,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def fit(data: Path, **options: Any) -> Any:
         called.update(options, data=data)
         options["progress"].note("learning")
+        options["progress"].warn("no threshold")
         options["output"].write_bytes(b"x" * 4200)
         return detector
 
@@ -117,7 +118,8 @@ def test_the_json_stands_alone(
     assert run(["fit", "photos", "-o", str(output), "--json", "--quiet"]) == 0
     shown = capsys.readouterr()
     found = json.loads(shown.out)
-    assert shown.err == ""
+    # Quiet is no progress: what a user must know is said all the same.
+    assert shown.err == "warning: no threshold\n"
     assert found["bundle"] == str(output)
     assert found["bytes"] == 4200
     assert found["chosen"] == ["patchcore: for a reason"]

@@ -43,7 +43,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON alone on standard output (errors as well)."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only warnings.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 EncoderWeights = Annotated[
     Path | None,
