@@ -82,6 +82,12 @@ def test_images_and_folders_may_lie_in_the_home_folder(
     assert one.path == whole[0].path == str(min((rings / "train" / "good").iterdir()))
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_images(size: int, detector: flawmap.Detector) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be positive"):
+        detector.predict(np.zeros((8, 8), np.uint8), batch_size=size)
+
+
 @pytest.mark.parametrize("verb", [flawmap.load, flawmap.calibrate])
 def test_an_unknown_device_is_not_blamed_on_the_file(verb: Any, bundle: Path) -> None:
     with pytest.raises(ConfigError, match="unknown device 'gpu'") as caught:

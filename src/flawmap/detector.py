@@ -72,6 +72,7 @@ class Detector:
         models: Fitted methods by category; the key "*" stands for all categories.
         fabric: Device and precision.
         calibration: Thresholds; none by default.
+        fitted: Where it comes from.
     """
 
     def __init__(
@@ -138,13 +139,16 @@ class Detector:
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: The category is unknown, or needed and missing.
+            ConfigError: The category is unknown, or needed and missing; or the batch size is not
+                positive.
 
         Example:
             >>> detector = flawmap.load("model.flawmap")  # doctest: +SKIP
             >>> detector.predict("part.png").verdict  # doctest: +SKIP
             'defect'
         """
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError("batch_size must be positive", where="batch_size", given=batch_size)
         name = self._category(category)
         single = not isinstance(images, list | tuple)
         given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]

@@ -106,7 +106,7 @@ class BundleError(FlawmapError):
 
 
 class ExportError(FlawmapError):
-    """A detector cannot be exported as asked."""
+    """A detector, a report, a picture or predictions cannot be written as asked."""
 
     exit_code = 7
     http_status = 500

@@ -207,7 +207,10 @@ def _good_images(
             hint="to change the rate only, leave the data out",
         )
     unreadable = [(p.path, p.reason) for p in checked.problems]
-    return _named(table, good, tuple(fitted.get("categories", ())), category), unreadable
+    named = _named(table, good, tuple(fitted.get("categories", ())), category)
+    if others := len(good) - len(named):
+        notes.append(f"{others} good images of other products are left out")
+    return named, unreadable
 
 
 def _named(

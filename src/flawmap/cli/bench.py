@@ -309,8 +309,10 @@ def _flags(
         places: dict[str, Any] = {}
         for text in data:
             name, equals, place = text.partition("=")
-            path = as_path(place if equals else text)
-            name = name if equals else path.resolve().name
+            # A folder's own name may hold the sign.
+            has_name = equals and not {"/", "\\"} & set(name)
+            path = as_path(place if has_name else text)
+            name = name if has_name else path.resolve().name
             if name in places:
                 raise ConfigError(
                     f"two data sets are called '{name}'",

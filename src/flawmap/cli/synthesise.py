@@ -101,7 +101,7 @@ def run(
     """
     from flawmap.data.detect import read_data
     from flawmap.data.synthesis import Synthesis
-    from flawmap.errors import ConfigError, DataError
+    from flawmap.errors import ConfigError, ExportError
     from flawmap.files import atomic_path
     from flawmap.outputs.sheet import contact_sheet
 
@@ -126,7 +126,7 @@ def run(
             white_level=white_level,
             on_progress=lambda done, total: task.update(done),
         )
-    with atomic_path(output, error=DataError) as part:
+    with atomic_path(output, error=ExportError) as part:
         sheet.picture.save(part, format=kind_of_picture)
     _tell(output, sheet.areas, json=json)
 
