@@ -126,6 +126,23 @@ class BenchError(FlawmapError):
     http_status = 500
 
 
+def wrong_size(message: str, given: tuple[int, int], fit: tuple[int, int]) -> ConfigError:
+    """The error for an input of a size that something does not take.
+
+    Args:
+        message: What takes which sizes.
+        given: Height and width in px.
+        fit: The nearest that fit.
+    """
+    return ConfigError(
+        message,
+        where="data.size",
+        given=given,
+        expected=f"({fit[0]}, {fit[1]}), the nearest that fits",
+        hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
+    )
+
+
 _EXTRA = {"torch", "torchvision", "timm", "lightning_fabric"}
 
 
