@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flawmap.api import configure, fit
 from flawmap.config import make_config
-from flawmap.errors import ConfigError
+from flawmap.data.synthesis import make_synthesis
+from flawmap.errors import ConfigError, DataError
 from flawmap.methods.dinomaly import Dinomaly
 
 
@@ -107,3 +109,27 @@ def test_a_decoder_without_blocks_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(method="rd4ad", overrides={"method.decoder_blocks": [0, 1, 1]})
     assert caught.value.where == "method.decoder_blocks.0"
+
+
+def test_files_that_options_name_may_lie_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "options.yaml").write_text("encoder: {weights: ~/w.pth}\n")
+    config = configure(config_file="~/options.yaml", method="patchcore")
+    assert config.encoder.weights == tmp_path / "w.pth"
+    named = {"textures": ["folder"], "texture_folder": "~/dtd"}
+    assert make_synthesis(named).texture_folder == tmp_path / "dtd"
+
+
+@pytest.mark.parametrize(
+    "option", ["seed", "false_reject_rate", "time_budget", "separate", "options"]
+)
+def test_a_whole_configuration_leaves_no_room_for_options(option: str) -> None:
+    value = {"separate": True, "options": ["seed=3"]}.get(option, 0)
+    with pytest.raises(ConfigError, match="leaves no room") as caught:
+        fit("nowhere", config=make_config(), **{option: value})
+    assert caught.value.given == option
+    nothing = {"separate": False, "options": []}.get(option)
+    with pytest.raises(DataError, match="does not exist"):
+        fit("nowhere", config=make_config(), **{option: nothing})

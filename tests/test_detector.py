@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ def test_a_broken_image_in_any_batch_costs_itself_alone(
     np.testing.assert_allclose(
         [p.score for p in found], [v for i, v in enumerate(wanted) if i != bad], rtol=1e-3
     )
+
+
+def test_images_and_folders_may_lie_in_the_home_folder(
+    detector: flawmap.Detector, rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(rings / "train"))
+    whole = detector.predict("~/good")
+    assert isinstance(whole, list)
+    one = detector.predict(f"~/good/{Path(whole[0].path).name}")
+    assert isinstance(one, flawmap.Prediction)
+    assert one.path == whole[0].path == str(min((rings / "train" / "good").iterdir()))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_images(size: int, detector: flawmap.Detector) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be positive"):
+        detector.predict(np.zeros((8, 8), np.uint8), batch_size=size)
+
+
+@pytest.mark.parametrize("verb", [flawmap.load, flawmap.calibrate])
+def test_an_unknown_device_is_not_blamed_on_the_file(verb: Any, bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown device 'gpu'") as caught:
+        verb(bundle, device="gpu")
+    assert caught.value.where == "--device"
 
 
 def test_weights_for_a_bundle_that_carries_its_own_are_refused(bundle: Path) -> None:

@@ -90,6 +90,11 @@ def test_no_file_holds_paths_of_a_machine() -> None:
         assert "/root/" not in text, path
 
 
+def test_paths_of_users_are_expanded_in_one_place() -> None:
+    found = [p for p in SOURCE.rglob("*.py") if "expanduser" in p.read_text(encoding="utf-8")]
+    assert found == [SOURCE / "files.py"]
+
+
 def test_the_package_runs_as_the_command_does() -> None:
     command = [sys.executable, "-m", "flawmap", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from flawmap.progress import Live, Plain, clock, duration
+from flawmap.errors import FlawmapWarning
+from flawmap.progress import Live, Mute, Plain, Quiet, Silent, clock, duration
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -45,6 +46,17 @@ def test_a_log_shows_the_callers_time_left(
     with Plain().task("Benchmark", 10) as task:
         task.update(2, seconds_left=90, now="fit")
     assert capsys.readouterr().err == "Benchmark: 2/10, now fit, 2 min left\n"
+
+
+def test_a_warning_is_heard_where_progress_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for shown in (Quiet(), Plain(), Live()):
+        shown.warn("no threshold")
+        assert capsys.readouterr().err == "warning: no threshold\n"
+    with pytest.warns(FlawmapWarning, match="no threshold"):
+        Silent().warn("no threshold")
+    Quiet().note("all is well")
+    Mute().warn("no threshold")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

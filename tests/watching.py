@@ -15,9 +15,13 @@ class Notes(Silent):
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.warnings: list[str] = []
 
     def note(self, text: str) -> None:
         self.texts.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 class StopAt:
@@ -38,4 +42,7 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGINT)
 
     def note(self, text: str) -> None:
+        return
+
+    def warn(self, text: str) -> None:
         return

@@ -82,7 +82,8 @@ def fit(
         start: Begin with what this detector, or the one of this bundle, has learnt: to add a
             product to it. `data` should hold the images of the old products too.
         skip_bad: Leave unreadable images out instead of refusing.
-        progress: Where progress is shown; nowhere by default.
+        progress: Where progress is shown; by default nowhere, and what you must know, such as a
+            product without a threshold, is a `FlawmapWarning`.
 
     Returns:
         The fitted detector. Of several processes that `torchrun` started, the first one's is
@@ -114,7 +115,7 @@ def fit(
     if config is None:
         config = configure(start=start, **shaping)
         choosing = bool(config.chosen)
-    elif given := [name for name, value in shaping.items() if value not in (None, False, (), {})]:
+    elif given := [name for name, value in shaping.items() if _is_given(name, value)]:
         raise ConfigError(
             "a whole configuration leaves no room for single options",
             where="config",
@@ -202,7 +203,7 @@ def configure(
         named["training.time_budget_seconds"] = seconds(time_budget)
     if false_reject_rate is not None:
         named["calibration.false_reject_rate"] = false_reject_rate
-    file = {"method": {}} if config_file is None else read_file(Path(config_file))
+    file = {"method": {}} if config_file is None else read_file(as_path(config_file))
     if file["method"].get("name") == AUTO:
         del file["method"]["name"]
     if method not in (None, AUTO, *METHODS):
@@ -326,6 +327,11 @@ def evaluate(
 
         write_report(detector, result, report, progress=progress)
     return result
+
+
+def _is_given(name: str, value: object) -> bool:
+    """Whether somebody gave this option of a fit; 0 is something, too."""
+    return bool(value) if name == "options" else value is not None and value is not False
 
 
 @contextmanager

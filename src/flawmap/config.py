@@ -27,7 +27,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from flawmap.errors import ConfigError, nearest
+from flawmap.files import as_path
 from flawmap.registry import METHODS
+from flawmap.resources import DeviceName
 
 Tree = dict[str, Any]
 
@@ -100,6 +102,8 @@ def _in_range(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+UserPath = Annotated[Path, AfterValidator(as_path)]
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size), AfterValidator(_in_range)]
 
 
@@ -109,7 +113,7 @@ class EncoderConfig(Section):
     name: str = "lite0"
     """A name that `flawmap encoders` lists, any timm model name, or "none" for methods that learn
     from pixels."""
-    weights: Path | None = None
+    weights: UserPath | None = None
     """A local .safetensors or .pth file, for encoders that no offline package carries."""
     sha256: str | None = None
     """Expected SHA-256 of the file that the weights are read from."""
@@ -142,7 +146,7 @@ class TrainingConfig(Section):
     average; None = never."""
     batch_size: int = Field(default=16, ge=1)
     """Images a step, and images at a time when scoring."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: DeviceName = "auto"
     """auto: a CUDA device if there is one, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes it natively, else float32."""

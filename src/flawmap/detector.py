@@ -32,7 +32,7 @@ from flawmap.errors import BundleError, ConfigError, FitError, FlawmapWarning, u
 from flawmap.files import as_path
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
-from flawmap.resources import one_blas_thread
+from flawmap.resources import one_blas_thread, require_device
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.calibration import EVERY
 from flawmap.scoring.maps import Smoothing, resample
@@ -72,6 +72,7 @@ class Detector:
         models: Fitted methods by category; the key "*" stands for all categories.
         fabric: Device and precision.
         calibration: Thresholds; none by default.
+        fitted: Where it comes from.
     """
 
     def __init__(
@@ -138,18 +139,22 @@ class Detector:
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: The category is unknown, or needed and missing.
+            ConfigError: The category is unknown, or needed and missing; or the batch size is not
+                positive.
 
         Example:
             >>> detector = flawmap.load("model.flawmap")  # doctest: +SKIP
             >>> detector.predict("part.png").verdict  # doctest: +SKIP
             'defect'
         """
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError("batch_size must be positive", where="batch_size", given=batch_size)
         name = self._category(category)
         single = not isinstance(images, list | tuple)
-        items: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
-        if single and isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            items, single = list_images(images), False
+        given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
+        items = [_in_the_home(i) if isinstance(i, str | os.PathLike) else i for i in given]
+        if single and isinstance(items[0], str | os.PathLike) and Path(items[0]).is_dir():
+            items, single = list(list_images(items[0])), False
         found = list(self._predict_items(items, name, batch_size))
         return found[0] if single else found
 
@@ -384,8 +389,10 @@ def load(
         BundleError: The file is missing, truncated, altered or too new, or the encoder's weights
             on this machine are not the ones of the fit.
         WeightsError: The bundle leaves the encoder out and its weights are not on this machine.
-        ConfigError: Weights are given for a bundle that carries its encoder.
+        ConfigError: The device is unknown or not there, or weights are given for a bundle that
+            carries its encoder.
     """
+    require_device(device)
     path = as_path(path)
     found = bundles.read(path)
     tree = {**found.config, "training": {**found.config["training"], "device": device}}
@@ -409,7 +416,7 @@ def load(
                 given=str(encoder_weights),
                 hint="leave them out",
             )
-        encoder_config = EncoderConfig(name=config.encoder.name, weights=Path(encoder_weights))
+        encoder_config = EncoderConfig(name=config.encoder.name, weights=as_path(encoder_weights))
     info = found.info["encoder"]
     state = None if found.encoder is None else _tensors(found.encoder)
     with torch.random.fork_rng(devices=[]):
@@ -441,6 +448,12 @@ def load(
         # Other versions may have written more.
         fitted=Fitted(**{f.name: fitted[f.name] for f in fields(Fitted) if f.name in fitted}),
     )
+
+
+def _in_the_home(path: str | os.PathLike[str]) -> str:
+    """The path of an image, in which ~ is the home folder; any other stays as it was given."""
+    text = os.fspath(path)
+    return str(as_path(text)) if text.startswith("~") else text
 
 
 def _not_finite(sample: Sample) -> FitError:

@@ -106,7 +106,7 @@ class BundleError(FlawmapError):
 
 
 class ExportError(FlawmapError):
-    """A detector cannot be exported as asked."""
+    """A detector, a report, a picture or predictions cannot be written as asked."""
 
     exit_code = 7
     http_status = 500
@@ -124,6 +124,23 @@ class BenchError(FlawmapError):
 
     exit_code = 9
     http_status = 500
+
+
+def wrong_size(message: str, given: tuple[int, int], fit: tuple[int, int]) -> ConfigError:
+    """The error for an input of a size that something does not take.
+
+    Args:
+        message: What takes which sizes.
+        given: Height and width in px.
+        fit: The nearest that fit.
+    """
+    return ConfigError(
+        message,
+        where="data.size",
+        given=given,
+        expected=f"({fit[0]}, {fit[1]}), the nearest that fits",
+        hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
+    )
 
 
 _EXTRA = {"torch", "torchvision", "timm", "lightning_fabric"}

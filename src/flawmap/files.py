@@ -119,7 +119,7 @@ def write_text(target: Path, text: str, *, error: type[FlawmapError]) -> None:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """A path that somebody gave; ~ is the home folder."""
+    """A path that somebody gave; ~ is the home folder, and any other name stays what it is."""
     found = Path(path)
     try:
         return found.expanduser()

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from flawmap.errors import FlawmapWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -50,9 +53,12 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
 
+    def warn(self, text: str) -> None:
+        """Say what somebody must know who wants to see no progress, too."""
+
 
 class Silent:
-    """Shows nothing."""
+    """Shows nothing; what somebody must know becomes a `FlawmapWarning`."""
 
     @contextmanager
     def task(self, name: str, total: int, *, start: int = 0) -> Iterator[Task]:
@@ -71,6 +77,23 @@ class Silent:
     def note(self, text: str) -> None:
         return
 
+    def warn(self, text: str) -> None:
+        warnings.warn(text, FlawmapWarning, stacklevel=2)
+
+
+class Mute(Silent):
+    """Says nothing at all: for processes beside the one that speaks for all."""
+
+    def warn(self, text: str) -> None:
+        return
+
+
+class Quiet(Silent):
+    """Prints what somebody must know, and nothing else."""
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
 
 class Plain:
     """A line every few seconds, for logs."""
@@ -81,6 +104,9 @@ class Plain:
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
 
 
 class _PlainTask:
@@ -155,6 +181,9 @@ class Live:
         from rich.console import Console
 
         Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
 
 
 class _LiveTask:

@@ -17,6 +17,7 @@ from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
 from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
+from flawmap.resources import require_device
 from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
@@ -96,10 +97,11 @@ def calibrate(
         progress: Where progress is shown; nowhere by default.
 
     Raises:
-        ConfigError: The rate or the category is wrong, or there is nothing to change.
+        ConfigError: The rate, the category or the device is wrong, or there is nothing to change.
         DataError: The data holds no good image that can be used.
         BundleError: The bundle cannot be read or written.
     """
+    require_device(device)
     if false_reject_rate is None and data is None:
         raise ConfigError(
             "there is nothing to change",
@@ -205,7 +207,10 @@ def _good_images(
             hint="to change the rate only, leave the data out",
         )
     unreadable = [(p.path, p.reason) for p in checked.problems]
-    return _named(table, good, tuple(fitted.get("categories", ())), category), unreadable
+    named = _named(table, good, tuple(fitted.get("categories", ())), category)
+    if others := len(good) - len(named):
+        notes.append(f"{others} good images of other products are left out")
+    return named, unreadable
 
 
 def _named(

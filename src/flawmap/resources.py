@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory."""
+"""What this process may use of the machine: devices, cores and memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from threadpoolctl import ThreadpoolController
 
+from flawmap.errors import unknown_name
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+"""What a user may name; auto: a CUDA device if there is one, else the CPU."""
+
 _MOST_THREADS = 8
+
+
+def require_device(name: str) -> None:
+    """Refuse what is no name of a device.
+
+    Raises:
+        ConfigError: It is none of `DeviceName`.
+    """
+    if name not in get_args(DeviceName):
+        raise unknown_name("device", name, get_args(DeviceName), where="--device")
 
 
 def usable_cores() -> int:

@@ -66,6 +66,17 @@ def test_a_grid_by_flags(
     assert "bench table" in shown.err
 
 
+@pytest.mark.parametrize(("name", "called"), [("", "rings"), ("own=", "own")])
+def test_a_sign_of_equality_in_a_path_names_nothing(
+    name: str, called: str, rings: Path, tmp_path: Path, fake_run: list[Cell]
+) -> None:
+    folder = tmp_path / "run=3"
+    folder.symlink_to(rings.parent)
+    data = ["--data", f"{name}{folder}/rings", "--results", results(tmp_path)]
+    assert run(["bench", *data, "--method", "patchcore"]) == 0
+    assert [(c.data, c.path) for c in fake_run] == [(called, (str(rings.resolve()),))]
+
+
 def test_the_command_line_replaces_what_the_file_says(
     rings: Path, tmp_path: Path, fake_run: list[Cell]
 ) -> None:
@@ -167,6 +178,10 @@ def test_an_export_goes_on_elsewhere(
         (
             ["bench", "--data", "x", "--method", "patchcore", "--set", "training.device=cpu"],
             "use --device",
+        ),
+        (
+            ["bench", "--data", "x", "--method", "patchcore", "--device", "gpu"],
+            "unknown device 'gpu'",
         ),
         (["bench", "table", "none.sqlite"], "the results file does not exist"),
         (["bench", "tabel", "none.sqlite"], "table"),

@@ -183,6 +183,20 @@ def test_a_folder_inside_a_product_is_known_by_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("brightness")
+def test_images_of_other_products_are_left_out_and_counted(tmp_path: Path) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    rows = ["path,category,split,label"]
+    for i, (path, category) in enumerate([("a", "screw"), ("b", "cable"), ("c", "cable")]):
+        write_images(tmp_path / path, [10 + i])
+        rows.append(f"{path}/0.png,{category},train,good")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(rows))
+    found = calibrate(model, table, category="screw")
+    assert list(bundles.read(model).calibration.categories["screw"].scores) == [10]
+    assert "2 good images of other products are left out" in found.notes
+
+
+@pytest.mark.usefixtures("brightness")
 def test_of_the_data_of_the_fit_only_what_was_not_learnt_counts(tmp_path: Path) -> None:
     data = tmp_path / "cable"
     write_images(data / "train" / "good", [10, 20, 30])

@@ -45,6 +45,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def fit(data: Path, **options: Any) -> Any:
         called.update(options, data=data)
         options["progress"].note("learning")
+        options["progress"].warn("no threshold")
         options["output"].write_bytes(b"x" * 4200)
         return detector
 
@@ -98,6 +99,18 @@ def test_the_summary_and_the_next_command(
     assert "learning" in shown.err
 
 
+def test_the_output_may_lie_in_the_home_folder(
+    fitted: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(["fit", "photos", "--output=~/m.flawmap"]) == 0
+    assert fitted["output"] == tmp_path / "m.flawmap"
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/m.flawmap  4.2 kB")
+
+
 def test_the_json_stands_alone(
     fitted: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +118,8 @@ def test_the_json_stands_alone(
     assert run(["fit", "photos", "-o", str(output), "--json", "--quiet"]) == 0
     shown = capsys.readouterr()
     found = json.loads(shown.out)
-    assert shown.err == ""
+    # Quiet is no progress: what a user must know is said all the same.
+    assert shown.err == "warning: no threshold\n"
     assert found["bundle"] == str(output)
     assert found["bytes"] == 4200
     assert found["chosen"] == ["patchcore: for a reason"]

@@ -5,7 +5,8 @@ import json
 import re
 import subprocess
 import sys
-from typing import get_type_hints
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from typer.models import CommandInfo
@@ -13,6 +14,7 @@ from typer.models import CommandInfo
 from flawmap import __version__, api
 from flawmap.cli import bench, demo, fit
 from flawmap.cli.main import app, run
+from flawmap.files import as_path
 
 COMMANDS = (
     "fit",
@@ -30,6 +32,16 @@ COMMANDS = (
 
 def test_every_command_has_its_test() -> None:
     assert tuple(command.name for command in app.registered_commands) == COMMANDS
+
+
+def test_every_path_of_a_command_is_expanded() -> None:
+    unexpanded = []
+    for command in [*app.registered_commands, *bench.app.registered_commands]:
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            kind, *described = get_args(hint) or (hint,)
+            if Path in (kind, *get_args(kind)) and described[0].parser is not as_path:
+                unexpanded.append(f"{command.name} {name}")
+    assert unexpanded == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])

@@ -187,6 +187,23 @@ def test_inspect_prints_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Reading images" in shown.err
 
 
+def test_the_doctor_lives_with_a_folder_of_weights_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = {"lite0": tmp_path / "lite0.pth"}
+    monkeypatch.setattr(weights, "find_packaged", lambda spec: here.get(spec.name))
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "gone"))
+    found = {c.name: c for c in run_checks()}
+    wrong = found["folder FLAWMAP_WEIGHTS"]
+    assert (wrong.status, wrong.found) == (
+        "warning",
+        f"the folder of weights does not exist: {tmp_path / 'gone'}",
+    )
+    assert "correct the environment variable" in wrong.advice
+    assert found["encoder lite0"].status == "ok"
+    assert found["encoder vit-s14"].status == "warning"
+
+
 def test_the_doctor_accepts_encoders_from_the_folder_of_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

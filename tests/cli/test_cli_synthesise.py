@@ -34,6 +34,15 @@ def test_the_sheet(rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert target.read_bytes() == first
 
 
+def test_a_sheet_that_cannot_be_written_is_no_fault_of_the_data(
+    rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    command = ["synthesise", str(rings), "-o", str(tmp_path / "file" / "sheet.png")]
+    assert run([*command, "--images", "1", "--size", "32", "-q"]) == 7
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_the_sheet_needs_a_picture_s_ending(
     rings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -580,7 +580,8 @@ class TestDetection:
 
         monkeypatch.setattr(os, "scandir", counted)
         ask(tmp_path)
-        assert max(asked.values()) == 2
+        # Once more for what the user gave: whether it may be entered.
+        assert max(asked.values()) <= 3
 
     def test_what_is_new_is_seen_by_the_next_recognition(
         self, mvtec: Path, write_image: WriteImage
@@ -617,7 +618,7 @@ class TestDetection:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(os, "scandir", refuse)
-        with pytest.raises(DataError, match="no permission to read the data set") as caught:
+        with pytest.raises(DataError, match="no permission to read the path") as caught:
             read_data(tmp_path)
         assert "give this user the right" in str(caught.value)
 

@@ -161,7 +161,7 @@ def test_levels_have_their_channels_first_also_where_the_network_has_them_last(n
     if name.startswith("swin"):
         with pytest.raises(ConfigError, match="one size only") as caught:
             encoder.grid((256, 256))
-        assert caught.value.expected == "(224, 224)"
+        assert caught.value.expected == "(224, 224), the nearest that fits"
     else:
         assert encoder.grid((256, 256)) == [(64, 64), (32, 32)]
 

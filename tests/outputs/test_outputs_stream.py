@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawmap.data import read_data
 from flawmap.data.images import read_image
 from flawmap.errors import ConfigError, DataError
 from flawmap.outputs import find_images, skipping, with_categories
@@ -79,6 +80,19 @@ def test_a_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
+def test_names_that_begin_with_a_tilde_are_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("~photos.d")
+    folder.mkdir()
+    image(folder / "a.png")
+    image(Path("~part.png"))
+    found = find_images(["~photos.d", "~part.png"])
+    assert [s.path for s in found.samples] == ["~photos.d/a.png", "~part.png"]
+    assert len(read_data("~photos.d", format="folder").samples) == 1
+
+
 def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:
     path = image(tmp_path / "a.png")
     assert len(find_images([path, tmp_path]).samples) == 1
@@ -123,6 +137,18 @@ def test_missing_and_empty_paths_are_named(tmp_path: Path) -> None:
     (tmp_path / "odd" / "b.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match="no image here"):
         find_images([tmp_path / "odd", tmp_path / "empty"], skip_bad=True)
+
+
+def test_what_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, **options: bool) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    # Python before 3.14 asks so, and passes this error on.
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match="no permission to read") as caught:
+        find_images([tmp_path / "closed" / "a.png"])
+    assert caught.value.where == str(tmp_path / "closed" / "a.png")
 
 
 def test_a_dangling_link_is_named_or_skipped(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError, DataError, ExportError
 from flawmap.outputs import PredictionWriter, read_map_png
 from flawmap.types import Prediction, Region, Sample
 
@@ -91,7 +91,7 @@ def test_what_was_written_before_a_failure_is_complete(
     with PredictionWriter(out, roots=[str(tmp_path)], maps="png") as writer:
         writer.write(predicted(tmp_path / "a.png"))
         monkeypatch.setattr("flawmap.outputs.writer.write_map_png", full)
-        with pytest.raises(DataError, match="the disk is full"):
+        with pytest.raises(ExportError, match="the disk is full"):
             writer.write(predicted(tmp_path / "b.png"))
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 1
     assert len((out / "predictions.csv").read_text().splitlines()) == 2

@@ -18,7 +18,7 @@ from PIL import Image
 import flawmap
 from flawmap.config import make_config
 from flawmap.data import read_data
-from flawmap.errors import ConfigError, DataError, FitError
+from flawmap.errors import ConfigError, DataError, FitError, FlawmapWarning
 from flawmap.files import FolderLock
 from flawmap.progress import Silent
 from flawmap.training.interrupt import Interrupted
@@ -48,7 +48,7 @@ def plan(
 ) -> Any:
     notes: list[str] = []
     config = make_config(overrides={f"calibration.{k}": v for k, v in options.items()})
-    made = make_plan(samples, config, can_leave_out, note=notes.append, taught=taught)
+    made = make_plan(samples, config, can_leave_out, warn=notes.append, taught=taught)
     return made, notes
 
 
@@ -147,7 +147,7 @@ def test_a_product_whose_images_are_all_unreadable_is_named(
     for path in (data / "nut" / "train" / "good").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="no readable good training image is left of nut"):
-        flawmap.fit(data, method="patchcore", options=OPTIONS, skip_bad=True)
+        flawmap.fit(data, method="patchcore", options=OPTIONS, skip_bad=True, progress=Notes())
 
 
 def test_a_fit_says_what_is_wrong_with_its_images(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_fit_says_what_is_wrong_with_its_images(tmp_path: Path) -> None:
         Image.fromarray(values).save(folder / f"{i}.png")
     shown = Notes()
     flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
-    assert any("has only 6 good training images" in note for note in shown.texts)
-    assert any("--set data.white_level=4095" in note for note in shown.texts)
+    assert any("has only 6 good training images" in note for note in shown.warnings)
+    assert any("--set data.white_level=4095" in note for note in shown.warnings)
 
 
 def test_views_of_one_part_are_left_out_together(rings: Path) -> None:
@@ -191,7 +191,21 @@ def test_one_picture_many_times_gets_no_threshold(rings: Path, tmp_path: Path) -
     shown = Notes()
     detector = flawmap.fit(folder, method="patchcore", options=OPTIONS, progress=shown)
     assert detector.predict(source).verdict is None  # type: ignore[union-attr]
-    assert any("only 1 good training images" in note for note in shown.texts)
+    assert any("it gets no threshold" in text for text in shown.warnings)
+
+
+def test_what_a_user_must_know_is_said_where_no_progress_is_shown(
+    rings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(rings / "train" / "good" / "000.png", folder)
+    (folder / "bad.png").write_bytes(b"no image")
+    with pytest.warns(FlawmapWarning) as said:
+        flawmap.fit(folder, method="patchcore", options=OPTIONS, skip_bad=True)
+    texts = [str(warning.message) for warning in said]
+    assert "1 unreadable images are left out" in texts
+    assert any("it gets no threshold" in text for text in texts)
 
 
 @pytest.mark.parametrize("method", ["auto", "patchcore"])

@@ -26,7 +26,9 @@ from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
+from flawmap.files import as_path
 from flawmap.metrics.catalog import info
+from flawmap.resources import require_device
 
 if TYPE_CHECKING:
     from flawmap.bench.results import StoredCell
@@ -301,7 +303,7 @@ def make_grid(tree: Mapping[str, Any], *, base: Path = Path(), where: str = "the
         found.where = f"{where}: {found.where}"
         raise found from error
     places = {
-        name: entry.model_copy(update={"path": [base / p.expanduser() for p in entry.path]})
+        name: entry.model_copy(update={"path": [base / as_path(p) for p in entry.path]})
         for name, entry in grid.data.items()
     }
     return grid.model_copy(update={"data": places})
@@ -321,10 +323,11 @@ def cells_of(
         device: Where they will be computed: the method auto chooses by it.
 
     Raises:
-        ConfigError: A method, an option, a category or a metric is unknown; or two lines are the
-            same.
+        ConfigError: A method, an option, a category, a metric or the device is unknown; or two
+            lines are the same.
         DataError: A data set cannot be listed, or has no test images.
     """
+    require_device(device)
     labels = [entry.label for entry in grid.methods]
     if doubled := sorted({name for name in labels if labels.count(name) > 1}):
         raise ConfigError(

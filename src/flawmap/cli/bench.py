@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from flawmap.cli import options, show
 from flawmap.cli.bench_tables import Results, cells_of_file, plot, print_table, table
+from flawmap.files import as_path
 from flawmap.progress import duration
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ app = typer.Typer(
 @app.command("run", epilog=_EPILOG)
 def run(
     grid: Annotated[
-        Path | None, typer.Argument(metavar="[GRID]", help="A YAML file that describes the grid.")
+        Path | None,
+        typer.Argument(
+            parser=as_path, metavar="[GRID]", help="A YAML file that describes the grid."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -124,7 +128,10 @@ def run(
         ),
     ] = None,
     results: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where every finished cell is stored at once.")
+        Path,
+        typer.Option(
+            parser=as_path, metavar="FILE", help="Where every finished cell is stored at once."
+        ),
     ] = Path("results.sqlite"),
     jobs: Annotated[
         int,
@@ -237,7 +244,9 @@ def forget(results: Results) -> None:
 @app.command("export")
 def export(
     results: Results,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .json file.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=as_path, metavar="FILE", help="A .json file.")
+    ],
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this data set; several times.")
     ] = None,
@@ -259,11 +268,16 @@ def import_(
     exports: Annotated[
         list[Path],
         typer.Argument(
-            metavar="EXPORT...", help="Files of 'flawmap bench export', or results files."
+            parser=as_path,
+            metavar="EXPORT...",
+            help="Files of 'flawmap bench export', or results files.",
         ),
     ],
     results: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where the cells go; made if it is not there.")
+        Path,
+        typer.Option(
+            parser=as_path, metavar="FILE", help="Where the cells go; made if it is not there."
+        ),
     ] = Path("results.sqlite"),
 ) -> None:
     """Take finished cells over into a results file.
@@ -295,8 +309,10 @@ def _flags(
         places: dict[str, Any] = {}
         for text in data:
             name, equals, place = text.partition("=")
-            path = Path(place if equals else text).expanduser()
-            name = name if equals else path.resolve().name
+            # A folder's own name may hold the sign.
+            has_name = equals and not {"/", "\\"} & set(name)
+            path = as_path(place if has_name else text)
+            name = name if has_name else path.resolve().name
             if name in places:
                 raise ConfigError(
                     f"two data sets are called '{name}'",

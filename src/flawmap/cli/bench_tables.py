@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flawmap.cli import show
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 Results = Annotated[
     Path,
-    typer.Argument(metavar="RESULTS", help="The file that 'flawmap bench' or 'export' wrote."),
+    typer.Argument(
+        parser=as_path, metavar="RESULTS", help="The file that 'flawmap bench' or 'export' wrote."
+    ),
 ]
 
 
@@ -27,6 +30,7 @@ def table(
         typer.Option(
             "--output",
             "-o",
+            parser=as_path,
             metavar="FILE",
             help="Write it; the name's ending (.md, .tex, .csv, .html) says in which form.",
         ),
@@ -115,7 +119,10 @@ def table(
 def plot(
     results: Results,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="An .svg, .png or .pdf file.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="FILE", help="An .svg, .png or .pdf file."
+        ),
     ],
     metric: Annotated[str, typer.Option(metavar="NAME", help="The vertical axis.")] = "image_auroc",
     against: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flawmap.cli import options, show
+from flawmap.files import as_path
 
 NAME = "calibrate"
 EPILOG = """\b
@@ -26,6 +27,7 @@ def run(
     data: Annotated[
         Path | None,
         typer.Argument(
+            parser=as_path,
             metavar="[DATA]",
             help="Good images that were not in the fit; without it only the rate changes.",
         ),
@@ -39,7 +41,9 @@ def run(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there, not in place."),
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="FILE", help="Write there, not in place."
+        ),
     ] = None,
     format: options.Format = None,
     category: Annotated[

@@ -72,11 +72,11 @@ def method_options(name: str) -> list[dict[str, Any]]:
 def encoders() -> list[dict[str, Any]]:
     """The encoders that flawmap knows by name, as plain JSON values."""
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find_in_folder, find_packaged, missing
+    from flawmap.encoders.weights import find, missing
 
     found = []
     for spec in ENCODERS.values():
-        file = find_packaged(spec) or find_in_folder(spec)
+        file = find(spec)
         found.append(
             {
                 "name": spec.name,
@@ -86,7 +86,7 @@ def encoders() -> list[dict[str, Any]]:
                 "licence": spec.licence,
                 "origin": f"PyPI package {spec.package}" if spec.package else "a file, or the hub",
                 "present": file is not None,
-                "path": None if file is None else str(file),
+                "path": None if file is None else str(file.path),
                 "note": spec.note,
                 "get": None if file is not None else missing(spec).hint,
             }

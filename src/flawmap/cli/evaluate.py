@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flawmap.cli import options, show
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     from flawmap.evaluation import Evaluation
@@ -56,7 +57,9 @@ def run(
     data: options.Data,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write one HTML page with figures and images."),
+        typer.Option(
+            parser=as_path, metavar="FILE", help="Write one HTML page with figures and images."
+        ),
     ] = None,
     format: options.Format = None,
     category: options.Categories = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flawmap.cli import options, show
+from flawmap.files import as_path
 from flawmap.progress import duration
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ Examples:
 def run(
     data: options.Data,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The model that is written.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="FILE", help="The model that is written."
+        ),
     ],
     method: Annotated[
         str | None,
@@ -80,7 +84,8 @@ def run(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Options from a YAML file; --set wins.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="FILE", help="Options from a YAML file; --set wins."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a fit that was stopped.")
@@ -88,6 +93,7 @@ def run(
     start: Annotated[
         Path | None,
         typer.Option(
+            parser=as_path,
             metavar="MODEL",
             help="Begin with what this model has learnt, to add a product to it; DATA should hold "
             "the old products too.",

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from flawmap.files import as_path
 from flawmap.registry import FORMATS
 
-Bundle = Annotated[Path, typer.Argument(metavar="MODEL", help="The file that 'flawmap fit' wrote.")]
+Bundle = Annotated[
+    Path, typer.Argument(parser=as_path, metavar="MODEL", help="The file that 'flawmap fit' wrote.")
+]
 Data = Annotated[
     Path,
     typer.Argument(
+        parser=as_path,
         metavar="DATA",
         help="A folder of images, a data set (such as MVTec AD) or a table "
         "(.csv, .jsonl); its layout is recognised.",
@@ -39,11 +43,13 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON alone on standard output (errors as well)."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only warnings.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 EncoderWeights = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="The encoder's weights, for a model that does not carry them."
+        parser=as_path,
+        metavar="FILE",
+        help="The encoder's weights, for a model that does not carry them.",
     ),
 ]

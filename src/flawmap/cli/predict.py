@@ -10,6 +10,7 @@ import typer
 
 from flawmap.cli import options, show
 from flawmap.cli.errors import DEFECT_FOUND
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     from flawmap.errors import DataError
@@ -50,13 +51,16 @@ def run(
     paths: Annotated[
         list[Path],
         typer.Argument(
+            parser=as_path,
             metavar="PATH",
             help="Images, folders (all images below), tables, or data sets (their test split).",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Write CSV and JSON Lines there."),
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="DIR", help="Write CSV and JSON Lines there."
+        ),
     ] = None,
     maps: Annotated[
         bool, typer.Option("--maps", help="Also write an anomaly map per image.")

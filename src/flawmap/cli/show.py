@@ -113,9 +113,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: i
 
 def progress(quiet: bool) -> Progress:
     """Where a command shows its progress."""
-    from flawmap.progress import Silent, default_progress
+    from flawmap.progress import Quiet, default_progress
 
-    return Silent() if quiet else default_progress()
+    return Quiet() if quiet else default_progress()
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from flawmap.cli import options, show
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     from flawmap.data.synthesis import SynthesisConfig
@@ -39,7 +40,10 @@ JSON: {"output", "images", "without_defect", "area": {"smallest", "median", "lar
 def run(
     data: options.Data,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=as_path, metavar="FILE", help="The picture to write."
+        ),
     ],
     images: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="How many images.")] = 16,
     size: Annotated[
@@ -61,7 +65,8 @@ def run(
         ),
     ] = None,
     texture_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures for --texture folder.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="DIR", help="Pictures for --texture folder."),
     ] = None,
     foreground: Annotated[
         str, typer.Option(metavar="off|auto", help="auto: only on the object, if there is one.")
@@ -96,7 +101,7 @@ def run(
     """
     from flawmap.data.detect import read_data
     from flawmap.data.synthesis import Synthesis
-    from flawmap.errors import ConfigError, DataError
+    from flawmap.errors import ConfigError, ExportError
     from flawmap.files import atomic_path
     from flawmap.outputs.sheet import contact_sheet
 
@@ -121,7 +126,7 @@ def run(
             white_level=white_level,
             on_progress=lambda done, total: task.update(done),
         )
-    with atomic_path(output, error=DataError) as part:
+    with atomic_path(output, error=ExportError) as part:
         sheet.picture.save(part, format=kind_of_picture)
     _tell(output, sheet.areas, json=json)
 

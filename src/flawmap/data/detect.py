@@ -9,6 +9,7 @@ from pathlib import Path
 from flawmap.data.check import require_sound
 from flawmap.data.samples import Lister, Reader, SampleTable, listed_once, shown
 from flawmap.errors import DataError
+from flawmap.files import as_path
 from flawmap.registry import FORMATS
 
 
@@ -37,7 +38,7 @@ def read_data(
         ConfigError: The format or a category is unknown.
         DataError: The path is missing, its layout is unclear, or the data set has errors.
     """
-    root = _existing(path)
+    root = existing(path)
     reader = recognise(root) if format is None else _reader(format)
     try:
         table = reader.read(root, seed)
@@ -147,31 +148,37 @@ def _reader(name: str) -> Reader:
     return reader
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    root = Path(path).expanduser()
-    if root.is_symlink() and not root.exists():
-        raise DataError(
-            "the data set is a link to a place that does not exist",
-            where=shown(root),
-            given=shown(root.readlink()),
-            hint="connect the drive or correct the link",
-        )
+def existing(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, if it is there and may be read.
+
+    Raises:
+        DataError: Says which of these it is not.
+    """
+    root = as_path(path)
     try:
         there = root.exists()
         if there and root.is_dir():
             with os.scandir(root):
                 pass
+        dangles = not there and root.is_symlink()
     except PermissionError as error:
         raise DataError(
-            "no permission to read the data set",
+            "no permission to read the path",
             where=shown(root),
             hint="give this user the right to read and enter the folder, or run as one who has it",
         ) from error
+    if dangles:
+        raise DataError(
+            "the path is a link to a place that does not exist",
+            where=shown(root),
+            given=shown(root.readlink()),
+            hint="connect the drive or correct the link",
+        )
     if not there:
         raise DataError(
-            "the data set does not exist",
+            "the path does not exist",
             where=shown(root),
-            hint="check the path; relative paths start at the current folder",
+            hint="check it; relative paths start at the current folder",
         )
     return root
 

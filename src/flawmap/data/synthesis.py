@@ -28,7 +28,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from scipy import ndimage
 
-from flawmap.config import OFF, Section, explain
+from flawmap.config import OFF, Section, UserPath, explain
 from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
@@ -78,7 +78,7 @@ class SynthesisConfig(Section):
     )
     """What blended defects are filled with, with equal chances: drawn textures, other training
     images (of the same batch, where a method learns from them), or those of `texture_folder`."""
-    texture_folder: Path | None = Field(default=None, validate_default=True)
+    texture_folder: UserPath | None = Field(default=None, validate_default=True)
     """A folder of pictures of textures; belongs to textures=folder."""
     none_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the images that stay as they are."""

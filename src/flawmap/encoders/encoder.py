@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from flawmap.config import EncoderConfig
 from flawmap.encoders import weights as weight_files
 from flawmap.encoders.table import EncoderSpec, find_spec
-from flawmap.errors import ConfigError, WeightsError, nearest, unknown_name
+from flawmap.errors import ConfigError, WeightsError, nearest, unknown_name, wrong_size
 
 _VITS = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "Beit")
 """timm's classes of networks whose blocks all work on one grid of tokens."""
@@ -93,13 +93,11 @@ class ViTEncoder(Encoder):
 
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         if size[0] % self.patch or size[1] % self.patch:
-            fit = tuple(max(1, round(n / self.patch)) * self.patch for n in size)
-            raise ConfigError(
+            height, width = (max(1, round(n / self.patch)) * self.patch for n in size)
+            raise wrong_size(
                 f"the encoder '{self.spec.name}' needs sizes that are multiples of {self.patch} px",
-                where="data.size",
-                given=size,
-                expected=f"for example {fit}",
-                hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
+                size,
+                (height, width),
             )
         return [(size[0] // self.patch, size[1] // self.patch)] * len(self._taps)
 
@@ -454,13 +452,8 @@ def _require_size(spec: EncoderSpec, size: tuple[int, int], fixed: tuple[int, ..
     """Refuses a size where the network takes one other alone."""
     if fixed is not None and tuple(size) != fixed:
         height, width = fixed
-        raise ConfigError(
-            f"the encoder '{spec.name}' takes images of one size only",
-            where="data.size",
-            given=size,
-            expected=f"({height}, {width})",
-            hint=f"--set 'data.size=[{height},{width}]'",
-        )
+        message = f"the encoder '{spec.name}' takes images of one size only"
+        raise wrong_size(message, size, (height, width))
 
 
 def _block_index(name: str, depth: int, encoder: str) -> int:

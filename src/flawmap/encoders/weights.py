@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import WeightsError
+from flawmap.files import as_path
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +59,8 @@ def find_packaged(spec: EncoderSpec) -> Path | None:
     return None
 
 
-def find_in_folder(spec: EncoderSpec) -> Path | None:
-    """The file of the encoder's name in the folder of weights, or None.
+def folder() -> Path | None:
+    """The folder of weights, or None when none is named.
 
     Raises:
         WeightsError: The folder that the environment names does not exist.
@@ -67,17 +68,30 @@ def find_in_folder(spec: EncoderSpec) -> Path | None:
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return None
-    folder = Path(named).expanduser()
-    if not folder.is_dir():
+    found = as_path(named)
+    if not found.is_dir():
         raise WeightsError(
             "the folder of weights does not exist",
             where=FOLDER_VARIABLE,
             given=named,
-            expected=f"a folder with files such as {spec.name}{_ENDINGS[0]}",
+            expected=f"a folder with files such as lite0{_ENDINGS[0]}",
             hint="correct the environment variable, or unset it",
         )
-    files = [folder / f"{spec.name}{ending}" for ending in _ENDINGS]
-    return next((file for file in files if file.is_file()), None)
+    return found
+
+
+def find(spec: EncoderSpec) -> WeightsFile | None:
+    """The weights in the encoder's package, else those of its name in the folder of weights.
+
+    Raises:
+        WeightsError: The folder that the environment names does not exist.
+    """
+    packaged = find_packaged(spec)
+    if packaged is not None:
+        return WeightsFile(packaged, "package")
+    place = folder()
+    files = [] if place is None else [place / f"{spec.name}{ending}" for ending in _ENDINGS]
+    return next((WeightsFile(file, "file") for file in files if file.is_file()), None)
 
 
 def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> WeightsFile | None:
@@ -93,19 +107,18 @@ def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> Weigh
             given=weights,
             hint="give the path of a .safetensors or .pth file",
         )
-    packaged = find_packaged(spec) if weights is None else None
-    file = packaged or weights or find_in_folder(spec)
+    file = find(spec) if weights is None else WeightsFile(weights, "file")
     if file is None:
         return None
-    if sha256 is not None and (found := sha256_of(file)) != sha256.lower():
+    if sha256 is not None and (found := sha256_of(file.path)) != sha256.lower():
         raise WeightsError(
             "the weights' file is not the expected one",
-            where=str(file),
+            where=str(file.path),
             given=f"sha256 {found}",
             expected=f"sha256 {sha256.lower()}",
             hint="fetch the file again, or correct encoder.sha256",
         )
-    return WeightsFile(file, "file" if packaged is None else "package")
+    return file
 
 
 def missing(spec: EncoderSpec, *, cause: object = None) -> WeightsError:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
-from flawmap.errors import ConfigError
+from flawmap.errors import ConfigError, wrong_size
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.mfsa import WindowBlock
 from flawmap.methods.layers.similarity import gms, ssim
@@ -494,11 +494,9 @@ class InTra(IterativeMethod):
 def _require(config: InTraConfig, size: tuple[int, int]) -> None:
     k, least = config.patch, config.patch * config.window
     if size[0] % k or size[1] % k or min(size) < least:
-        fit = tuple(max(least, round(n / k) * k) for n in size)
-        raise ConfigError(
+        height, width = (max(least, round(n / k) * k) for n in size)
+        raise wrong_size(
             f"the input must be cut into patches of {k} px, at least {config.window} each way",
-            where="data.size",
-            given=size,
-            expected=f"for example {fit}",
-            hint=f"--set 'data.size=[{fit[0]},{fit[1]}]'",
+            size,
+            (height, width),
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flawmap.data.detect import read_data
+from flawmap.data.detect import existing, read_data
 from flawmap.data.samples import (
     Lister,
     Problem,
@@ -18,6 +18,7 @@ from flawmap.data.samples import (
 )
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.files import as_path
 from flawmap.registry import FORMATS
 from flawmap.scoring.calibration import EVERY
 from flawmap.types import Sample
@@ -70,7 +71,7 @@ def find_images(
     problems: list[Problem] = []
     notes: list[str] = []
     for given in paths:
-        path = Path(given).expanduser()
+        path = as_path(given)
         before = len(problems)
         table = _as_table(path, format)
         if table is not None:
@@ -169,13 +170,7 @@ def _category_finder(known: Sequence[str], category: str | None) -> Callable[[Sa
 def _as_table(path: Path, format: str | None) -> SampleTable | None:
     if format is not None:
         return read_data(path, format=format, check=False)
-    if not path.exists():
-        raise DataError(
-            "the path does not exist",
-            where=shown(path),
-            hint="check it; relative paths start at the current folder",
-        )
-    if path.is_file():
+    if existing(path).is_file():
         is_table = path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS
         return read_data(path, format="table", check=False) if is_table else None
     readers = [FORMATS.load(name)() for name in FORMATS]

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 from flawmap.data.images import read_image
 from flawmap.data.samples import shown
-from flawmap.errors import ConfigError, DataError, FlawmapError
+from flawmap.errors import ConfigError, ExportError, FlawmapError
 from flawmap.outputs.maps import write_map_npy, write_map_png
 from flawmap.outputs.names import OutputNames
 from flawmap.outputs.overlay import draw_overlay
@@ -86,7 +86,7 @@ class PredictionWriter:
         png / 65535 * (map_max - map_min) + map_min.
 
         Raises:
-            DataError: The disk is full or the folder cannot be written.
+            ExportError: The disk is full or the folder cannot be written.
         """
         record = prediction.to_dict()
         with self._writing():
@@ -167,7 +167,7 @@ class PredictionWriter:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise DataError(
+            raise ExportError(
                 "the disk is full"
                 if full
                 else f"the predictions cannot be written: {error.strerror or error}",

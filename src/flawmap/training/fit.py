@@ -23,7 +23,7 @@ from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
 from flawmap.errors import DataError
 from flawmap.methods.base import Method, OnePassMethod
-from flawmap.progress import Progress, Silent
+from flawmap.progress import Mute, Progress, Silent
 from flawmap.registry import METHODS
 from flawmap.scoring.calibration import EVERY, Calibration
 from flawmap.scoring.good_scores import GoodScores
@@ -118,7 +118,7 @@ class _Fit:
             folder=run_folder,
             resume=resume,
             # One of several processes speaks for all.
-            progress=progress if fabric.is_global_zero else Silent(),
+            progress=progress if fabric.is_global_zero else Mute(),
             fabric=fabric,
             deadline=None if budget is None else began + budget,
             stop=PoliteStop(),
@@ -144,7 +144,7 @@ class _Fit:
             checked.good,
             config,
             can_leave_out,
-            note=self.progress.note,
+            warn=self.progress.warn,
             taught={path for path, picture in self._pictures.items() if picture in taught},
         )
         if run.fabric.is_global_zero:
@@ -297,7 +297,7 @@ class _Fit:
                 f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
             )
         for text in found.notes(calibration):
-            run.progress.note(text)
+            run.progress.warn(text)
         return calibration
 
     def _verified(self) -> _Checked:
@@ -317,9 +317,10 @@ class _Fit:
             )
         result.require(skip_bad=self.skip_bad)
         for found in (*training_findings(table), *range_findings(result.facts, white_level)):
-            self.progress.note(f"{found.message} -> {found.hint}" if found.hint else found.message)
+            say = self.progress.warn if found.severity == "warning" else self.progress.note
+            say(f"{found.message} -> {found.hint}" if found.hint else found.message)
         if result.problems:
-            self.progress.note(f"{len(result.problems)} unreadable images are left out")
+            self.progress.warn(f"{len(result.problems)} unreadable images are left out")
         good = few(
             self._distinct(result.facts), self.config.training.images_per_category, self.config.seed
         )
@@ -386,7 +387,7 @@ class _Fit:
         assert self.start is not None
         here = set(self.table.categories)
         if forgotten := [name for name in self.start.categories if name not in here]:
-            self.progress.note(
+            self.progress.warn(
                 "not in this data, so they get no threshold and may be forgotten: "
                 f"{', '.join(forgotten)}. Give their images too, to keep them"
             )

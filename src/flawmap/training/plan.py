@@ -37,7 +37,7 @@ def make_plan(
     config: Config,
     can_leave_out: bool,
     *,
-    note: Callable[[str], None],
+    warn: Callable[[str], None],
     taught: Collection[str] = (),
 ) -> Plan:
     """Share the good images out, category by category.
@@ -50,7 +50,7 @@ def make_plan(
         good: Distinct good images of the train and validation splits.
         config: Its seed decides which are held out.
         can_leave_out: Whether the method can score an image as if it had not learnt it.
-        note: Told of categories that get no threshold.
+        warn: Told of categories that get no threshold.
         taught: Paths of images that the detector to begin with has learnt: they set no threshold.
 
     Raises:
@@ -93,7 +93,7 @@ def make_plan(
             chosen = _drawn(free, min(max(_LEAST_HELD_OUT, n), spared), config.seed)
         if not chosen:
             new = " that were not learnt before" if len(free) < len(train_part) else ""
-            note(
+            warn(
                 f"'{category}' has only {len(free)} good training images{new}: too few to "
                 "hold any out, so it gets no threshold; add images, or calibrate later with "
                 "'flawmap calibrate'"
