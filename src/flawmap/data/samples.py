@@ -102,6 +102,8 @@ class SampleTable:
             images may do without a label, and a fit learns from all of them.
         one_vs_rest: The good images of a category are defects in all others, so one model over
             several would have learnt every defect.
+        sizes: In bytes, of the files that were asked about, by path. Tables that are made from
+            this one share it: a network drive takes its time for each answer.
     """
 
     root: str
@@ -114,6 +116,7 @@ class SampleTable:
     judged_apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsorted_training: bool = False
     one_vs_rest: bool = False
+    sizes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -185,8 +188,9 @@ class SampleTable:
     def fingerprint(self) -> str:
         """A sha256 that changes when an image or a mask is added, removed, relabelled or resized.
 
-        It reads file sizes, never contents: see `verify.Verification.content_fingerprint` for
-        those. The place of the data set does not matter.
+        It reads file sizes, once for each table, never contents: see
+        `verify.Verification.content_fingerprint` for those. The place of the data set does not
+        matter.
         """
         rows = sorted(
             json.dumps(
@@ -196,8 +200,8 @@ class SampleTable:
                     s.split,
                     s.label,
                     s.defect,
-                    _file_size(s.path),
-                    [[canonical(self.relative(m)), _file_size(m)] for m in s.masks],
+                    self._size(s.path),
+                    [[canonical(self.relative(m)), self._size(m)] for m in s.masks],
                     *([s.group] if s.group else []),
                 ]
             )
@@ -211,6 +215,14 @@ class SampleTable:
             digest.update(row.encode())
             digest.update(b"\n")
         return digest.hexdigest()
+
+    def _size(self, path: str) -> int:
+        if path not in self.sizes:
+            try:
+                self.sizes[path] = Path(path).stat().st_size
+            except OSError:
+                self.sizes[path] = -1
+        return self.sizes[path]
 
     def require_apart(self, separate: bool) -> None:
         """Refuse one model over categories that are defects to each other.
@@ -237,13 +249,6 @@ class SampleTable:
 def canonical(path: str) -> str:
     """A name in one Unicode form: a disk of a Mac may give the same name in another."""
     return unicodedata.normalize("NFC", path)
-
-
-def _file_size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
 
 
 class Reader(Protocol):

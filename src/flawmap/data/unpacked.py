@@ -27,7 +27,7 @@ class Listing:
     def __init__(self, lister: Lister, folder: Path) -> None:
         self._base = str(folder)
         self._there = frozenset(lister.tree(folder))
-        self._broken = tuple(p.path for p in lister.problems)
+        self._broken = frozenset(p.path for p in lister.problems)
 
     def path(self, name: str) -> str:
         """The path of a file that is named relative to the folder, with forward slashes."""
@@ -39,7 +39,11 @@ class Listing:
 
     def broken(self, path: str) -> bool:
         """Whether the file, or a folder above it, is among what cannot be read."""
-        return any(path == b or path.startswith(b + os.sep) for b in self._broken)
+        while path:
+            if path in self._broken:
+                return True
+            path = path.rpartition(os.sep)[0]
+        return False
 
 
 @dataclass(frozen=True)
