@@ -136,7 +136,7 @@ def calibrate(
         white = found.config["data"]["white_level"]
         samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
         skipped += unreadable
-        measured = _measure(path, samples, device, encoder_weights, progress or Silent())
+        measured = _measure(found, path, samples, device, encoder_weights, progress or Silent())
         categories = measured.categories()
         measured_on = {
             "root": shown(data.root),
@@ -237,21 +237,22 @@ def _named(
 
 
 def _measure(
+    found: Bundle,
     path: Path,
     samples: list[Sample],
     device: str,
     encoder_weights: PathLike | None,
     progress: Progress,
 ) -> GoodScores:
-    from flawmap.detector import load
+    from flawmap.detector import detector_of
 
-    detector = load(path, device=device, encoder_weights=encoder_weights)
-    found = GoodScores()
+    detector = detector_of(found, path, device=device, encoder_weights=encoder_weights)
+    scores = GoodScores()
     with progress.task("Scoring good images", len(samples)) as task:
         for done, (sample, geometry, raw) in enumerate(detector.raw_maps(samples), start=1):
-            found.add(sample, *detector.scorer.score(raw, geometry), exact=True)
+            scores.add(sample, *detector.scorer.score(raw, geometry), exact=True)
             task.update(done)
-    return found
+    return scores
 
 
 def _with(found: Bundle, calibration: Calibration, on: Mapping[str, Any] | None) -> Bundle:
