@@ -18,7 +18,6 @@ import numpy as np
 
 from flawmap.data.samples import SampleTable
 from flawmap.detector import Detector
-from flawmap.errors import DataError
 from flawmap.metrics import auroc, average_precision, confusion, f1_max, sample_auroc
 from flawmap.metrics.catalog import ALWAYS, CROP, marks, resolve
 from flawmap.pixels import APART, SPRO, STANDARD_SIZE, CategoryPixels, kinds_apart
@@ -146,14 +145,7 @@ def evaluate_table(
         DataError: There is no labelled test image, or an image or mask cannot be read.
     """
     wanted = [name for name in resolve(metrics) if name not in ALWAYS]
-    test = [s for s in table.samples if s.split == "test" and s.label is not None]
-    if not test:
-        raise DataError(
-            "there is no labelled test image to evaluate on",
-            where=table.root,
-            expected="a test split with good images, defects, or both",
-            hint="use 'flawmap predict' for images without labels",
-        )
+    test = table.require_tested()
     notes: list[str] = []
     if table.problems:
         count = len(table.problems)

@@ -170,7 +170,7 @@ def test_data_without_test_images_shows_before_anything_runs(tmp_path: Path, rin
 
     shutil.copytree(rings / "train" / "good", tmp_path / "photos")
     grid = make_grid({"data": {"x": str(tmp_path / "photos")}, "methods": ["patchcore"]})
-    with pytest.raises(DataError, match="no labelled test images"):
+    with pytest.raises(DataError, match="no labelled test image"):
         cells_of(grid)
 
 

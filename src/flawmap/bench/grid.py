@@ -25,7 +25,7 @@ from flawmap.bench.published import MAIN_TABLES, require_table
 from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError
 from flawmap.metrics.catalog import info
 
 if TYPE_CHECKING:
@@ -406,7 +406,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
             for setting, categories in _together(table.categories, grid.settings):
                 part = table.only(categories)
                 part.require_apart(setting == "separate")
-                _require_test(part, name)
+                part.require_tested()
                 parts.append(
                     _Part(
                         data=name,
@@ -431,16 +431,6 @@ def _listed(place: DataEntry, seed: int, sizes: dict[str, int]) -> SampleTable:
 def _versions(table: SampleTable) -> dict[str, str]:
     """For each category what its images are, comparable between seeds where that is the seed 0."""
     return {name: table.only([name]).fingerprint()[:16] for name in table.categories}
-
-
-def _require_test(table: SampleTable, name: str) -> None:
-    if not any(s.split == "test" and s.label is not None for s in table.samples):
-        raise DataError(
-            f"the data set '{name}' has no labelled test images to measure on",
-            where=table.root,
-            expected="good images and defects in a test split",
-            hint="docs/your-own-data.md shows how to lay them out",
-        )
 
 
 def _config(

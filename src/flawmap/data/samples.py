@@ -126,6 +126,27 @@ class SampleTable:
         """The categories that occur, sorted."""
         return categories_of(self.samples)
 
+    @cached_property
+    def tested(self) -> tuple[Sample, ...]:
+        """The images of the test split with a label: those that figures are measured on."""
+        return tuple(s for s in self.samples if s.split == "test" and s.label is not None)
+
+    def require_tested(self) -> tuple[Sample, ...]:
+        """The same, of which there must be some.
+
+        Raises:
+            DataError: There is none.
+        """
+        if not self.tested:
+            raise DataError(
+                "there is no labelled test image to measure on",
+                where=shown(self.root),
+                expected="a test split with good images, defects, or both",
+                hint="docs/your-own-data.md shows how to lay them out; 'flawmap predict' is for "
+                "images without labels",
+            )
+        return self.tested
+
     def select(
         self,
         *,
