@@ -25,6 +25,7 @@ from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
 from flawmap.types import FloatArray, Geometry, RawMap, Sample, Saturation, categories_of
+from flawmap.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +149,10 @@ def evaluate_table(
     test = table.require_tested()
     notes: list[str] = []
     if table.problems:
-        count = len(table.problems)
         # A folder among them may hold any number of images.
-        what = "file or folder" if count == 1 else "files or folders"
-        verb = "is" if count == 1 else "are"
-        notes.append(f"{count} {what} could not be read and {verb} left out")
+        count = counted(len(table.problems), "file or folder", "files or folders")
+        verb = "is" if len(table.problems) == 1 else "are"
+        notes.append(f"{count} could not be read and {verb} left out")
     results: dict[str, CategoryResult] = {}
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:

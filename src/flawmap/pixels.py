@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import numpy as np
 
 from flawmap.data.masks import read_mask, read_regions
-from flawmap.data.samples import shown
 from flawmap.errors import DataError
 from flawmap.metrics import (
     DecidedPixels,
@@ -23,6 +22,7 @@ from flawmap.metrics import (
 from flawmap.metrics.catalog import BY_KIND, CATALOG, CROP, HEADLINE, KINDS, ORIGINAL
 from flawmap.scoring import Threshold
 from flawmap.types import BoolArray, FloatArray, Geometry, Sample, Saturation
+from flawmap.wording import shown
 
 STANDARD_SIZE = (256, 256)
 """(height, width) at which published pixel metrics are taken."""

@@ -11,7 +11,7 @@ from typing import Any
 from flawmap import bundle as bundles
 from flawmap.bundle import Bundle
 from flawmap.data.detect import read_data
-from flawmap.data.samples import SampleTable, raise_unreadable, shown
+from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
@@ -20,6 +20,7 @@ from flawmap.progress import Progress, Silent
 from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
+from flawmap.wording import shown
 
 PathLike = str | os.PathLike[str]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from flawmap.data import UnreadableFilesError, list_images, read_data
-from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, training_part
+from flawmap.data.samples import Lister, Problem, SampleTable, training_part
 from flawmap.data.unpacked import Listing
 from flawmap.errors import ConfigError
 from flawmap.types import Sample
+from flawmap.wording import listed, shown
 
 
 def table(*samples: Sample, root: str = "/data") -> SampleTable:

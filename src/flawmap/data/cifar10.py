@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from flawmap.data.one_vs_rest import Packed, Part, Pixels, different_counts, one_vs_rest
-from flawmap.data.samples import SampleTable, shown
+from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
+from flawmap.wording import shown
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.check import require_sound
-from flawmap.data.samples import Lister, Reader, SampleTable, listed_once, shown
+from flawmap.data.samples import Lister, Reader, SampleTable, listed_once
 from flawmap.errors import DataError
 from flawmap.registry import FORMATS
+from flawmap.wording import counted, shown
 
 
 def read_data(
@@ -198,4 +199,4 @@ def _found(root: Path) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"

@@ -12,17 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flawmap.data.samples import (
-    Lister,
-    Problem,
-    SampleTable,
-    listed,
-    shown,
-    table_of,
-    training_part,
-)
+from flawmap.data.samples import Lister, Problem, SampleTable, table_of, training_part
 from flawmap.errors import ConfigError, DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import listed, shown
 
 _LABELS = "labels.csv"
 _SURE = 0.01

@@ -29,9 +29,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from flawmap.data.samples import shown
 from flawmap.errors import ConfigError, DataError
 from flawmap.types import FloatArray
+from flawmap.wording import shown
 
 MAX_PIXELS = 200_000_000
 """The largest image that is decoded unless asked otherwise: 0.6 GB as 8-bit RGB."""

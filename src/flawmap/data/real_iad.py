@@ -26,10 +26,11 @@ from flawmap.data.real_iad_folders import (
     only_jsons,
     parts_around,
 )
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.unpacked import Listing, archives, not_there, require_whole, twice
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import listed, shown
 
 
 @dataclass

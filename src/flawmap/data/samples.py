@@ -24,6 +24,7 @@ import numpy as np
 
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.types import Sample, Saturation, Split, categories_of
+from flawmap.wording import counted, few, listed, shown
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
@@ -59,28 +60,6 @@ class UnreadableFilesError(DataError):
             hint="repair or remove these files, or leave them out with --skip-bad",
         )
         self.problems = problems
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed: bytes that are no UTF-8 are shown as a replacement mark."""
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def listed(lines: Sequence[str], limit: int = 20) -> str:
-    """The first `limit` lines, one below the other, and how many more there are."""
-    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
-
-
-def few(names: Sequence[str], limit: int = 5) -> str:
-    """The first `limit` names in one line, and how many more there are.
-
-    Example:
-        >>> few(["a", "b", "c"], limit=2)
-        'a, b and 1 more'
-    """
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 @dataclass(frozen=True)
@@ -451,10 +430,9 @@ def raise_unreadable(problems: Sequence[Problem], *, where: str) -> None:
         UnreadableFilesError: There is at least one; the first 20 are in its message.
     """
     if problems:
-        count = len(problems)
-        noun = "file or folder" if count == 1 else "files or folders"
+        count = counted(len(problems), "file or folder", "files or folders")
         raise UnreadableFilesError(
-            f"{count} {noun} cannot be used:\n{listed([str(p) for p in problems])}",
+            f"{count} cannot be used:\n{listed([str(p) for p in problems])}",
             problems=tuple(problems),
             where=where,
         )

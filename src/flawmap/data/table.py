@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, Problem, SampleTable, table_of
 from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import counted, listed, shown
 
 CSV_ENDINGS = frozenset({".csv", ".tsv"})
 JSON_ENDINGS = frozenset({".jsonl", ".ndjson"})
@@ -135,9 +136,8 @@ class Table:
                 hint="save it as UTF-8; in a spreadsheet program choose 'CSV UTF-8'",
             ) from error
         if wrong:
-            count = "1 wrong line" if len(wrong) == 1 else f"{len(wrong)} wrong lines"
             raise DataError(
-                f"{count} in the table:\n{listed(wrong)}",
+                f"{counted(len(wrong), 'wrong line')} in the table:\n{listed(wrong)}",
                 where=shown(file),
                 expected=self.expects,
                 hint="correct these lines; nothing was read",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawmap.data.folder import category_name
-from flawmap.data.samples import Lister, listed, shown
+from flawmap.data.samples import Lister
 from flawmap.errors import DataError
+from flawmap.wording import counted, listed, shown
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 
@@ -135,7 +136,7 @@ def archives(folder: Path) -> dict[str, str]:
 
 def not_there(number: int, noun: str, first: str) -> str:
     """A count of missing files with the first one, such as "2 images that are not there ..."."""
-    what = f"1 {noun} that is" if number == 1 else f"{number} {noun}s that are"
+    what = counted(number, f"{noun} that is", f"{noun}s that are")
     return f"{what} not there, the first {shown(first)}"
 
 

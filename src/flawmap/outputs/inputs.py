@@ -8,19 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawmap.data.detect import read_data
-from flawmap.data.samples import (
-    Lister,
-    Problem,
-    SampleTable,
-    listed_once,
-    raise_unreadable,
-    shown,
-)
+from flawmap.data.samples import Lister, Problem, SampleTable, listed_once, raise_unreadable
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.registry import FORMATS
 from flawmap.scoring.calibration import EVERY
 from flawmap.types import Sample
+from flawmap.wording import shown
 
 PathLike = str | os.PathLike[str]
 

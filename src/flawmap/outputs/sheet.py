@@ -11,11 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from flawmap.data.images import as_float, read_image
-from flawmap.data.samples import SampleTable, shown
+from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Synthesis
 from flawmap.data.transform import Transform
 from flawmap.errors import DataError
 from flawmap.types import BoolArray, FloatArray, Sample
+from flawmap.wording import shown
 
 _GAP = 6
 _OUTLINE = np.array([1.0, 0.0, 0.4], dtype=np.float32)

@@ -22,7 +22,8 @@ from flawmap.report.tables import (
     metrics_table,
     optional_table,
 )
-from flawmap.report.text import counted, esc, name, percent
+from flawmap.report.text import esc, name, percent
+from flawmap.wording import counted
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
