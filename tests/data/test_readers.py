@@ -514,6 +514,13 @@ class TestTable:
         assert len(table) == 1
         assert Problem(str(images / "no.png"), "named on line 4 but not there") in table.problems
 
+    def test_what_is_missing_of_other_categories_is_no_matter(self, images: Path) -> None:
+        text = "path,category\nimages/a.png,bolt\nimages/x.png,nut\nimages/b.png,nut\n"
+        (images / "t.csv").write_text(text)
+        assert len(read_data(images / "t.csv", categories=["bolt"])) == 1
+        with pytest.raises(DataError, match=r"x\.png: named on line 3 but not there"):
+            read_data(images / "t.csv", categories=["nut"])
+
     def test_another_encoding_is_refused(self, images: Path) -> None:
         (images / "t.csv").write_bytes("path\nimages/größe.png\n".encode("latin-1"))
         with pytest.raises(DataError, match="not UTF-8") as caught:

@@ -101,6 +101,7 @@ def read_joined(
         notes=tuple(n for t in tables for n in t.notes),
         saturation={k: v for t in tables for k, v in t.saturation.items()},
         judged_apart={k: v for t in tables for k, v in t.judged_apart.items()},
+        owners={k: v for t in tables for k, v in t.owners.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
         one_vs_rest=any(t.one_vs_rest for t in tables),
     )

@@ -60,7 +60,8 @@ class Folders:
         samples: list[Sample] = []
         for name, product in products.items():
             samples += read_product(lister, root / name, product, category=name)
-        return table_of(self, root, samples, lister)
+        owners = {str(root / name): name for name in products}
+        return table_of(self, root, samples, lister, owners=owners)
 
 
 def _products(lister: Lister, root: Path, names: list[str]) -> dict[str, Product]:

@@ -81,6 +81,8 @@ class SampleTable:
             images may do without a label, and a fit learns from all of them.
         one_vs_rest: The good images of a category are defects in all others, so one model over
             several would have learnt every defect.
+        owners: Of folders and files that concern one category alone, that category by the path.
+            What is wrong elsewhere may concern any.
         sizes: In bytes, of the files that were asked about, by path. Tables that are made from
             this one share it: a network drive takes its time for each answer.
     """
@@ -95,6 +97,7 @@ class SampleTable:
     judged_apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsorted_training: bool = False
     one_vs_rest: bool = False
+    owners: Mapping[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -158,9 +161,12 @@ class SampleTable:
             self._require_known(category)
         others = set(self.categories) - set(categories)
 
+        # Of some categories nothing but problems was found.
+        unwanted = {*self.categories, *self.owners.values()} - set(categories)
+
         def kept(path: str) -> bool:
-            # In layouts with a folder per category, a problem belongs to the folder's category.
-            return self.relative(path).split("/", 1)[0] not in others
+            owner = next((self.owners[p] for p in around(path) if p in self.owners), None)
+            return owner not in unwanted
 
         return replace(
             self,
@@ -244,6 +250,13 @@ class SampleTable:
     def _require_known(self, category: str) -> None:
         if category not in self.categories:
             raise unknown_name("category", category, self.categories, where=shown(self.root))
+
+
+def around(path: str) -> Iterator[str]:
+    """The path, and the folders above it from the nearest one."""
+    while path:
+        yield path
+        path = path.rpartition(os.sep)[0]
 
 
 def canonical(path: str) -> str:
@@ -469,6 +482,7 @@ def table_of(
     notes: Sequence[str] = (),
     saturation: Mapping[str, Mapping[int, Saturation]] | None = None,
     judged_apart: Mapping[str, Mapping[str, str]] | None = None,
+    owners: Mapping[str, str] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
     ignored = sum(lister.ignored.values())
@@ -487,4 +501,5 @@ def table_of(
         notes=tuple(notes),
         saturation=dict(saturation or {}),
         judged_apart=dict(judged_apart or {}),
+        owners=dict(owners or {}),
     )

@@ -146,6 +146,7 @@ class SplitFolders:
             notes=notes,
             saturation=found.saturation,
             judged_apart=found.judged_apart,
+            owners={} if place is None else place.owners,
         )
 
     def read_category(

@@ -109,6 +109,7 @@ class Table:
         samples: list[Sample] = []
         wrong: list[str] = []
         seen: dict[str, int] = {}
+        owners: dict[str, str] = {}
         has_label = False
         try:
             for row in _rows(file, wrong):
@@ -124,6 +125,9 @@ class Table:
                     continue
                 seen[sample.path] = row.line
                 missing = [p for p in (sample.path, *sample.masks) if not Path(p).is_file()]
+                for p in missing:
+                    shared = owners.get(p, sample.category) != sample.category
+                    owners[p] = "" if shared else sample.category
                 lister.problems += [
                     Problem(p, f"named on line {row.line} but not there") for p in missing
                 ]
@@ -147,7 +151,7 @@ class Table:
             notes.append(
                 "no image has a label: those that are not in the test split are taken as good"
             )
-        return table_of(self, file.parent, samples, lister, notes=notes)
+        return table_of(self, file.parent, samples, lister, notes=notes, owners=owners)
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawmap.data.folder import category_name
-from flawmap.data.samples import Lister
+from flawmap.data.samples import Lister, around
 from flawmap.errors import DataError
 from flawmap.wording import counted, listed, shown
 
@@ -40,11 +40,7 @@ class Listing:
 
     def broken(self, path: str) -> bool:
         """Whether the file, or a folder above it, is among what cannot be read."""
-        while path:
-            if path in self._broken:
-                return True
-            path = path.rpartition(os.sep)[0]
-        return False
+        return any(p in self._broken for p in around(path))
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,11 @@ class Place:
     categories: Mapping[str, Path]
     others: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The `SampleTable.owners`: whatever lies in a category's folder concerns it alone."""
+        return {str(folder): name for name, folder in self.categories.items()}
 
 
 def locate(

@@ -105,7 +105,7 @@ class VisA:
         notes = [place.note] if place.note else []
         if absent:
             notes.append(f"left out, in {_SPLIT} but without a folder:\n{listed(absent)}")
-        return table_of(self, place.base, samples, lister, notes=notes)
+        return table_of(self, place.base, samples, lister, notes=notes, owners=place.owners)
 
 
 def _is_object(folder: Path) -> bool:
