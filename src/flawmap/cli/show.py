@@ -115,9 +115,9 @@ def progress(quiet: bool) -> Progress:
     return Silent() if quiet else default_progress()
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """A figure, or a dash for one that is undefined."""
-    return "-" if value is None or value != value else f"{value:.{digits}f}"
+    return "-" if value is None or value != value else f"{value:.4f}"
 
 
 def percent(value: float | None) -> str:

@@ -456,11 +456,11 @@ def stem(path: str) -> str:
     return canonical(os.path.splitext(os.path.basename(path))[0])  # noqa: PTH119, PTH122
 
 
-def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> frozenset[str]:
+def training_part(names: Sequence[str], seed: int) -> frozenset[str]:
     """The names that a seeded shuffle puts into the training split.
 
     The names are sorted first, so the order of a folder's listing does not matter; the first
-    int(fraction * n) of the shuffled names train.
+    int(0.8 * n) of the shuffled names train.
 
     Example:
         >>> sorted(training_part(["c", "a", "b", "e", "d"], seed=0))
@@ -468,7 +468,7 @@ def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> fro
     """
     ordered = sorted(names)
     generator = np.random.Generator(np.random.PCG64(seed))
-    chosen = generator.permutation(len(ordered))[: int(fraction * len(ordered))]
+    chosen = generator.permutation(len(ordered))[: int(0.8 * len(ordered))]
     return frozenset(ordered[int(i)] for i in chosen)
 
 
