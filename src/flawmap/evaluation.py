@@ -225,9 +225,9 @@ class _Scored:
                 self._images.append(ImageResult(sample, score, limit))
                 pause = time.perf_counter()
                 if found is not None:
-                    geometry, raw, full = found
+                    geometry, raw, smoothed, full = found
                     scorer = self.detector.scorer
-                    standard = scorer.map(raw, geometry, STANDARD_SIZE)
+                    standard = scorer.map(raw, geometry, STANDARD_SIZE, smoothed)
                     seen = None
                     if pixels.wants_crop:
                         seen = scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
@@ -239,9 +239,9 @@ class _Scored:
 
     def _scored(
         self, samples: Sequence[Sample]
-    ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray] | None]]:
-        """Each image's score, and the map of those whose px are judged: of no image if there is no
-        mask, and of no defect without one."""
+    ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray, FloatArray] | None]]:
+        """Each image's score, and the raw, the smoothed and the final map of those whose px are
+        judged: of no image if there is no mask, and of no defect without one."""
         masked = any(s.masks for s in samples)
         if self.detector.scores_alone and not masked:
             for sample, score in self.detector.image_scores(samples):
@@ -249,9 +249,13 @@ class _Scored:
             return
         scorer = self.detector.scorer
         for sample, geometry, raw in self.detector.raw_maps(samples):
-            score, _ = scorer.score(raw, geometry)
-            judged = masked and (sample.label == 0 or bool(sample.masks))
-            yield sample, score, (geometry, raw, scorer.map(raw, geometry)) if judged else None
+            smoothed = scorer.smoothed(raw, geometry)
+            score, _ = scorer.score(raw, geometry, smoothed)
+            if not masked or (sample.label != 0 and not sample.masks):
+                yield sample, score, None
+                continue
+            full = scorer.map(raw, geometry, smoothed=smoothed)
+            yield sample, score, (geometry, raw, smoothed, full)
 
     def result(self) -> CategoryResult:
         """The figures."""
