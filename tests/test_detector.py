@@ -14,6 +14,7 @@ import pytest
 import flawmap
 from flawmap import bundle as bundles
 from flawmap.data import read_data
+from flawmap.detector import detector_of
 from flawmap.errors import BundleError, ConfigError, DataError, FlawmapWarning
 from flawmap.outputs.stream import skipping
 from flawmap.types import Sample
@@ -186,3 +187,10 @@ def test_products_that_are_judged_by_the_threshold_over_all_are_named(
     expected = "not fitted on rings: judged by the threshold over all that it was fitted on"
     assert any(expected in note for note in result.notes)
     assert not any("not fitted" in note for note in flawmap.evaluate(detector, two_products).notes)
+
+
+def test_a_bundle_in_memory_is_shared_not_copied(bundle: Path) -> None:
+    found = bundles.read(bundle)
+    detector = detector_of(found, bundle, device="cpu")
+    bank = next(iter(found.models.values()))["bank"]
+    assert np.shares_memory(bank, detector.models["*"].state_dict()["bank"].numpy())

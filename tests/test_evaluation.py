@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 import flawmap
 from flawmap.config import ScoringConfig
+from flawmap.data.images import read_values
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.evaluation import Evaluation, evaluate_table
@@ -164,6 +165,15 @@ def test_a_metric_of_the_crop_is_undefined_without_a_crop(table: SampleTable) ->
         "aupro_crop is undefined: the network sees the whole image" in n for n in result.notes
     )
     assert "over the centre crop alone" in result.not_official["aupro_crop"]
+
+
+def test_each_mask_is_decoded_once(table: SampleTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    monkeypatch.setattr(
+        "flawmap.data.masks.read_values", lambda path: decoded.append(path) or read_values(path)
+    )
+    evaluate(table, "spro_0.05", "spro_0.05_by_kind")
+    assert sorted(decoded) == sorted(mask for s in table.samples for mask in s.masks)
 
 
 def test_every_optional_metric_is_the_function_s_value(table: SampleTable) -> None:
@@ -331,7 +341,7 @@ def test_without_masks_no_map_is_made(table: SampleTable, monkeypatch: pytest.Mo
     bare = replace(table, samples=tuple(replace(s, masks=()) for s in table.samples))
     wanted = evaluate(table)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a map")
 
     monkeypatch.setattr(Scorer, "map", refuse)

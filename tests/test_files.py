@@ -21,6 +21,19 @@ def test_a_held_lock_is_not_given_twice(tmp_path: Path) -> None:
     third.close()
 
 
+def test_a_lock_that_was_removed_is_not_held_beside_its_successor(tmp_path: Path) -> None:
+    first, late, later = (FolderLock(tmp_path) for _ in range(3))
+    assert first.acquire()
+    first.remove()
+    successor = FolderLock(tmp_path)
+    assert successor.acquire()
+    assert not late.acquire()
+    successor.remove()
+    assert later.acquire()
+    assert not FolderLock(tmp_path).acquire()
+    later.close()
+
+
 @pytest.mark.parametrize("reason", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
 def test_where_there_are_no_locks_every_process_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int

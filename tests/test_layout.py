@@ -15,7 +15,7 @@ SOURCE = Path(flawmap.__file__).parent
 
 # Lower layers first: a module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "types", "files", "registry", "progress", "resources", "versions"],
+    ["errors", "types", "files", "registry", "progress", "resources", "versions", "wording"],
     ["config"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
     ["methods", "training", "pixels", "auto"],

@@ -116,6 +116,7 @@ def read(path: Path) -> Bundle:
             given=f"{len(data)} bytes",
             hint="copy the file again, or fit again",
         ) from error
+    del data
     text = metadata["manifest"]
     if _digest(text, tensors) != metadata.get("digest"):
         raise BundleError(

@@ -394,7 +394,29 @@ def load(
     """
     require_device(device)
     path = as_path(path)
-    found = bundles.read(path)
+    return detector_of(bundles.read(path), path, device=device, encoder_weights=encoder_weights)
+
+
+def detector_of(
+    found: bundles.Bundle,
+    path: Path,
+    *,
+    device: str,
+    encoder_weights: str | os.PathLike[str] | None = None,
+) -> Detector:
+    """The detector of a bundle that is read already, whose arrays it may share.
+
+    Args:
+        found: What the file held.
+        path: The file, for messages.
+        device: As for `load`.
+        encoder_weights: As for `load`.
+
+    Raises:
+        BundleError: As `load`.
+        WeightsError: As `load`.
+        ConfigError: As `load`.
+    """
     tree = {**found.config, "training": {**found.config["training"], "device": device}}
     fitted = found.info["fitted"]
     try:
@@ -484,4 +506,8 @@ def _arrays(state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    # Weights are large: copied only where torch could not take them as they are.
+    return {
+        name: torch.from_numpy(value if value.flags.writeable else value.copy())
+        for name, value in arrays.items()
+    }

@@ -18,7 +18,6 @@ import numpy as np
 
 from flawmap.data.samples import SampleTable
 from flawmap.detector import Detector
-from flawmap.errors import DataError
 from flawmap.metrics import auroc, average_precision, confusion, f1_max, sample_auroc
 from flawmap.metrics.catalog import ALWAYS, CROP, marks, resolve
 from flawmap.pixels import APART, SPRO, STANDARD_SIZE, CategoryPixels, kinds_apart
@@ -26,6 +25,7 @@ from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
 from flawmap.types import FloatArray, Geometry, RawMap, Sample, Saturation, categories_of
+from flawmap.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +146,13 @@ def evaluate_table(
         DataError: There is no labelled test image, or an image or mask cannot be read.
     """
     wanted = [name for name in resolve(metrics) if name not in ALWAYS]
-    test = [s for s in table.samples if s.split == "test" and s.label is not None]
-    if not test:
-        raise DataError(
-            "there is no labelled test image to evaluate on",
-            where=table.root,
-            expected="a test split with good images, defects, or both",
-            hint="use 'flawmap predict' for images without labels",
-        )
+    test = table.require_tested()
     notes: list[str] = []
     if table.problems:
-        count = len(table.problems)
         # A folder among them may hold any number of images.
-        what = "file or folder" if count == 1 else "files or folders"
-        verb = "is" if count == 1 else "are"
-        notes.append(f"{count} {what} could not be read and {verb} left out")
+        count = counted(len(table.problems), "file or folder", "files or folders")
+        verb = "is" if len(table.problems) == 1 else "are"
+        notes.append(f"{count} could not be read and {verb} left out")
     results: dict[str, CategoryResult] = {}
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:
@@ -233,9 +225,9 @@ class _Scored:
                 self._images.append(ImageResult(sample, score, limit))
                 pause = time.perf_counter()
                 if found is not None:
-                    geometry, raw, full = found
+                    geometry, raw, smoothed, full = found
                     scorer = self.detector.scorer
-                    standard = scorer.map(raw, geometry, STANDARD_SIZE)
+                    standard = scorer.map(raw, geometry, STANDARD_SIZE, smoothed)
                     seen = None
                     if pixels.wants_crop:
                         seen = scorer.map(raw, geometry.of_input(), STANDARD_SIZE)
@@ -247,9 +239,9 @@ class _Scored:
 
     def _scored(
         self, samples: Sequence[Sample]
-    ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray] | None]]:
-        """Each image's score, and the map of those whose px are judged: of no image if there is no
-        mask, and of no defect without one."""
+    ) -> Iterator[tuple[Sample, float, tuple[Geometry, RawMap, FloatArray, FloatArray] | None]]:
+        """Each image's score, and the raw, the smoothed and the final map of those whose px are
+        judged: of no image if there is no mask, and of no defect without one."""
         masked = any(s.masks for s in samples)
         if self.detector.scores_alone and not masked:
             for sample, score in self.detector.image_scores(samples):
@@ -257,9 +249,13 @@ class _Scored:
             return
         scorer = self.detector.scorer
         for sample, geometry, raw in self.detector.raw_maps(samples):
-            score, _ = scorer.score(raw, geometry)
-            judged = masked and (sample.label == 0 or bool(sample.masks))
-            yield sample, score, (geometry, raw, scorer.map(raw, geometry)) if judged else None
+            smoothed = scorer.smoothed(raw, geometry)
+            score, _ = scorer.score(raw, geometry, smoothed)
+            if not masked or (sample.label != 0 and not sample.masks):
+                yield sample, score, None
+                continue
+            full = scorer.map(raw, geometry, smoothed=smoothed)
+            yield sample, score, (geometry, raw, smoothed, full)
 
     def result(self) -> CategoryResult:
         """The figures."""

@@ -72,14 +72,26 @@ class FolderLock:
             import fcntl
         except ImportError:
             return True
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.close()
+                return False
+            except OSError:
+                return True
+            if self._in_place():
+                return True
+            # Its last holder has removed the file since it was opened here.
             self.close()
+            self._file = self._path.open("ab")
+
+    def _in_place(self) -> bool:
+        """Whether others who open the path find this very file."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
             return False
-        except OSError:
-            pass
-        return True
 
     @property
     def descriptor(self) -> int:

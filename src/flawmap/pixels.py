@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import numpy as np
 
 from flawmap.data.masks import read_mask, read_regions
-from flawmap.data.samples import shown
 from flawmap.errors import DataError
 from flawmap.metrics import (
     DecidedPixels,
@@ -23,6 +22,7 @@ from flawmap.metrics import (
 from flawmap.metrics.catalog import BY_KIND, CATALOG, CROP, HEADLINE, KINDS, ORIGINAL
 from flawmap.scoring import Threshold
 from flawmap.types import BoolArray, FloatArray, Geometry, Sample, Saturation
+from flawmap.wording import shown
 
 STANDARD_SIZE = (256, 256)
 """(height, width) at which published pixel metrics are taken."""
@@ -120,9 +120,18 @@ class CategoryPixels:
         Raises:
             DataError: A mask cannot be read.
         """
+        size = (full.shape[0], full.shape[1])
+        saturated = [] if self._saturated is None else [self._saturated]
+        for defect, scores in self._saturated_by_kind.values():
+            if not sample.label or sample.defect == defect:
+                saturated.append(scores)
         mask: BoolArray | None = None
-        if sample.label:
-            mask = read_mask(sample.masks, (full.shape[0], full.shape[1]))
+        read: list[tuple[BoolArray, int]] = []
+        if sample.label and saturated:
+            read = read_regions(sample.masks, size)
+            mask = np.logical_or.reduce([np.zeros(size, dtype=np.bool_), *(r for r, _ in read)])
+        elif sample.label:
+            mask = read_mask(sample.masks, size)
         found: dict[str, tuple[FloatArray, BoolArray | None]] = {
             ORIGINAL: (full, mask),
             "": (standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)),
@@ -139,12 +148,8 @@ class CategoryPixels:
                 self._of_defects[ending].add(anomaly_map, truth)
         if self._decided is not None:
             self._decided.add(full, mask)
-        saturated = [] if self._saturated is None else [self._saturated]
-        for defect, scores in self._saturated_by_kind.values():
-            if not sample.label or sample.defect == defect:
-                saturated.append(scores)
         if saturated:
-            regions = _regions(sample, full, self._saturation)
+            regions = _saturations(sample.masks, read, self._saturation)
             for scores in saturated:
                 scores.add(full, regions)
 
@@ -180,18 +185,20 @@ class CategoryPixels:
         return metrics | optional
 
 
-def _regions(
-    sample: Sample, full: FloatArray, saturation: Mapping[int, Saturation]
+def _saturations(
+    paths: Sequence[str],
+    read: Sequence[tuple[BoolArray, int]],
+    saturation: Mapping[int, Saturation],
 ) -> list[tuple[BoolArray, float]]:
-    """Each mask file's region with the px of it that must be found."""
-    if not sample.label:
-        return []
+    """Each mask file's region with the px of it that must be found.
+
+    Args:
+        paths: The mask files.
+        read: Their regions and values; none for a good image.
+        saturation: By the values.
+    """
     regions = []
-    for path, (region, value) in zip(
-        sample.masks,
-        read_regions(sample.masks, (full.shape[0], full.shape[1])),
-        strict=True,
-    ):
+    for path, (region, value) in zip(paths if read else (), read, strict=True):
         area = int(np.count_nonzero(region))
         if not area:
             continue

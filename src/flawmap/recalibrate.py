@@ -11,7 +11,7 @@ from typing import Any
 from flawmap import bundle as bundles
 from flawmap.bundle import Bundle
 from flawmap.data.detect import read_data
-from flawmap.data.samples import SampleTable, raise_unreadable, shown
+from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
@@ -21,6 +21,7 @@ from flawmap.resources import require_device
 from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
+from flawmap.wording import shown
 
 PathLike = str | os.PathLike[str]
 
@@ -138,7 +139,7 @@ def calibrate(
         white = found.config["data"]["white_level"]
         samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
         skipped += unreadable
-        measured = _measure(path, samples, device, encoder_weights, progress or Silent())
+        measured = _measure(found, path, samples, device, encoder_weights, progress or Silent())
         categories = measured.categories()
         measured_on = {
             "root": shown(data.root),
@@ -242,21 +243,22 @@ def _named(
 
 
 def _measure(
+    found: Bundle,
     path: Path,
     samples: list[Sample],
     device: str,
     encoder_weights: PathLike | None,
     progress: Progress,
 ) -> GoodScores:
-    from flawmap.detector import load
+    from flawmap.detector import detector_of
 
-    detector = load(path, device=device, encoder_weights=encoder_weights)
-    found = GoodScores()
+    detector = detector_of(found, path, device=device, encoder_weights=encoder_weights)
+    scores = GoodScores()
     with progress.task("Scoring good images", len(samples)) as task:
         for done, (sample, geometry, raw) in enumerate(detector.raw_maps(samples), start=1):
-            found.add(sample, *detector.scorer.score(raw, geometry), exact=True)
+            scores.add(sample, *detector.scorer.score(raw, geometry), exact=True)
             task.update(done)
-    return found
+    return scores
 
 
 def _with(found: Bundle, calibration: Calibration, on: Mapping[str, Any] | None) -> Bundle:

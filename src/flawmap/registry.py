@@ -100,6 +100,7 @@ FORMATS = Registry(
         "real-iad-noisy": "flawmap.data.real_iad:RealIADNoisy",
         "magnetic-tile": "flawmap.data.magnetic_tile:MagneticTile",
         "elpv": "flawmap.data.elpv:Elpv",
+        "elpv-uncertain": "flawmap.data.elpv:ElpvUncertain",
         "mnist": "flawmap.data.idx:Mnist",
         "fashion-mnist": "flawmap.data.idx:FashionMnist",
         "idx": "flawmap.data.idx:Idx",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from flawmap.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +36,9 @@ class Sample:
         masks: Mask files of the same size as the image, nonzero = defect; their union counts.
         group: Images of one physical part (several views of it) share a name; "" for a part that
             was photographed once.
+
+    Raises:
+        DataError: A path is no text, or the split or the label is another one.
     """
 
     path: str
@@ -43,6 +48,24 @@ class Sample:
     defect: str = ""
     masks: tuple[str, ...] = ()
     group: str = ""
+
+    def __post_init__(self) -> None:
+        splits = get_args(Split)
+        given: object
+        if not all(isinstance(path, str) for path in (self.path, *self.masks)):
+            what, given, expected = "path", (self.path, *self.masks), "text, as of str(path)"
+        elif self.split not in splits:
+            what, given, expected = "split", self.split, f"one of: {', '.join(splits)}"
+        elif self.label not in (0, 1, None):
+            what, given, expected = "label", self.label, "0 (good), 1 (defect) or None (unknown)"
+        else:
+            return
+        raise DataError(
+            f"a sample cannot have this {what}",
+            where=str(self.path),
+            given=repr(given),
+            expected=expected,
+        )
 
 
 @dataclass(frozen=True, slots=True)

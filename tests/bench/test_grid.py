@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,23 @@ def test_the_version_of_the_data_is_the_same_for_every_split(tmp_path: Path) -> 
     (good / "7.jpg").write_bytes(b"another")
     for old, new in zip((one, two), cells_of(make_grid(tree)), strict=True):
         assert new.data_versions != old.data_versions
+
+
+def test_no_file_is_asked_for_its_size_twice(
+    two_products: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    stat = Path.stat
+
+    def counted(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        asked[str(path)] += path.suffix == ".png"
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    settings = ["unified", "separate"]
+    tree = {"data": {"two": str(two_products)}, "methods": "patchcore"}
+    cells_of(make_grid({**tree, "seeds": [0, 1], "settings": settings}))
+    assert set(asked.values()) == {0, 1}
 
 
 def test_the_version_of_a_category_does_not_depend_on_the_others(two_products: Path) -> None:
@@ -151,7 +170,7 @@ def test_data_without_test_images_shows_before_anything_runs(tmp_path: Path, rin
 
     shutil.copytree(rings / "train" / "good", tmp_path / "photos")
     grid = make_grid({"data": {"x": str(tmp_path / "photos")}, "methods": ["patchcore"]})
-    with pytest.raises(DataError, match="no labelled test images"):
+    with pytest.raises(DataError, match="no labelled test image"):
         cells_of(grid)
 
 

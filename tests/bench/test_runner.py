@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -392,6 +393,20 @@ def test_a_cell_that_its_last_run_could_not_write_down_is_only_written_down(
         assert stage.calls() == ["fit-0", "score-0"]
         assert run_cells(cells[:1], store).done == 1
         assert stage.calls() == []
+
+
+def test_a_cell_that_cannot_be_begun_is_left_to_others(
+    stage: Stage, cells: list[Cell], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> FolderLock:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Store(path, create=True) as store, Store(path) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "FolderLock", full)
+            with pytest.raises(BenchError, match="cannot be begun: No space left"):
+                run_cells(cells[:1], store)
+        assert other.claim(cells[0], "another") == "ours"
 
 
 def test_a_cell_whose_old_process_lives_is_waited_for(

@@ -64,7 +64,7 @@ def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
             training=SimpleNamespace(batch_size=1), data=SimpleNamespace(white_level=None)
         ),
     )
-    monkeypatch.setattr(detectors, "load", lambda path, **options: detector)
+    monkeypatch.setattr(detectors, "detector_of", lambda found, path, **options: detector)
 
 
 def test_a_rate_moves_the_threshold_and_keeps_the_model(
@@ -140,6 +140,16 @@ def test_new_good_images_set_the_threshold_and_defects_never_do(
     assert sorted(calibration.categories["cable"].peaks) == [11, 21, 31]
     assert calibration.categories["cable"].exact
     assert calibration.categories["screw"].scores.max() == 199
+
+
+@pytest.mark.usefixtures("brightness")
+def test_the_bundle_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    reads = []
+    read = bundles.read
+    monkeypatch.setattr(bundles, "read", lambda path: reads.append(path) or read(path))
+    calibrate(model, write_images(tmp_path / "cable", [10, 20]), category="cable")
+    assert reads == [model]
 
 
 @pytest.mark.usefixtures("brightness")

@@ -442,6 +442,24 @@ class TestMasks:
         for name in ("rgb", "rgba", "deep", "bits", "palette"):
             np.testing.assert_array_equal(read_mask([tmp_path / f"{name}.png"], (1, 2)), expected)
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [[0, 0, 0], [0, 200, 0], [256, 0, 0]],
+            # With alpha, of which 0 hides any colour.
+            [[7, 0, 0, 0], [0, 200, 0, 9], [0, 0, 300, 65535]],
+            [[7, 0], [200, 9], [300, 65535]],
+        ],
+        ids=["rgb", "rgba", "grey-alpha"],
+    )
+    def test_16_bit_colour_counts_with_its_low_byte(
+        self, tmp_path: Path, values: list[list[int]]
+    ) -> None:
+        (tmp_path / "m.png").write_bytes(png16(np.array([values], dtype=np.uint16)))
+        np.testing.assert_array_equal(
+            read_mask([tmp_path / "m.png"], (1, 3)), [[False, True, True]]
+        )
+
     def test_regions_keep_their_files_apart_and_their_values(self, tmp_path: Path) -> None:
         one = self.save(tmp_path / "1.png", np.array([[254, 254, 0]], dtype=np.uint8))
         two = self.save(tmp_path / "2.png", np.array([[0, 300, 0]], dtype=np.uint16))

@@ -318,6 +318,26 @@ class TestMVTecLOCO:
         assert joined.judged_apart == loco.judged_apart
         assert joined.saturation == loco.saturation
 
+    def test_of_joined_data_sets_only_the_wanted_categories_must_be_whole(
+        self, root: Path, mvtec: Path
+    ) -> None:
+        (root / "breakfast_box" / "train" / "good" / "x.png").symlink_to("gone")
+        for name in ("bottle", "juice_bottle"):
+            assert read_joined([mvtec, root], categories=[name]).categories == (name,)
+        with pytest.raises(DataError, match=r"x\.png: a link to gone"):
+            read_joined([mvtec, root], categories=["breakfast_box"])
+
+    def test_a_folder_called_like_a_category_hides_nothing(self, root: Path, mvtec: Path) -> None:
+        outer = root.parent / "joined"
+        outer.mkdir()
+        # The data set's own folder is called like a category of the other one.
+        moved = root.rename(outer / "bottle")
+        (outer / "x").mkdir()
+        other = mvtec.rename(outer / "x" / "bottle")
+        (moved / "juice_bottle" / "train" / "good" / "x.png").symlink_to("gone")
+        with pytest.raises(DataError, match=r"x\.png: a link to gone"):
+            read_joined([other, moved], categories=["juice_bottle"])
+
     def test_without_one_of_the_kinds(self, root: Path) -> None:
         (root / "juice_bottle" / "test" / "logical_anomalies").rename(root.parent / "gone")
         with pytest.raises(DataError, match="MVTec LOCO is not complete") as caught:

@@ -12,7 +12,6 @@ import pytest
 from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
 from flawmap.data.detect import recognise
-from flawmap.data.elpv import Elpv
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.outputs.inputs import find_images
@@ -327,10 +326,10 @@ class TestElpv:
         assert table.notes == ("2 cells on which the experts were not sure are left out",)
 
     def test_uncertain_cells_as_defects(self, cells: Path) -> None:
-        table = Elpv(uncertain="defect").read(cells, 0)
+        table = read_data(cells, format="elpv-uncertain")
+        assert table.format == "elpv-uncertain"
         assert summary(table)["poly", "test", 1, "uncertain"] == 2
-        with pytest.raises(ConfigError, match="uncertain"):
-            Elpv(uncertain="drop")  # type: ignore[arg-type]
+        assert not table.notes
 
     def test_wrong_lines_are_named(self, cells: Path) -> None:
         with (cells / "labels.csv").open("a") as file:
@@ -361,7 +360,7 @@ class TestElpv:
             ("poly", "test", 1, "defect"): 402,
         }
         assert table.fingerprint() == read_data(root / "data").fingerprint()
-        assert len(Elpv(uncertain="defect").read(root, 0)) == 2624
+        assert len(read_data(root, format="elpv-uncertain")) == 2624
 
 
 class TestTable:
@@ -513,6 +512,13 @@ class TestTable:
         table = read_data(images / "t.csv", skip_bad=True)
         assert len(table) == 1
         assert Problem(str(images / "no.png"), "named on line 4 but not there") in table.problems
+
+    def test_what_is_missing_of_other_categories_is_no_matter(self, images: Path) -> None:
+        text = "path,category\nimages/a.png,bolt\nimages/x.png,nut\nimages/b.png,nut\n"
+        (images / "t.csv").write_text(text)
+        assert len(read_data(images / "t.csv", categories=["bolt"])) == 1
+        with pytest.raises(DataError, match=r"x\.png: named on line 3 but not there"):
+            read_data(images / "t.csv", categories=["nut"])
 
     def test_another_encoding_is_refused(self, images: Path) -> None:
         (images / "t.csv").write_bytes("path\nimages/größe.png\n".encode("latin-1"))

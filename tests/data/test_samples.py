@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from flawmap.data import UnreadableFilesError, list_images, read_data
-from flawmap.data.samples import SampleTable, listed, shown, training_part
+from flawmap.data.samples import Lister, Problem, SampleTable, training_part
+from flawmap.data.unpacked import Listing
 from flawmap.errors import ConfigError
 from flawmap.types import Sample
+from flawmap.wording import listed, shown
 
 
 def table(*samples: Sample, root: str = "/data") -> SampleTable:
@@ -53,6 +55,15 @@ def test_every_dangling_link_is_named(tmp_path: Path) -> None:
     assert all(name in text for name in ("b.jpg", "folder", "self.png"))
     assert "--skip-bad" in text
     assert len(caught.value.problems) == 4
+
+
+def test_what_lies_in_a_folder_that_cannot_be_read_is_broken() -> None:
+    listing = Listing(Lister(problems=[Problem("/data/closed", "no permission")]), Path("/gone"))
+    assert listing.broken("/data/closed")
+    assert listing.broken("/data/closed/sub/a.png")
+    assert not listing.broken("/data/closed.png")
+    assert not listing.broken("/data")
+    assert not listing.broken("")
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from flawmap.config import EncoderConfig
-from flawmap.encoders.encoder import build, create, feature_names, pretrained, resolve, wrap
+from flawmap.encoders.encoder import (
+    build,
+    create,
+    default_levels,
+    feature_names,
+    pretrained,
+    resolve,
+    wrap,
+)
 from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import find_packaged
 from flawmap.errors import ConfigError, WeightsError
@@ -172,6 +180,24 @@ def test_a_network_whose_levels_are_sequences_is_refused() -> None:
     network.output_fmt = "NLC"
     with pytest.raises(ConfigError, match="no height and width"):
         wrap(spec, network, ["layer1"])
+
+
+def test_a_network_is_laid_out_once_to_know_its_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    made = []
+    create_model = timm.create_model
+
+    def counted(name: str, **options: object) -> object:
+        made.append(name)
+        return create_model(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", counted)
+    resolve.cache_clear()
+    feature_names.cache_clear()
+    for _ in range(3):
+        assert default_levels(resolve("resnet10t")) == ("layer2", "layer3")
+    assert made == ["resnet10t"] * 2
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ def table(folder: Path, categories: dict[str, int]) -> SampleTable:
 
 def test_categories_take_turns(tmp_path: Path) -> None:
     some = table(tmp_path, {"a": 20, "b": 2})
-    sheet = contact_sheet(some, Synthesis(), images=6, size=32, columns=1)
+    sheet = contact_sheet(some, Synthesis(), images=6, size=32)
     picture = np.asarray(sheet.picture)
-    greys = [int(picture[6 + row * 38 + 16, 6 + 16, 0]) for row in range(6)]
+    at = [(6 + i // 2 * 38 + 16, 6 + i % 2 * 102 + 16) for i in range(6)]
+    greys = [int(picture[row, column, 0]) for row, column in at]
     assert greys == [50, 150, 50, 150, 50, 50]
     assert len(sheet.areas) == 6
 

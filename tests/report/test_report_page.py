@@ -194,7 +194,7 @@ def test_hostile_names_are_text_and_nothing_else(
     image = make.image(0.9, 1, file=file, defect=bad)
     evaluation = make.evaluation(notes=[bad], **{bad: make.result([image], promise)})
     path = tmp_path / "report.html"
-    write_report(detector, evaluation, path, title=bad)
+    write_report(detector, evaluation, path)
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert page.attributes("script") == []

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from flawmap.config import ScoringConfig
 from flawmap.methods.dinomaly import Dinomaly
-from flawmap.scoring import Scorer, Smoothing, pool, resample, smooth
+from flawmap.scoring import Scorer, Smoothing, maps, pool, resample, smooth
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.maps import disc, opened
 from flawmap.types import Geometry, RawMap, Sample
@@ -80,6 +80,16 @@ def test_the_smallest_opening_is_a_cross() -> None:
     np.testing.assert_array_equal(disc(3), cross)
     wanted = ndimage.grey_opening(raw(20, 20), footprint=cross)
     np.testing.assert_array_equal(opened(raw(20, 20), 3), wanted)
+
+
+def test_an_image_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(maps, "opened", lambda v, diameter: calls.append(diameter) or v)
+    geometry = Geometry((30, 30), (20, 20), (0, 0), (20, 20))
+    Scorer(ScoringConfig(opening=5)).predict(
+        RawMap(raw(20, 20)), geometry, Sample("a.png", "nut", "test", None)
+    )
+    assert calls == [5]
 
 
 def test_opening_comes_after_smoothing_on_the_input_and_leaves_padding_out() -> None:

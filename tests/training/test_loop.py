@@ -355,6 +355,15 @@ def test_every_iteration_has_its_own_rate_and_clipped_gradients(
     assert max(norms) == pytest.approx(0.1, rel=1e-3)
 
 
+def test_a_time_budget_on_a_clock_that_sees_no_step(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 1000.0)
+    detector = flawmap.fit(rings, method="dinomaly", time_budget="60s", options=OPTIONS)
+    assert detector.fitted.curves["*"]["steps"] == 40
+
+
 @pytest.mark.slow
 def test_a_short_time_budget_learns_from_fewer_images(
     rings: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +25,7 @@ from flawmap.bench.published import MAIN_TABLES, require_table
 from flawmap.config import Config, Section, explain
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
-from flawmap.errors import ConfigError, DataError
+from flawmap.errors import ConfigError
 from flawmap.files import as_path
 from flawmap.metrics.catalog import info
 from flawmap.resources import require_device
@@ -397,11 +397,11 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
     parts = []
     for name, place in grid.data.items():
         told: set[str] = set()
-        versions = _versions(place)
+        sizes: dict[str, int] = {}
+        tables = {seed: _listed(place, seed, sizes) for seed in {0, *grid.seeds}}
+        versions = _versions(tables[0])
         for seed in grid.seeds:
-            table = read_joined(
-                place.path, format=place.format, categories=place.categories, seed=seed
-            )
+            table = tables[seed]
             for text in table.notes:
                 if text not in told:
                     note(f"{name}: {text}")
@@ -409,7 +409,7 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
             for setting, categories in _together(table.categories, grid.settings):
                 part = table.only(categories)
                 part.require_apart(setting == "separate")
-                _require_test(part, name)
+                part.require_tested()
                 parts.append(
                     _Part(
                         data=name,
@@ -425,20 +425,15 @@ def _parts(grid: Grid, note: Callable[[str], None]) -> list[_Part]:
     return parts
 
 
-def _versions(place: DataEntry) -> dict[str, str]:
-    """For each category what its images are, comparable between seeds: as for the seed 0."""
-    table = read_joined(place.path, format=place.format, categories=place.categories, seed=0)
+def _listed(place: DataEntry, seed: int, sizes: dict[str, int]) -> SampleTable:
+    """A data set with the sizes of its files that are known from other seeds."""
+    table = read_joined(place.path, format=place.format, categories=place.categories, seed=seed)
+    return replace(table, sizes=sizes)
+
+
+def _versions(table: SampleTable) -> dict[str, str]:
+    """For each category what its images are, comparable between seeds where that is the seed 0."""
     return {name: table.only([name]).fingerprint()[:16] for name in table.categories}
-
-
-def _require_test(table: SampleTable, name: str) -> None:
-    if not any(s.split == "test" and s.label is not None for s in table.samples):
-        raise DataError(
-            f"the data set '{name}' has no labelled test images to measure on",
-            where=table.root,
-            expected="good images and defects in a test split",
-            hint="docs/your-own-data.md shows how to lay them out",
-        )
 
 
 def _config(

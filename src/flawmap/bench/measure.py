@@ -114,11 +114,7 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     bundle = folder / job.get("bundle", BUNDLE)
     detector = load(bundle, device=config.training.device)
     table = _table(job)
-    test = [s for s in table.samples if s.split == "test" and s.label is not None]
-    if not test:
-        raise DataError(
-            "there is no labelled test image", where=table.root, hint="give the data a test split"
-        )
+    test = table.require_tested()
     cost: dict[str, Any] = {**networks(detector, test[0]), **latency(detector, test)}
     cost["images_per_second"] = throughput(detector, test)
     # Before the metrics, which keep all scores of a category.

@@ -271,17 +271,25 @@ class _Run:
         claim = self.store.claim(cell, self.owner, retry=self.retry)
         if claim == "ours":
             folder = self.work / cell.key
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FolderLock(folder)
-            if not lock.acquire():
-                # Its last owner is gone, but not yet the process that it had begun.
-                self.store.release(cell.key, self.owner)
-                return "taken"
+            lock: FolderLock | None = None
             try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = FolderLock(folder)
+                if not lock.acquire():
+                    # Its last owner is gone, but not yet the process that it had begun.
+                    self.store.release(cell.key, self.owner)
+                    return "taken"
                 self.running.append(self._start(cell, folder, lock))
-            except BaseException:
-                lock.close()
+            except BaseException as error:
+                if lock is not None:
+                    lock.close()
                 self.store.release(cell.key, self.owner)
+                if isinstance(error, OSError):
+                    raise BenchError(
+                        f"the cell cannot be begun: {error.strerror or error}",
+                        where=str(folder),
+                        hint="free some space or make the folder writable, and start again",
+                    ) from error
                 raise
         elif claim != "taken":
             self.finished += 1

@@ -11,6 +11,7 @@ import typer
 from flawmap.cli import options, show
 from flawmap.cli.errors import DEFECT_FOUND
 from flawmap.files import as_path
+from flawmap.wording import counted
 
 if TYPE_CHECKING:
     from flawmap.errors import DataError
@@ -161,7 +162,7 @@ def run(
                 show.out(f"{verdict:<7} {prediction.score:>10.4f}  {record['path']}")
             task.update(done)
     scored = sum(verdicts.values())
-    text = f"{scored} image{'' if scored == 1 else 's'}: "
+    text = f"{counted(scored, 'image')}: "
     text += f"{verdicts['defect']} defect, {verdicts['good']} good"
     if verdicts[None]:
         text += f", {verdicts[None]} without a verdict (the model has no threshold)"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from flawmap.wording import shown
+
 if TYPE_CHECKING:
     from flawmap.progress import Progress
     from flawmap.scoring import Threshold
@@ -14,12 +16,12 @@ if TYPE_CHECKING:
 
 def out(text: str = "") -> None:
     """A line of the result."""
-    print(_printable(text), file=_results())
+    print(shown(text), file=_results())
 
 
 def note(text: str) -> None:
     """A line for people, beside the result."""
-    print(_printable(text), file=sys.stderr, flush=True)
+    print(shown(text), file=sys.stderr, flush=True)
 
 
 def _results() -> TextIO:
@@ -27,11 +29,6 @@ def _results() -> TextIO:
     # to a file or a pipe to standard error instead.
     proxied: TextIO | None = getattr(sys.stdout, "rich_proxied_file", None)
     return sys.stdout if proxied is None or proxied.isatty() else proxied
-
-
-def _printable(text: str) -> str:
-    # Names of files may hold bytes that are no UTF-8, which no terminal takes.
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def json_out(value: Any) -> None:
@@ -118,9 +115,9 @@ def progress(quiet: bool) -> Progress:
     return Quiet() if quiet else default_progress()
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """A figure, or a dash for one that is undefined."""
-    return "-" if value is None or value != value else f"{value:.{digits}f}"
+    return "-" if value is None or value != value else f"{value:.4f}"
 
 
 def percent(value: float | None) -> str:

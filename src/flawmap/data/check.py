@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from flawmap.data.samples import SampleTable, few, listed, raise_unreadable, shown
+from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.errors import DataError
 from flawmap.types import Split
+from flawmap.wording import counted, few, listed, shown
 
 Severity = Literal["error", "warning", "note"]
 
@@ -112,10 +113,10 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
         )
     wrong = [s.path for s in table.samples if s.split != "test" and s.label == 1]
     if wrong:
-        noun = "defect image" if len(wrong) == 1 else "defect images"
+        count = counted(len(wrong), "defect image")
         yield Finding(
             "error",
-            f"{len(wrong)} {noun} in the training or validation split: {table.few(wrong)}",
+            f"{count} in the training or validation split: {table.few(wrong)}",
             "only good images train and calibrate: move these to the test split",
             tuple(wrong),
         )
@@ -129,10 +130,10 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
             tuple(unknown),
         )
     if table.orphan_masks:
-        noun = "mask has" if len(table.orphan_masks) == 1 else "masks have"
+        count = counted(len(table.orphan_masks), "mask has", "masks have")
         yield Finding(
             "error",
-            f"{len(table.orphan_masks)} {noun} no image: {table.few(table.orphan_masks)}",
+            f"{count} no image: {table.few(table.orphan_masks)}",
             "a mask is named like its image (with _mask in the MVTec layout) and lies in the "
             "folder of the same defect: add the image, rename the mask or remove it",
             table.orphan_masks,

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from flawmap.data.one_vs_rest import Packed, Part, Pixels, different_counts, one_vs_rest
-from flawmap.data.samples import SampleTable, shown
+from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
+from flawmap.wording import shown
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -121,8 +122,8 @@ def _images(rows: Pixels, labels: list[int], path: Path) -> tuple[Pixels, list[i
         raise different_counts(path, part, len(rows), len(labels))
     if labels and not 0 <= min(labels) <= max(labels) < len(CLASSES):
         raise _broken(path, f"it names a class beyond 0 to {len(CLASSES) - 1}")
-    planes = rows.reshape(-1, 3, _SIDE, _SIDE)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+    # Not copied: most who read a batch ask for its labels alone.
+    return rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels
 
 
 def _base(root: Path) -> tuple[Path, str] | None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.check import require_sound
-from flawmap.data.samples import Lister, Reader, SampleTable, listed_once, shown
+from flawmap.data.samples import Lister, Reader, SampleTable, listed_once
 from flawmap.errors import DataError
 from flawmap.files import as_path
 from flawmap.registry import FORMATS
+from flawmap.wording import counted, shown
 
 
 def read_data(
@@ -101,6 +102,7 @@ def read_joined(
         notes=tuple(n for t in tables for n in t.notes),
         saturation={k: v for t in tables for k, v in t.saturation.items()},
         judged_apart={k: v for t in tables for k, v in t.judged_apart.items()},
+        owners={k: v for t in tables for k, v in t.owners.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
         one_vs_rest=any(t.one_vs_rest for t in tables),
     )
@@ -205,4 +207,4 @@ def _found(root: Path) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"

@@ -3,26 +3,19 @@
 `labels.csv` (path, probability of a defect, type of module, separated by blanks) beside `images/`,
 as the package `elpv-dataset` carries it. It has no split: of each type, 80% of the cells with
 probability 0 train, chosen by the seed. Cells on which the experts were not sure (1/3 and 2/3) are
-left out unless asked for.
+left out, or tested on as defects.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from flawmap.data.samples import (
-    Lister,
-    Problem,
-    SampleTable,
-    listed,
-    shown,
-    table_of,
-    training_part,
-)
-from flawmap.errors import ConfigError, DataError
+from flawmap.data.samples import Lister, Problem, SampleTable, table_of, training_part
+from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import listed, shown
 
 _LABELS = "labels.csv"
 _SURE = 0.01
@@ -35,13 +28,8 @@ class _Cell:
     category: str
 
 
-@dataclass(frozen=True)
 class Elpv:
-    """Reads the solar cells as the categories "mono" and "poly".
-
-    Attributes:
-        uncertain: "leave-out", or "defect" to test on the uncertain cells as defects.
-    """
+    """Reads the solar cells as the categories "mono" and "poly"."""
 
     name: ClassVar[str] = "elpv"
     expects: ClassVar[str] = (
@@ -49,17 +37,7 @@ class Elpv:
         "of the installed package elpv_dataset"
     )
     generic: ClassVar[bool] = False
-
-    uncertain: Literal["leave-out", "defect"] = "leave-out"
-
-    def __post_init__(self) -> None:
-        if self.uncertain not in ("leave-out", "defect"):
-            raise ConfigError(
-                "unknown treatment of uncertain cells",
-                where="uncertain",
-                given=self.uncertain,
-                expected="'leave-out' or 'defect'",
-            )
+    tests_uncertain: ClassVar[bool] = False
 
     def matches(self, root: Path) -> str | None:
         """There are labels.csv and images/, and the first label has the set's three columns."""
@@ -104,7 +82,7 @@ class Elpv:
                 samples.append(Sample(path, cell.category, split, 0, GOOD))
             elif cell.probability > 1 - _SURE:
                 samples.append(Sample(path, cell.category, "test", 1, "defect"))
-            elif self.uncertain == "defect":
+            elif self.tests_uncertain:
                 samples.append(Sample(path, cell.category, "test", 1, "uncertain"))
             else:
                 left_out += 1
@@ -124,6 +102,18 @@ class Elpv:
             elif path not in known:
                 lister.problems.append(Problem(path, f"named in {_LABELS} but missing"))
         return present
+
+
+class ElpvUncertain(Elpv):
+    """Reads the cells on which the experts were not sure too: as defects to test on."""
+
+    name: ClassVar[str] = "elpv-uncertain"
+    expects: ClassVar[str] = "as elpv"
+    tests_uncertain: ClassVar[bool] = True
+
+    def matches(self, root: Path) -> str | None:
+        """Nothing tells it from `elpv`, so it must be named."""
+        return None
 
 
 def _base(root: Path) -> Path | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, few, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
+from flawmap.wording import few, listed, shown
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.folder import Product, read_product, survey
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.words import meaning
 from flawmap.errors import DataError
 from flawmap.types import Sample
+from flawmap.wording import counted, listed, shown
 
 
 class Folders:
@@ -33,8 +34,8 @@ class Folders:
         products = _products(lister, root, names)
         if not products or any(p.trouble for p in products.values()):
             return None
-        noun = "sub-folder is a product" if len(products) == 1 else "sub-folders are products"
-        return f"{len(products)} {noun}: " + ", ".join(f"'{shown(n)}'" for n in list(products)[:3])
+        count = counted(len(products), "sub-folder is a product", "sub-folders are products")
+        return f"{count}: " + ", ".join(f"'{shown(n)}'" for n in list(products)[:3])
 
     def read(self, root: Path, seed: int) -> SampleTable:
         """List the images of every product.
@@ -59,7 +60,8 @@ class Folders:
         samples: list[Sample] = []
         for name, product in products.items():
             samples += read_product(lister, root / name, product, category=name)
-        return table_of(self, root, samples, lister)
+        owners = {str(root / name): name for name in products}
+        return table_of(self, root, samples, lister, owners=owners)
 
 
 def _products(lister: Lister, root: Path, names: list[str]) -> dict[str, Product]:

@@ -19,8 +19,9 @@ from typing import ClassVar
 import numpy as np
 
 from flawmap.data.one_vs_rest import Packed, Part, Pixels, different_counts, one_vs_rest
-from flawmap.data.samples import SampleTable, shown
+from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
+from flawmap.wording import shown
 
 _PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTES = 8

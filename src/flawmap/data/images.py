@@ -29,9 +29,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from flawmap.data.samples import shown
 from flawmap.errors import ConfigError, DataError
 from flawmap.types import FloatArray
+from flawmap.wording import shown
 
 MAX_PIXELS = 200_000_000
 """The largest image that is decoded unless asked otherwise: 0.6 GB as 8-bit RGB."""
@@ -127,19 +127,10 @@ def decode_image(
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with _opened(file, name, max_pixels) as image:
         raw, mode = _raw_mode(image), image.mode
-        both = _both_bytes(image, file) if raw == "LA;16B" else None
-        low = _low_bytes(image, file)
-        _load(image, name)
-        if both is not None:
-            _load(both, name)
-            pairs = np.asarray(both).astype(np.uint16)
-            grey, alpha = pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
-            values = np.stack([grey, grey, grey, alpha], axis=-1)
-            rgb, info = _deep_colour(values, "LA", white_level)
-        elif low is not None:
-            _load(low, name)
-            values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
-            rgb, info = _deep_colour(values, mode, white_level)
+        deep = _loaded(image, file, name)
+        if deep is not None:
+            # Pillow turns grey with alpha into colour.
+            rgb, info = _deep_colour(deep, "LA" if raw == "LA;16B" else mode, white_level)
         elif ";16" in raw and mode in ("RGB", "RGBA", "CMYK") and white_level is not None:
             raise DataError(
                 "a white level cannot be applied to this kind of 16-bit image",
@@ -165,10 +156,14 @@ def read_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     name = shown(path)
     try:
         with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
-            _load(image, name)
-            if image.mode == "P" or image.mode in _ALPHA_MODES or image.mode == "CMYK":
+            deep = _loaded(image, file, name)
+            if deep is not None:
+                values: npt.NDArray[Any] = deep[..., :3]
+                if deep[..., 3:].any():
+                    values = np.where(deep[..., 3:] == 0, 0, values)
+            elif image.mode == "P" or image.mode in _ALPHA_MODES or image.mode == "CMYK":
                 # The index of a palette means nothing: editors sort palettes as they like.
-                values: npt.NDArray[Any] = _from_pillow(image, name, None)[0]
+                values = _from_pillow(image, name, None)[0]
             else:
                 values = np.asarray(image)
             turned = _upright(values, _orientation(image))
@@ -331,6 +326,26 @@ def _load(image: Image.Image, name: str) -> None:
         ) from error
     except Exception as error:  # decoders raise whatever their parser stumbles on
         raise _unreadable(name, _reason(error)) from error
+
+
+def _loaded(
+    image: ImageFile.ImageFile, file: IO[bytes], name: str
+) -> npt.NDArray[np.uint16] | None:
+    """Decode the pixels; those of 16-bit colour or alpha, of which Pillow keeps the high bytes
+    alone, are given back as (H, W, 3) or (H, W, 4)."""
+    both = _both_bytes(image, file) if _raw_mode(image) == "LA;16B" else None
+    low = _low_bytes(image, file)
+    _load(image, name)
+    if both is not None:
+        _load(both, name)
+        pairs = np.asarray(both).astype(np.uint16)
+        grey, alpha = pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
+        return np.stack([grey, grey, grey, alpha], axis=-1)
+    if low is not None:
+        _load(low, name)
+        values: npt.NDArray[np.uint16] = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+        return values
+    return None
 
 
 def _reason(error: Exception) -> str:

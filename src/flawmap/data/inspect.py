@@ -11,9 +11,10 @@ from typing import Any
 
 from flawmap.data.check import Finding, by_severity, check_table
 from flawmap.data.detect import read_data
-from flawmap.data.samples import Problem, SampleTable, listed, shown
+from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
+from flawmap.wording import counted, listed, shown
 
 _NAMED = 5
 _WHOLE = 0.99
@@ -268,10 +269,9 @@ def _broken_findings(verification: Verification, table: SampleTable) -> Iterable
             f"{shown(table.relative(p.path))}: {p.reason}".replace("\n", " ")
             for p in verification.problems
         ]
-        noun = "file" if len(lines) == 1 else "files"
         yield Finding(
             "error",
-            f"{len(lines)} {noun} cannot be used:\n{listed(lines)}",
+            f"{counted(len(lines), 'file')} cannot be used:\n{listed(lines)}",
             "repair or remove them, or leave them out with --skip-bad",
             tuple(p.path for p in verification.problems),
         )
@@ -285,19 +285,18 @@ def _duplicate_findings(
             f"{shown(table.relative(d.train[0]))} = {shown(table.relative(d.test[0]))}"
             for d in leaks
         ]
-        noun = "image is" if len(leaks) == 1 else "images are"
+        count = counted(len(leaks), "image is", "images are")
         yield Finding(
             "warning",
-            f"{len(leaks)} {noun} in training and in test, pixel for pixel:\n"
-            + listed(pairs, _NAMED),
+            f"{count} in training and in test, pixel for pixel:\n" + listed(pairs, _NAMED),
             "remove one of each pair: a test on training images looks better than it is",
             tuple(path for d in leaks for path in (*d.train, *d.test)),
         )
     if repeats:
-        noun = "image repeats" if repeats == 1 else "images repeat"
+        count = counted(repeats, "training image repeats", "training images repeat")
         yield Finding(
             "warning",
-            f"{repeats} training {noun} another one, pixel for pixel",
+            f"{count} another one, pixel for pixel",
             "remove the copies: they add nothing, and a calibration that counts them as separate "
             "images promises too much",
         )

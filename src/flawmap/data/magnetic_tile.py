@@ -10,19 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import (
-    Lister,
-    SampleTable,
-    listed,
-    shown,
-    stem,
-    table_of,
-    training_part,
-)
+from flawmap.data.samples import Lister, SampleTable, stem, table_of, training_part
 from flawmap.data.splits import masks_missing
 from flawmap.data.unpacked import require_whole
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
+from flawmap.wording import listed, shown
 
 CATEGORY = "magnetic_tile"
 _KINDS = ("Blowhole", "Break", "Crack", "Fray", "Free", "Uneven")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from flawmap.data.images import read_values
-from flawmap.data.samples import shown
 from flawmap.errors import DataError
 from flawmap.types import BoolArray
+from flawmap.wording import shown
 
 
 def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) -> BoolArray:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, shown, stem
+from flawmap.data.samples import Lister, stem
 from flawmap.data.splits import Found, SplitFolders, attach, masks_missing
 from flawmap.types import GOOD, Sample
+from flawmap.wording import shown
 
 _IMAGES = "rgb"
 _MASKS = "gt"

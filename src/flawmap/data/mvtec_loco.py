@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, shown
+from flawmap.data.samples import Lister
 from flawmap.data.splits import MASKS, Found, SplitFolders
 from flawmap.errors import DataError
 from flawmap.types import Saturation
+from flawmap.wording import shown
 
 _CONFIG = "defects_config.json"
 _KINDS = {"logical": "logical_anomalies", "structural": "structural_anomalies"}

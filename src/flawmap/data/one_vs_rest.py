@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flawmap.data.samples import Lister, Reader, SampleTable, shown, table_of
+from flawmap.data.samples import Lister, Reader, SampleTable, table_of
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample
+from flawmap.wording import shown
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")

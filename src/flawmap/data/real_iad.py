@@ -26,10 +26,11 @@ from flawmap.data.real_iad_folders import (
     only_jsons,
     parts_around,
 )
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.unpacked import Listing, archives, not_there, require_whole, twice
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import listed, shown
 
 
 @dataclass
@@ -94,7 +95,9 @@ class RealIAD:
         jsons, images = only_jsons(parts, self.flavour, root), only_images(parts, root)
         tally = _Tally()
         samples: list[Sample] = []
+        owners: dict[str, str] = {}
         for category, file, folder in _categories(structure, parts, jsons, images, tally):
+            owners[str(folder)] = category
             items = _read_items(file, category)
             samples += self._read_category(lister, category, folder, items, tally)
         hint = "unpack the archives of these categories again"
@@ -109,7 +112,7 @@ class RealIAD:
         notes = [f"labels and split from '{shown(jsons.name)}', images from '{shown(images.name)}'"]
         if tally.absent:
             notes.append("left out, with a JSON file but no images:\n" + listed(tally.absent))
-        return self._table(images, samples, lister, notes, tally)
+        return replace(self._table(images, samples, lister, notes, tally), owners=owners)
 
     def _table(
         self,

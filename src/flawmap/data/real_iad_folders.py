@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawmap.data.samples import Lister, shown
+from flawmap.data.samples import Lister
 from flawmap.data.unpacked import named_root, twice
 from flawmap.errors import DataError
+from flawmap.wording import shown
 
 _IMAGES = re.compile(r"realiad_(256|512|1024|raw)")
 _JSONS = re.compile(r"realiad_jsons(|_sv|_fuiad_[\d.]+)")

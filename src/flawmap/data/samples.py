@@ -24,6 +24,7 @@ import numpy as np
 
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.types import Sample, Saturation, Split, categories_of
+from flawmap.wording import counted, few, listed, shown
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
@@ -61,28 +62,6 @@ class UnreadableFilesError(DataError):
         self.problems = problems
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed: bytes that are no UTF-8 are shown as a replacement mark."""
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def listed(lines: Sequence[str], limit: int = 20) -> str:
-    """The first `limit` lines, one below the other, and how many more there are."""
-    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
-    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])
-
-
-def few(names: Sequence[str], limit: int = 5) -> str:
-    """The first `limit` names in one line, and how many more there are.
-
-    Example:
-        >>> few(["a", "b", "c"], limit=2)
-        'a, b and 1 more'
-    """
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 @dataclass(frozen=True)
 class SampleTable:
     """The images of one data set.
@@ -102,6 +81,10 @@ class SampleTable:
             images may do without a label, and a fit learns from all of them.
         one_vs_rest: The good images of a category are defects in all others, so one model over
             several would have learnt every defect.
+        owners: Of folders and files that concern one category alone, that category by the path.
+            What is wrong elsewhere may concern any.
+        sizes: In bytes, of the files that were asked about, by path. Tables that are made from
+            this one share it: a network drive takes its time for each answer.
     """
 
     root: str
@@ -114,6 +97,8 @@ class SampleTable:
     judged_apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsorted_training: bool = False
     one_vs_rest: bool = False
+    owners: Mapping[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -122,6 +107,27 @@ class SampleTable:
     def categories(self) -> tuple[str, ...]:
         """The categories that occur, sorted."""
         return categories_of(self.samples)
+
+    @cached_property
+    def tested(self) -> tuple[Sample, ...]:
+        """The images of the test split with a label: those that figures are measured on."""
+        return tuple(s for s in self.samples if s.split == "test" and s.label is not None)
+
+    def require_tested(self) -> tuple[Sample, ...]:
+        """The same, of which there must be some.
+
+        Raises:
+            DataError: There is none.
+        """
+        if not self.tested:
+            raise DataError(
+                "there is no labelled test image to measure on",
+                where=shown(self.root),
+                expected="a test split with good images, defects, or both",
+                hint="docs/your-own-data.md shows how to lay them out; 'flawmap predict' is for "
+                "images without labels",
+            )
+        return self.tested
 
     def select(
         self,
@@ -155,9 +161,12 @@ class SampleTable:
             self._require_known(category)
         others = set(self.categories) - set(categories)
 
+        # Of some categories nothing but problems was found.
+        unwanted = {*self.categories, *self.owners.values()} - set(categories)
+
         def kept(path: str) -> bool:
-            # In layouts with a folder per category, a problem belongs to the folder's category.
-            return self.relative(path).split("/", 1)[0] not in others
+            owner = next((self.owners[p] for p in around(path) if p in self.owners), None)
+            return owner not in unwanted
 
         return replace(
             self,
@@ -185,8 +194,9 @@ class SampleTable:
     def fingerprint(self) -> str:
         """A sha256 that changes when an image or a mask is added, removed, relabelled or resized.
 
-        It reads file sizes, never contents: see `verify.Verification.content_fingerprint` for
-        those. The place of the data set does not matter.
+        It reads file sizes, once for each table, never contents: see
+        `verify.Verification.content_fingerprint` for those. The place of the data set does not
+        matter.
         """
         rows = sorted(
             json.dumps(
@@ -196,8 +206,8 @@ class SampleTable:
                     s.split,
                     s.label,
                     s.defect,
-                    _file_size(s.path),
-                    [[canonical(self.relative(m)), _file_size(m)] for m in s.masks],
+                    self._size(s.path),
+                    [[canonical(self.relative(m)), self._size(m)] for m in s.masks],
                     *([s.group] if s.group else []),
                 ]
             )
@@ -211,6 +221,14 @@ class SampleTable:
             digest.update(row.encode())
             digest.update(b"\n")
         return digest.hexdigest()
+
+    def _size(self, path: str) -> int:
+        if path not in self.sizes:
+            try:
+                self.sizes[path] = Path(path).stat().st_size
+            except OSError:
+                self.sizes[path] = -1
+        return self.sizes[path]
 
     def require_apart(self, separate: bool) -> None:
         """Refuse one model over categories that are defects to each other.
@@ -234,16 +252,16 @@ class SampleTable:
             raise unknown_name("category", category, self.categories, where=shown(self.root))
 
 
+def around(path: str) -> Iterator[str]:
+    """The path, and the folders above it from the nearest one."""
+    while path:
+        yield path
+        path = path.rpartition(os.sep)[0]
+
+
 def canonical(path: str) -> str:
     """A name in one Unicode form: a disk of a Mac may give the same name in another."""
     return unicodedata.normalize("NFC", path)
-
-
-def _file_size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return -1
 
 
 class Reader(Protocol):
@@ -425,10 +443,9 @@ def raise_unreadable(problems: Sequence[Problem], *, where: str) -> None:
         UnreadableFilesError: There is at least one; the first 20 are in its message.
     """
     if problems:
-        count = len(problems)
-        noun = "file or folder" if count == 1 else "files or folders"
+        count = counted(len(problems), "file or folder", "files or folders")
         raise UnreadableFilesError(
-            f"{count} {noun} cannot be used:\n{listed([str(p) for p in problems])}",
+            f"{count} cannot be used:\n{listed([str(p) for p in problems])}",
             problems=tuple(problems),
             where=where,
         )
@@ -439,11 +456,11 @@ def stem(path: str) -> str:
     return canonical(os.path.splitext(os.path.basename(path))[0])  # noqa: PTH119, PTH122
 
 
-def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> frozenset[str]:
+def training_part(names: Sequence[str], seed: int) -> frozenset[str]:
     """The names that a seeded shuffle puts into the training split.
 
     The names are sorted first, so the order of a folder's listing does not matter; the first
-    int(fraction * n) of the shuffled names train.
+    int(0.8 * n) of the shuffled names train.
 
     Example:
         >>> sorted(training_part(["c", "a", "b", "e", "d"], seed=0))
@@ -451,7 +468,7 @@ def training_part(names: Sequence[str], seed: int, fraction: float = 0.8) -> fro
     """
     ordered = sorted(names)
     generator = np.random.Generator(np.random.PCG64(seed))
-    chosen = generator.permutation(len(ordered))[: int(fraction * len(ordered))]
+    chosen = generator.permutation(len(ordered))[: int(0.8 * len(ordered))]
     return frozenset(ordered[int(i)] for i in chosen)
 
 
@@ -465,6 +482,7 @@ def table_of(
     notes: Sequence[str] = (),
     saturation: Mapping[str, Mapping[int, Saturation]] | None = None,
     judged_apart: Mapping[str, Mapping[str, str]] | None = None,
+    owners: Mapping[str, str] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
     ignored = sum(lister.ignored.values())
@@ -483,4 +501,5 @@ def table_of(
         notes=tuple(notes),
         saturation=dict(saturation or {}),
         judged_apart=dict(judged_apart or {}),
+        owners=dict(owners or {}),
     )

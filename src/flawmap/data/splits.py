@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from flawmap.data.samples import Lister, SampleTable, canonical, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, canonical, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
 from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Saturation, Split
+from flawmap.wording import listed, shown
 
 MASKS = "ground_truth"
 _MASK_ENDING = "_mask"
@@ -145,6 +146,7 @@ class SplitFolders:
             notes=notes,
             saturation=found.saturation,
             judged_apart=found.judged_apart,
+            owners={} if place is None else place.owners,
         )
 
     def read_category(

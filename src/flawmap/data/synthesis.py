@@ -140,13 +140,10 @@ class Synthesis:
         (True, True)
     """
 
-    def __init__(
-        self, config: SynthesisConfig | None = None, textures: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, config: SynthesisConfig | None = None) -> None:
         self.config = config or SynthesisConfig()
-        if textures is None and self.config.texture_folder is not None:
-            textures = list_textures(self.config.texture_folder)
-        self.textures = tuple(textures or ())
+        folder = self.config.texture_folder
+        self.textures = () if folder is None else tuple(list_textures(folder))
         self._pictures: dict[str, npt.NDArray[np.uint8]] = {}
         self._room = _KEPT_BYTES
 

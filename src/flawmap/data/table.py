@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, Problem, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, Problem, SampleTable, table_of
 from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import counted, listed, shown
 
 CSV_ENDINGS = frozenset({".csv", ".tsv"})
 JSON_ENDINGS = frozenset({".jsonl", ".ndjson"})
@@ -108,6 +109,7 @@ class Table:
         samples: list[Sample] = []
         wrong: list[str] = []
         seen: dict[str, int] = {}
+        owners: dict[str, str] = {}
         has_label = False
         try:
             for row in _rows(file, wrong):
@@ -123,6 +125,9 @@ class Table:
                     continue
                 seen[sample.path] = row.line
                 missing = [p for p in (sample.path, *sample.masks) if not Path(p).is_file()]
+                for p in missing:
+                    shared = owners.get(p, sample.category) != sample.category
+                    owners[p] = "" if shared else sample.category
                 lister.problems += [
                     Problem(p, f"named on line {row.line} but not there") for p in missing
                 ]
@@ -135,9 +140,8 @@ class Table:
                 hint="save it as UTF-8; in a spreadsheet program choose 'CSV UTF-8'",
             ) from error
         if wrong:
-            count = "1 wrong line" if len(wrong) == 1 else f"{len(wrong)} wrong lines"
             raise DataError(
-                f"{count} in the table:\n{listed(wrong)}",
+                f"{counted(len(wrong), 'wrong line')} in the table:\n{listed(wrong)}",
                 where=shown(file),
                 expected=self.expects,
                 hint="correct these lines; nothing was read",
@@ -147,7 +151,7 @@ class Table:
             notes.append(
                 "no image has a label: those that are not in the test split are taken as good"
             )
-        return table_of(self, file.parent, samples, lister, notes=notes)
+        return table_of(self, file.parent, samples, lister, notes=notes, owners=owners)
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawmap.data.folder import category_name
-from flawmap.data.samples import Lister, listed, shown
+from flawmap.data.samples import Lister, around
 from flawmap.errors import DataError
+from flawmap.wording import counted, listed, shown
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 
@@ -27,7 +28,7 @@ class Listing:
     def __init__(self, lister: Lister, folder: Path) -> None:
         self._base = str(folder)
         self._there = frozenset(lister.tree(folder))
-        self._broken = tuple(p.path for p in lister.problems)
+        self._broken = frozenset(p.path for p in lister.problems)
 
     def path(self, name: str) -> str:
         """The path of a file that is named relative to the folder, with forward slashes."""
@@ -39,7 +40,7 @@ class Listing:
 
     def broken(self, path: str) -> bool:
         """Whether the file, or a folder above it, is among what cannot be read."""
-        return any(path == b or path.startswith(b + os.sep) for b in self._broken)
+        return any(p in self._broken for p in around(path))
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Place:
     categories: Mapping[str, Path]
     others: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The `SampleTable.owners`: whatever lies in a category's folder concerns it alone."""
+        return {str(folder): name for name, folder in self.categories.items()}
 
 
 def locate(
@@ -131,7 +137,7 @@ def archives(folder: Path) -> dict[str, str]:
 
 def not_there(number: int, noun: str, first: str) -> str:
     """A count of missing files with the first one, such as "2 images that are not there ..."."""
-    what = f"1 {noun} that is" if number == 1 else f"{number} {noun}s that are"
+    what = counted(number, f"{noun} that is", f"{noun}s that are")
     return f"{what} not there, the first {shown(first)}"
 
 

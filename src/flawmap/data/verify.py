@@ -14,10 +14,11 @@ from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import ImageInfo, decode_image
 from flawmap.data.masks import read_mask
 from flawmap.data.pool import Share, map_in_threads
-from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable, shown
+from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable
 from flawmap.errors import DataError
 from flawmap.resources import default_threads
 from flawmap.types import Sample
+from flawmap.wording import shown
 
 _CHUNK = 1 << 20
 _DEEP = 255

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, listed, shown, table_of
+from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.splits import SplitFolders
 from flawmap.data.unpacked import Listing, locate, named_root, not_there, require_whole
 from flawmap.errors import DataError
 from flawmap.types import GOOD, Sample, Split
+from flawmap.wording import listed, shown
 
 _SPLIT = "split_csv/1cls.csv"
 _COLUMNS = frozenset({"object", "split", "label", "image", "mask"})
@@ -104,7 +105,7 @@ class VisA:
         notes = [place.note] if place.note else []
         if absent:
             notes.append(f"left out, in {_SPLIT} but without a folder:\n{listed(absent)}")
-        return table_of(self, place.base, samples, lister, notes=notes)
+        return table_of(self, place.base, samples, lister, notes=notes, owners=place.owners)
 
 
 def _is_object(folder: Path) -> bool:

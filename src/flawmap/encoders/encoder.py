@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import timm
@@ -235,6 +236,7 @@ class NoEncoder(Encoder):
         return []
 
 
+@cache
 def resolve(name: str) -> EncoderSpec:
     """The spec of an encoder's name or of any timm name.
 
@@ -321,8 +323,7 @@ def default_levels(spec: EncoderSpec) -> tuple[str, ...]:
         return ("blocks.2", "blocks.4")
     if spec.family == "vit":
         return middle_blocks(spec.depth)
-    names = feature_names(spec)
-    return tuple(names[-3:-1])
+    return feature_names(spec)[-3:-1]
 
 
 def pretrained(spec: EncoderSpec, config: EncoderConfig, levels: Sequence[str] = ()) -> Any:
@@ -387,11 +388,12 @@ def create(spec: EncoderSpec, levels: Sequence[str], *, fetch: bool = False) -> 
     return timm.create_model(spec.timm_name, **options).eval()
 
 
-def feature_names(spec: EncoderSpec) -> list[str]:
+@cache
+def feature_names(spec: EncoderSpec) -> tuple[str, ...]:
     """The levels of a convolutional network, finest first: the last one of each grid."""
     with torch.device("meta"):
         network: Any = timm.create_model(spec.timm_name, features_only=True)
-    return [str(name) for name in network.feature_info.module_name()]
+    return tuple(str(name) for name in network.feature_info.module_name())
 
 
 def channels_last(spec: EncoderSpec, network: Any) -> bool:

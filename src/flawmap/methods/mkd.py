@@ -192,7 +192,7 @@ class MKD(IterativeMethod):
             before = f"blocks.{int(last.removeprefix('blocks.')) - 1}"
             return tuple(dict.fromkeys((*finer, before, last)))
         # timm names the last pool of a VGG as a level of its own.
-        return tuple(names[-5:-1] if spec.timm_name.startswith("vgg") else names[-4:])
+        return names[-5:-1] if spec.timm_name.startswith("vgg") else names[-4:]
 
     @classmethod
     def build(

@@ -8,20 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawmap.data.detect import existing, read_data
-from flawmap.data.samples import (
-    Lister,
-    Problem,
-    SampleTable,
-    listed_once,
-    raise_unreadable,
-    shown,
-)
+from flawmap.data.samples import Lister, Problem, SampleTable, listed_once, raise_unreadable
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path
 from flawmap.registry import FORMATS
 from flawmap.scoring.calibration import EVERY
 from flawmap.types import Sample
+from flawmap.wording import shown
 
 PathLike = str | os.PathLike[str]
 

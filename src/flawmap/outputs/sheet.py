@@ -11,13 +11,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from flawmap.data.images import as_float, read_image
-from flawmap.data.samples import SampleTable, shown
+from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Synthesis
 from flawmap.data.transform import Transform
 from flawmap.errors import DataError
 from flawmap.types import BoolArray, FloatArray, Sample
+from flawmap.wording import shown
 
 _GAP = 6
+_COLUMNS = 2
+"""Images side by side, three pictures each."""
+
 _OUTLINE = np.array([1.0, 0.0, 0.4], dtype=np.float32)
 
 
@@ -41,7 +45,6 @@ def contact_sheet(
     images: int = 16,
     size: int = 256,
     seed: int = 0,
-    columns: int = 2,
     white_level: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Sheet:
@@ -53,7 +56,6 @@ def contact_sheet(
         images: How many; fewer if there are not as many.
         size: Height and width of each picture in px.
         seed: Draws images and defects.
-        columns: Images side by side, three pictures each.
         white_level: As for `images.read_image`.
         on_progress: Called with (done, total).
 
@@ -79,7 +81,7 @@ def contact_sheet(
         cells.append(np.concatenate([image, defect, outlined(defect, mask)], axis=1))
         if on_progress is not None:
             on_progress(number + 1, len(pictures))
-    return Sheet(Image.fromarray(_laid_out(cells, columns)), tuple(areas))
+    return Sheet(Image.fromarray(_laid_out(cells)), tuple(areas))
 
 
 def _drawn(good: Sequence[Sample], images: int, seed: int) -> list[Sample]:
@@ -106,9 +108,9 @@ def outlined(image: FloatArray, mask: BoolArray) -> FloatArray:
     return found
 
 
-def _laid_out(cells: list[FloatArray], columns: int) -> npt.NDArray[np.uint8]:
+def _laid_out(cells: list[FloatArray]) -> npt.NDArray[np.uint8]:
     height, width = cells[0].shape[:2]
-    columns = min(columns, len(cells))
+    columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
     sheet = np.full(shape, 255, dtype=np.uint8)

@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from flawmap.data.images import read_image
-from flawmap.data.samples import shown
 from flawmap.errors import ConfigError, ExportError, FlawmapError
 from flawmap.outputs.maps import write_map_npy, write_map_png
 from flawmap.outputs.names import OutputNames
 from flawmap.outputs.overlay import draw_overlay
 from flawmap.outputs.records import COLUMNS, csv_row, to_json
 from flawmap.types import Prediction, Sample
+from flawmap.wording import shown
 
 MapFormat = Literal["png", "npy"]
 

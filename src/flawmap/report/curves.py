@@ -105,21 +105,20 @@ def histogram(
     )
 
 
-def thin(x: Floats, y: Floats, tolerance: float = 0.5) -> tuple[Floats, Floats]:
-    """Leave out points that lie within `tolerance` of the last point kept; the ends stay.
+def thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Leave out points that lie within half a px of the last point kept; the ends stay.
 
-    With coordinates in px and half a px of tolerance the line looks the same.
+    The line looks the same.
 
     Args:
         x: (N,) px.
         y: (N,) px.
-        tolerance: px.
     """
     if x.size <= 2:
         return x, y
     kept = [0]
     for i in range(1, x.size - 1):
-        if max(abs(x[i] - x[kept[-1]]), abs(y[i] - y[kept[-1]])) >= tolerance:
+        if max(abs(x[i] - x[kept[-1]]), abs(y[i] - y[kept[-1]])) >= 0.5:
             kept.append(i)
     kept.append(x.size - 1)
     return x[kept], y[kept]
@@ -143,13 +142,14 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(i * step, digits) for i in range(first, last + 1)]
 
 
-def rate_limit(events: int, n: int, confidence: float = 0.95) -> float:
-    """The rate that `events` in `n` trials rule out being higher (Clopper and Pearson, 1934).
+def rate_limit(events: int, n: int) -> float:
+    """The rate that `events` in `n` trials rule out, with a confidence of 95%, being higher.
+
+    One-sided (Clopper and Pearson, 1934).
 
     Args:
         events: Rejected good images, or missed defects.
         n: Images tried, n >= 1.
-        confidence: One-sided.
 
     Example:
         >>> round(rate_limit(0, 59), 3)
@@ -157,4 +157,4 @@ def rate_limit(events: int, n: int, confidence: float = 0.95) -> float:
     """
     if events >= n:
         return 1.0
-    return float(betaincinv(events + 1, n - events, confidence))
+    return float(betaincinv(events + 1, n - events, 0.95))

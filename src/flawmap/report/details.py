@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flawmap.data.samples import shown
 from flawmap.progress import duration
 from flawmap.report.charts import loss_chart
-from flawmap.report.text import counted, esc, name
+from flawmap.report.text import esc, name
+from flawmap.wording import counted, shown
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector

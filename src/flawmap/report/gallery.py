@@ -18,8 +18,9 @@ from flawmap.report.pictures import (
     shrink_picture,
     small_size,
 )
-from flawmap.report.text import counted, esc, name, number, short_path, told_apart
+from flawmap.report.text import esc, name, number, short_path, told_apart
 from flawmap.types import BoolArray, FloatArray
+from flawmap.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from flawmap.evaluation import CategoryResult, Evaluation
 from flawmap.report.curves import rate_limit
-from flawmap.report.text import counted, esc, name, percent
+from flawmap.report.text import esc, name, percent
 from flawmap.scoring import Threshold
+from flawmap.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from flawmap.report.tables import (
     metrics_table,
     optional_table,
 )
-from flawmap.report.text import counted, esc, name, percent
+from flawmap.report.text import esc, name, percent
+from flawmap.wording import counted
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -44,8 +45,6 @@ def write_report(
     evaluation: Evaluation,
     path: Path,
     *,
-    title: str | None = None,
-    each: int = 4,
     progress: Progress | None = None,
 ) -> None:
     """Write the report of an evaluation, atomically.
@@ -57,8 +56,6 @@ def write_report(
         detector: The detector that was evaluated.
         evaluation: Its figures.
         path: The HTML file.
-        title: Heading of the page; the categories' names by default.
-        each: Images in each group of the gallery (misses, false alarms, finds).
         progress: Where progress is shown; nowhere by default.
 
     Raises:
@@ -67,7 +64,7 @@ def write_report(
     Example:
         >>> write_report(detector, evaluation, Path("report.html"))  # doctest: +SKIP
     """
-    page = render(detector, evaluation, title=title, each=each, progress=progress)
+    page = render(detector, evaluation, progress=progress)
     write_text(path, page, error=ExportError)
 
 
@@ -75,7 +72,6 @@ def render(
     detector: Detector,
     evaluation: Evaluation,
     *,
-    title: str | None = None,
     each: int = 4,
     progress: Progress | None = None,
     now: datetime | None = None,
@@ -83,10 +79,11 @@ def render(
     """The page as text; see `write_report`.
 
     Args:
+        each: Images in each group of the gallery (misses, false alarms, finds).
         now: The time that the page gives as its own; the present by default.
     """
     names = list(evaluation.categories)
-    heading = title or _heading(names)
+    heading = _heading(names)
     when = (now or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M %Z")
     config = detector.config
     encoder = "" if detector.encoder.spec.family == "none" else f" on {config.encoder.name}"

@@ -64,16 +64,6 @@ def told_apart(a: float, b: float) -> tuple[str, str]:
     return number(a, digits), number(b, digits)
 
 
-def counted(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> counted(1, "defect"), counted(1200, "category", "categories")
-        ('1 defect', '1,200 categories')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def short_path(path: str, root: str) -> str:
     """A file's name below the data's root, or its last three parts when it lies elsewhere."""
     pure = PurePath(path)

@@ -227,20 +227,3 @@ class Calibration:
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""
         return Calibration(rate=rate, categories=self.categories)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The thresholds as plain JSON values."""
-        result: dict[str, Any] = {"false_reject_rate": self.rate, "categories": {}}
-        for category in sorted(self.categories):
-            image, pixel = self.threshold(category), self.pixel_threshold(category)
-            if image is None or pixel is None:
-                continue
-            result["categories"][category] = {
-                "threshold": image.value,
-                "pixel_threshold": pixel.value,
-                "bound": image.bound,
-                "images": image.n,
-                "exact": image.exact,
-                "enough": image.enough,
-            }
-        return result

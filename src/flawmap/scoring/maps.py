@@ -174,6 +174,7 @@ def resample(
     how: Smoothing,
     *,
     size: tuple[int, int] | None = None,
+    smoothed: FloatArray | None = None,
 ) -> FloatArray:
     """A raw map, smoothed and brought to the whole source image.
 
@@ -184,6 +185,7 @@ def resample(
         geometry: How the source became the input.
         how: The smoothing.
         size: (H, W) of the result; the source image's own size by default.
+        smoothed: What `smooth` gives for the same, where it is known: an opening takes its time.
 
     Returns:
         (H, W) float32.
@@ -200,7 +202,7 @@ def resample(
     )
     if how.opening:
         # It is not linear: what comes before and after it cannot be one matrix.
-        raw = smooth(raw, geometry, how)
+        raw = smooth(raw, geometry, how) if smoothed is None else smoothed
     return np.asarray(rows @ raw @ columns.T, dtype=np.float32)
 
 

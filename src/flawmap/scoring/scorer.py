@@ -19,7 +19,18 @@ class Scorer:
     config: ScoringConfig
     calibration: Calibration = field(default_factory=lambda: Calibration(0.01, {}))
 
-    def score(self, raw: RawMap, geometry: Geometry) -> tuple[float, float]:
+    def smoothed(self, raw: RawMap, geometry: Geometry) -> FloatArray:
+        """The smoothed map over the input, for whoever asks both for the score and for maps.
+
+        Args:
+            raw: As the method gave it.
+            geometry: How the source became the input.
+        """
+        return smooth(raw.values, geometry, self._smoothing)
+
+    def score(
+        self, raw: RawMap, geometry: Geometry, smoothed: FloatArray | None = None
+    ) -> tuple[float, float]:
         """The image score and the highest map value of a raw map.
 
         Both are taken on the smoothed map, so that they do not depend on the size of the source.
@@ -27,9 +38,10 @@ class Scorer:
         Args:
             raw: As the method gave it.
             geometry: How the source became the input.
+            smoothed: The same as `smoothed` gives it, where it is known.
         """
-        how = self._smoothing
-        seen = smooth(raw.values, geometry, how)[inside(geometry, how)]
+        smoothed = self.smoothed(raw, geometry) if smoothed is None else smoothed
+        seen = smoothed[inside(geometry, self._smoothing)]
         peak = float(seen.max())
         if self.config.pooling == "max":
             return peak, peak
@@ -39,10 +51,14 @@ class Scorer:
         return pool(seen, top_fraction=self.config.top_fraction), peak
 
     def map(
-        self, raw: RawMap, geometry: Geometry, size: tuple[int, int] | None = None
+        self,
+        raw: RawMap,
+        geometry: Geometry,
+        size: tuple[int, int] | None = None,
+        smoothed: FloatArray | None = None,
     ) -> FloatArray:
         """The anomaly map over the source image, (H, W) float32, raw scale."""
-        return resample(raw.values, geometry, self._smoothing, size=size)
+        return resample(raw.values, geometry, self._smoothing, size=size, smoothed=smoothed)
 
     @cached_property
     def _smoothing(self) -> Smoothing:
@@ -63,8 +79,9 @@ class Scorer:
             geometry: How the source became the input.
             sample: Where the image comes from.
         """
-        score, _ = self.score(raw, geometry)
-        anomaly_map = self.map(raw, geometry)
+        smoothed = self.smoothed(raw, geometry)
+        score, _ = self.score(raw, geometry, smoothed)
+        anomaly_map = self.map(raw, geometry, smoothed=smoothed)
         threshold = self.calibration.threshold(sample.category)
         pixel = self.calibration.pixel_threshold(sample.category)
         verdict: Verdict | None = None

@@ -21,7 +21,7 @@ from flawmap.methods.base import Features, IterativeMethod, Method
 from flawmap.training.batches import Batches, streamed
 from flawmap.training.cache import PLACES, FeatureCache, Place, choose_place
 from flawmap.training.device import precision_of
-from flawmap.training.run import Run
+from flawmap.training.run import MEASURABLE, Run
 from flawmap.types import Batch, Sample
 
 _SLOW_SCORE = 0.1
@@ -177,13 +177,13 @@ class FeatureReader:
             first = next(batches)
             # The first call takes longer than those that follow.
             self.stored(method, first)
-            began = time.monotonic()
+            began = time.perf_counter()
             second = next(batches, first)
             for tensor in self.stored(method, second):
                 tensor.cpu()
-            seconds = (time.monotonic() - began) / len(second.samples)
+            seconds = (time.perf_counter() - began) / len(second.samples)
         self.score_seconds = _SCORING * self._timed_score(method, first)
-        return seconds
+        return max(seconds, MEASURABLE)
 
     def _timed_score(self, method: Method, batch: Batch) -> float:
         """Seconds that an image takes from its pixels to its map."""
@@ -191,12 +191,12 @@ class FeatureReader:
         method.eval()
 
         def timed(images: Tensor) -> float:
-            began = time.monotonic()
+            began = time.perf_counter()
             with torch.inference_mode(), self.run.fabric.autocast():
                 method.scored_maps(images)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            return (time.monotonic() - began) / len(images)
+            return (time.perf_counter() - began) / len(images)
 
         images = batch.images.to(device)
         if device.type == "cuda":

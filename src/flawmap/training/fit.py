@@ -206,9 +206,7 @@ class _Fit:
                 "learnt_images": len(plan.learn) - sum(learner.left_out.values()),
                 "validation_images": learner.validated,
                 "held_out_images": len(plan.held_out),
-                "test_images": sum(
-                    1 for s in self.table.samples if s.split == "test" and s.label is not None
-                ),
+                "test_images": len(self.table.tested),
                 "learnt_pictures": sorted(learnt),
                 "skipped": [[p.path, p.reason] for p in checked.problems],
             },

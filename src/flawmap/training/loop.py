@@ -28,6 +28,7 @@ from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
 from flawmap.training import checkpoint
 from flawmap.training.interrupt import Interrupted, PoliteStop
+from flawmap.training.run import MEASURABLE
 from flawmap.training.seeded import seeded
 from flawmap.training.validation import History, Validation
 
@@ -73,16 +74,17 @@ class _Pace:
     def __init__(self, deadline: float, extra: float) -> None:
         self.deadline = deadline
         self.extra = extra
-        self.ticks = [time.monotonic()]
+        self.ticks = [time.perf_counter()]
 
     def after_a_step(self, now: float) -> int | None:
         """The number of further steps, or None as long as that is not known."""
-        self.ticks.append(now)
+        # Finer than the monotonic clock, which on Windows may tick every 16 ms.
+        self.ticks.append(time.perf_counter())
         if len(self.ticks) <= _PLAN_AFTER:
             return None
         # The first steps are slower than those that follow.
         each = statistics.median(b - a for a, b in pairwise(self.ticks[2:])) + self.extra
-        return int((self.deadline - now) * _PLAN_MARGIN / each)
+        return int((self.deadline - now) * _PLAN_MARGIN / max(each, MEASURABLE))
 
 
 @dataclass(kw_only=True, slots=True)

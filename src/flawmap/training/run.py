@@ -13,6 +13,9 @@ from flawmap.progress import Progress
 from flawmap.resources import default_threads
 from flawmap.training.interrupt import Interrupted, PoliteStop
 
+MEASURABLE = 1e-6
+"""Seconds that anything takes at least, for those who divide by them: clocks may show none."""
+
 
 @dataclass
 class Run:

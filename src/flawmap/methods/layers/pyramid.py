@@ -166,11 +166,11 @@ def pyramid_levels(spec: EncoderSpec) -> tuple[str, ...]:
     """
     if spec.family == "efficientnet":
         # Blocks 2, 4 and 6 of most of them; some have fewer.
-        return tuple(feature_names(spec)[-3:])
+        return feature_names(spec)[-3:]
     if spec.family == "vit":
         # Refused with the reason once the encoder is known.
         return ("blocks.3", "blocks.6", "blocks.9")
-    return tuple(feature_names(spec)[-4:-1])
+    return feature_names(spec)[-4:-1]
 
 
 def decoder_widths(channels: Sequence[int]) -> list[int]:
