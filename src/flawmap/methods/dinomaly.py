@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder, ViTEncoder, middle_blocks
-from flawmap.encoders.table import EncoderSpec
+from flawmap.encoders.table import EncoderSpec, find_spec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.cosine import at_places
@@ -104,6 +104,23 @@ class DinomalyConfig(MethodConfig):
     weight_decay: float = Field(default=1e-4, ge=0)
     amsgrad: bool = True
     """Keep the optimiser's second moment at its maximum."""
+
+    def idle(self, encoder: str) -> dict[str, str]:
+        found = {}
+        if self.jitter:
+            found["dropout"] = "method.jitter=0"
+        if self.mixer != "conv":
+            found["kernel"] = "method.mixer=conv"
+        if self.mixer != "linear":
+            found["attention_eps"] = "method.mixer=linear"
+        if not self.loose_loss:
+            for name in ("hard_share", "easy_gradient", "loosen_iterations"):
+                found[name] = "method.loose_loss=true"
+        if self.schedule == "constant":
+            found["final_learning_rate"] = "method.schedule=cosine"
+        if (spec := find_spec(encoder)) is not None and spec.family == "vit":
+            found |= dict.fromkeys(("width", "stride"), "a convolutional encoder")
+        return found
 
 
 class Dinomaly(IterativeMethod):
