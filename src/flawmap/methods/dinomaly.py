@@ -220,13 +220,6 @@ class Dinomaly(IterativeMethod):
 
     def _require(self, config: DinomalyConfig, encoder: Encoder) -> None:
         n_levels = len(encoder.channels)
-        if config.depth % 2:
-            raise ConfigError(
-                "the decoder's depth must be even: its outputs form two groups",
-                where="method.depth",
-                given=config.depth,
-                expected="2, 4, 6, 8, ...",
-            )
         if n_levels < 2:
             raise ConfigError(
                 "at least two encoder levels are needed, for two groups",
@@ -264,13 +257,6 @@ class Dinomaly(IterativeMethod):
                 given=encoder.spec.name,
                 hint="use a ViT encoder, or --set method.recentre=false",
             )
-        if config.hidden_neighbours and config.mixer == "conv":
-            raise ConfigError(
-                "hiding neighbours belongs to attention",
-                where="method.hidden_neighbours",
-                given=config.hidden_neighbours,
-                hint="use --set method.mixer=linear or softmax, or hide nothing",
-            )
         if self.vit and encoder.channels[0] % HEAD_DIM:
             raise ConfigError(
                 f"the decoder is as wide as the encoder, in heads of {HEAD_DIM}",
@@ -283,6 +269,24 @@ class Dinomaly(IterativeMethod):
                 f"the decoder's width must be a multiple of {HEAD_DIM}",
                 where="method.width",
                 given=config.width,
+            )
+
+    @classmethod
+    def check(cls, config: DinomalyConfig) -> None:
+        """Refuses an odd depth, and hidden neighbours without attention."""
+        if config.depth % 2:
+            raise ConfigError(
+                "the decoder's depth must be even: its outputs form two groups",
+                where="method.depth",
+                given=config.depth,
+                expected="2, 4, 6, 8, ...",
+            )
+        if config.hidden_neighbours and config.mixer == "conv":
+            raise ConfigError(
+                "hiding neighbours belongs to attention",
+                where="method.hidden_neighbours",
+                given=config.hidden_neighbours,
+                hint="use --set method.mixer=linear or softmax, or hide nothing",
             )
 
     @classmethod
