@@ -7,18 +7,21 @@ import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from flawmap.bench.results import StoredCell
+    from flawmap.data.samples import SampleTable
     from flawmap.types import Sample
 
 PEER_VERSION = "2.7.0"
@@ -238,6 +241,34 @@ def save_weights(encoder: str, folder: Path) -> Path:
     state = pretrained(resolve(encoder), EncoderConfig(name=encoder)).state_dict()
     save_file({name: value.contiguous().clone() for name, value in state.items()}, path)
     return path
+
+
+def free_tiles(place: Path) -> list[Path]:
+    """The good images of the magnetic-tile data set, by name."""
+    return sorted((place / "MT_Free" / "Imgs").glob("*.jpg"))
+
+
+def good_table(paths: Iterable[Path], category: str, root: Path) -> SampleTable:
+    """Good images to learn."""
+    from flawmap.data.samples import SampleTable
+    from flawmap.types import Sample
+
+    samples = tuple(Sample(str(path), category, "train", 0, "good") for path in paths)
+    return SampleTable(root=str(root), format="benchmark", samples=samples)
+
+
+def median_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """The median time of a run, after one to warm up."""
+    import torch
+
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
 
 
 def full_mask(sample: Sample) -> np.ndarray | None:

@@ -26,10 +26,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import flawmap
-from common import PEER_SCRIPT, meta, peer_job, run_cell, say, write_results
+from common import (
+    PEER_SCRIPT,
+    free_tiles,
+    good_table,
+    meta,
+    peer_job,
+    run_cell,
+    say,
+    write_results,
+)
 from flawmap.config import EncoderConfig
 from flawmap.data.loader import load_batches
-from flawmap.data.samples import SampleTable
 from flawmap.data.transform import Transform
 from flawmap.detector import Detector
 from flawmap.encoders.encoder import build, pretrained, resolve
@@ -55,7 +63,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    free = sorted((args.data / "MT_Free" / "Imgs").glob("*.jpg"))
+    free = free_tiles(args.data)
     train, test = free[: args.images], free[-args.images :]
     rows = [ours(args, train, test), plain(args, train)]
     if args.peer_python:
@@ -77,11 +85,7 @@ def ratio(a: dict[str, Any], b: dict[str, Any], key: str) -> float | None:
 
 
 def ours(args: argparse.Namespace, train: list[Path], test: list[Path]) -> dict[str, Any]:
-    table = SampleTable(
-        root=str(args.data),
-        format="benchmark",
-        samples=tuple(Sample(str(p), "tile", "train", 0, "good") for p in train),
-    )
+    table = good_table(train, "tile", args.data)
     options = {
         "encoder.name": args.encoder,
         "data.size": args.size,

@@ -23,9 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 import flawmap
-from common import meta, say, write_results
+from common import good_table, meta, say, write_results
 from flawmap.data.loader import load_batches
-from flawmap.data.samples import SampleTable
 from flawmap.data.transform import Transform
 from flawmap.methods.intra import InTra
 from flawmap.types import Sample
@@ -96,11 +95,7 @@ def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Pa
 
 
 def fitted(args: argparse.Namespace, train: list[Path], test: list[Path]) -> dict[str, Any]:
-    table = SampleTable(
-        root=str(args.data),
-        format="benchmark",
-        samples=tuple(Sample(str(p), "texture", "train", 0, "good") for p in train),
-    )
+    table = good_table(train, "texture", args.data)
     options = {
         "method.position": args.position,
         "data.size": args.size,

@@ -12,8 +12,6 @@ computes it natively, in bfloat16. The data are random: nothing here depends on 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import meta, say, write_results
+from common import median_seconds, meta, say, write_results
 from flawmap.config import EncoderConfig, TrainingConfig, make_config
 from flawmap.encoders.encoder import build
 from flawmap.methods.intra import InTra
@@ -63,14 +61,7 @@ def measured(args: argparse.Namespace, preset: str, precision: str) -> dict[str,
     images = images.to(fabric.device)
 
     def timed(what: Callable[[], Any], repeats: int = args.repeats) -> float:
-        times = []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            what()
-            if fabric.device.type == "cuda":
-                torch.cuda.synchronize(fabric.device)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times[1:])
+        return median_seconds(what, repeats, fabric.device)
 
     row: dict[str, Any] = {"preset": preset, "precision": precision}
     with torch.inference_mode(), fabric.autocast():

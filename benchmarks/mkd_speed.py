@@ -15,16 +15,14 @@ set.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import flawmap
-from common import meta, say, write_results
+from common import median_seconds, meta, say, write_results
 from flawmap.config import EncoderConfig
 from flawmap.encoders.encoder import Encoder, build, create, resolve, wrap
 from flawmap.methods.mkd import MKD, MKDConfig, distances
@@ -92,7 +90,8 @@ def localising(name: str, attribution: str, args: argparse.Namespace) -> list[di
         whole = together()
         return {k: float((f() - whole).abs().max() / whole.max()) for k, f in found.items()}
 
-    rates = {k: args.batch_size / _seconds(f, args.repeats, device) for k, f in found.items()}
+    repeats = args.repeats
+    rates = {k: args.batch_size / median_seconds(f, repeats, device) for k, f in found.items()}
     single = differences()
     method.double()
     encoder.double()
@@ -124,18 +123,6 @@ def _plain(method: MKD, image: torch.Tensor) -> torch.Tensor:
     (direction + method.value_weight * value).sum().backward()
     assert image.grad is not None
     return image.grad.abs().sum(dim=1, keepdim=True)
-
-
-def _seconds(run: Callable[[], torch.Tensor], repeats: int, device: torch.device) -> float:
-    """The median time of a run, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
 
 
 def fitting(data: Path) -> dict[str, Any]:

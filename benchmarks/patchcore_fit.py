@@ -20,8 +20,16 @@ import numpy as np
 import torch
 
 import flawmap
-from common import PEER_SCRIPT, meta, peer_job, peer_versions, run_cell, write_results
-from flawmap.data.samples import SampleTable
+from common import (
+    PEER_SCRIPT,
+    free_tiles,
+    good_table,
+    meta,
+    peer_job,
+    peer_versions,
+    run_cell,
+    write_results,
+)
 from flawmap.methods.coreset import covering_radius, greedy_coreset
 from flawmap.types import Sample
 
@@ -40,16 +48,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    free = sorted((args.data / "MT_Free" / "Imgs").glob("*.jpg"))
+    free = free_tiles(args.data)
     defects = sorted(args.data.glob("MT_[!F]*/Imgs/*.jpg"))
     train, test_good = free[: args.images], free[-args.test_images :]
     test_bad = defects[:: max(1, len(defects) // args.test_images)][: args.test_images]
     rows = []
-    table = SampleTable(
-        root=str(args.data),
-        format="benchmark",
-        samples=tuple(Sample(str(p), "tile", "train", 0, "good") for p in train),
-    )
+    table = good_table(train, "tile", args.data)
     options = {
         "method.levels": LEVELS,
         "data.size": SIZE,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import flawmap
-from common import meta, write_results
+from common import free_tiles, good_table, meta, write_results
 from flawmap.config import EncoderConfig
 from flawmap.data.loader import load_batches
 from flawmap.data.samples import SampleTable
@@ -54,12 +54,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    free = sorted((args.data / "MT_Free" / "Imgs").glob("*.jpg"))
-    table = SampleTable(
-        root=str(args.data),
-        format="benchmark",
-        samples=tuple(Sample(str(p), "tile", "train", 0, "good") for p in free[:100]),
-    )
+    free = free_tiles(args.data)
+    table = good_table(free[:100], "tile", args.data)
     tests = [Sample(str(p), "tile", "test", None) for p in free[-args.images :]]
     rows = [run(name, options, table, tests, args.repeats) for name, options in CASES.items()]
     for row in rows:

@@ -21,7 +21,15 @@ from flawmap.data.images import read_values
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.evaluation import Evaluation, evaluate_table
-from flawmap.metrics import aupro, auroc, published_crop, resize_mask_nearest, sample_auroc, spro
+from flawmap.metrics import (
+    MemoryBudget,
+    aupro,
+    auroc,
+    published_crop,
+    resize_mask_nearest,
+    sample_auroc,
+    spro,
+)
 from flawmap.metrics.catalog import ALWAYS, names
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 from flawmap.scoring.scorer import Scorer
@@ -259,6 +267,25 @@ def test_kinds_judged_apart_by_hand(tmp_path: Path) -> None:
     assert found["spro_0.05_by_kind"] == pytest.approx(1 - (2 / 99) / 0.05 / 2)
     # Together one region of four is found at an FPR of 2 in 50 + 4 * 49.
     assert found["spro_0.05"] == pytest.approx(1 - 0.25 * (2 / 246) / 0.05)
+
+
+def test_all_scores_of_a_category_share_a_part_of_the_free_memory(
+    table: SampleTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[MemoryBudget] = []
+
+    def budget(max_bytes: int) -> MemoryBudget:
+        made.append(MemoryBudget(max_bytes))
+        return made[-1]
+
+    wanted = [name for name in names() if name not in ALWAYS]
+    expected = evaluate(table, *wanted)
+    monkeypatch.setattr("flawmap.pixels.MemoryBudget", budget)
+    monkeypatch.setattr("flawmap.pixels.available_memory", lambda: 40_000)
+    found = evaluate(table, *wanted)
+    assert found.mean == pytest.approx(expected.mean, abs=1e-12, nan_ok=True)
+    assert [b.max_bytes for b in made] == [10_000] * len(found.categories)
+    assert all(b.spilled_bytes for b in made)
 
 
 def test_the_seven_are_the_same_with_and_without_them(table: SampleTable) -> None:

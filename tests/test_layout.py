@@ -16,7 +16,7 @@ SOURCE = Path(flawmap.__file__).parent
 # Lower layers first: a module may import from its own layer and from those before it.
 LAYERS = [
     ["errors", "types", "files", "registry", "progress", "resources", "versions", "wording"],
-    ["config"],
+    ["config", "idle"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
     ["methods", "training", "pixels", "auto"],
     ["detector"],

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +181,7 @@ def configure(
     data: SampleTable | None = None,
     start: Detector | None = None,
     device: str | None = None,
+    idle: Container[str] = (),
 ) -> Config:
     """The configuration that `fit` would use with these arguments.
 
@@ -188,9 +189,10 @@ def configure(
         data: The images that "auto" chooses by; without them it supposes that there are few.
         start: The detector that the fit begins with; "auto" takes its method and encoder.
         device: Where it will be computed, if another place than the options decides that.
+        idle: Names of options that may do nothing, since they hold for other fits too.
 
     Raises:
-        ConfigError: A name or a value is wrong.
+        ConfigError: A name or a value is wrong, or would do nothing.
     """
     named: dict[str, Any] = {}
     if seed is not None:
@@ -210,7 +212,12 @@ def configure(
         raise unknown_name("method", str(method), [AUTO, *METHODS], where="method")
     if method not in (None, AUTO) or (method is None and "name" in file["method"]):
         return make_config(
-            method=method, preset=preset or "cpu", file=file, named=named, overrides=options
+            method=method,
+            preset=preset or "cpu",
+            file=file,
+            named=named,
+            overrides=options,
+            idle=idle,
         )
     if method == AUTO and "name" in file["method"]:
         # Its options belong to the method that it names.
@@ -220,7 +227,11 @@ def configure(
     if device is not None:
         pairs.append(("training.device", device))
     common = make_config(
-        method=DEFAULT_METHOD, file={**file, "method": {}}, named=named, overrides=dict(pairs)
+        method=DEFAULT_METHOD,
+        file={**file, "method": {}},
+        named=named,
+        overrides=dict(pairs),
+        idle=None,
     )
     given = situation(data, common, named_encoder(file, [*named.items(), *pairs]))
     choice = choose(given, None if start is None else start.config)
@@ -233,6 +244,8 @@ def configure(
             file=file,
             named=named,
             overrides=options,
+            # With the images another method may be chosen, which follows other options.
+            idle=None if data is None else idle,
         )
 
     try:

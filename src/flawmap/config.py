@@ -8,7 +8,7 @@ with the nearest right one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 
 from flawmap.errors import ConfigError, nearest
 from flawmap.files import as_path
+from flawmap.idle import require_effect
 from flawmap.registry import METHODS
 from flawmap.resources import DeviceName
 
@@ -56,6 +57,17 @@ class MethodConfig(Section):
     """Base of the options of a method; `name` is its name in the registry."""
 
     name: str
+
+    def idle(self, encoder: str) -> dict[str, str]:
+        """Options that do nothing beside the others.
+
+        Args:
+            encoder: Its name.
+
+        Returns:
+            Names to what would give them an effect, such as "method.mixer=conv".
+        """
+        return {}
 
 
 def _method(value: Any) -> Any:
@@ -137,7 +149,8 @@ class DataConfig(Section):
 
 class TrainingConfig(Section):
     """The loop. One-pass methods use the batch size, the number of images, the device, precision
-    and threads; by the time budget `--method auto` chooses what they keep."""
+    and threads, and refuse what else is named; by the time budget `--method auto` chooses what they
+    keep."""
 
     iterations: int = Field(default=1000, ge=1)
     """Steps of an iterative method."""
@@ -250,6 +263,7 @@ def make_config(
     file: Path | Tree | None = None,
     named: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
+    idle: Container[str] | None = (),
 ) -> Config:
     """Build a configuration from all its sources.
 
@@ -260,9 +274,10 @@ def make_config(
         file: A YAML file with the tree, or a part of it; or what `read_file` made of one.
         named: Dotted names to values, from options that have a name of their own.
         overrides: Dotted names to values, or strings "a.b=c" as in `--set`.
+        idle: Names that may do nothing in this fit; None = all.
 
     Raises:
-        ConfigError: A name or a value is wrong.
+        ConfigError: A name or a value is wrong, or would do nothing.
     """
     tree: Tree = {}
     from_file = read_file(file) if isinstance(file, Path) else deepcopy(file or {"method": {}})
@@ -312,7 +327,10 @@ def make_config(
                 hint=f"use --method {value}",
             )
         _set(tree, key, name if key == "method.name" else value)
-    return validate(tree)
+    config = validate(tree)
+    if idle is not None:
+        require_effect(config, cls.kind, [*from_file.items(), *pairs], idle)
+    return config
 
 
 def read_file(path: Path) -> Tree:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from flawmap.errors import DataError
 from flawmap.metrics import (
     DecidedPixels,
     EdgeScores,
+    MemoryBudget,
     PixelScores,
     ProVariant,
     SaturatedScores,
@@ -20,6 +20,7 @@ from flawmap.metrics import (
     resize_mask_nearest,
 )
 from flawmap.metrics.catalog import BY_KIND, CATALOG, CROP, HEADLINE, KINDS, ORIGINAL
+from flawmap.resources import available_memory
 from flawmap.scoring import Threshold
 from flawmap.types import BoolArray, FloatArray, Geometry, Sample, Saturation
 from flawmap.wording import shown
@@ -40,6 +41,9 @@ DEFECTS = "pixel_auroc_defects"
 """An optional metric without the good images."""
 
 SPRO = "spro_0.05"
+
+_MOST_BYTES = 512 * 2**20
+"""Of a category's scores, in memory."""
 
 APART = {base: (base + BY_KIND, *(f"{base}_{k}" for k in KINDS)) for base in ("image_auroc", SPRO)}
 """Optional metrics that judge kinds of defects apart, by what they are for each kind."""
@@ -70,18 +74,19 @@ class CategoryPixels:
         self.wants_crop = cropped and any(name.endswith(CROP) for name in wanted)
         """Whether `add` needs the map of what the network sees."""
         endings = ("", ORIGINAL, CROP) if self.wants_crop else ("", ORIGINAL)
-        self._sizes = {ending: PixelScores() for ending in endings}
+        budget = self._budget = MemoryBudget(_room())
+        self._sizes = {ending: PixelScores(budget) for ending in endings}
         self._edges = {
-            ending: EdgeScores()
+            ending: EdgeScores(budget)
             for ending in endings
             if any(name + ending in wanted for name in EDGES)
         }
         self._of_defects = {
-            ending: PixelScores() for ending in endings if DEFECTS + ending in wanted
+            ending: PixelScores(budget) for ending in endings if DEFECTS + ending in wanted
         }
-        self._saturated = SaturatedScores() if SPRO in wanted and saturation else None
+        self._saturated = SaturatedScores(budget) if SPRO in wanted and saturation else None
         self._saturated_by_kind = {
-            kind: (defect, SaturatedScores())
+            kind: (defect, SaturatedScores(budget))
             for kind, defect in kinds.items()
             if saturation and any(name in wanted for name in APART[SPRO])
         }
@@ -93,12 +98,7 @@ class CategoryPixels:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        saturated = (self._saturated, *(s for _, s in self._saturated_by_kind.values()))
-        pixels = (*self._sizes.values(), *self._of_defects.values())
-        with ExitStack() as stack:
-            for scores in (*pixels, *self._edges.values(), *saturated):
-                if scores is not None:
-                    stack.callback(scores.close)
+        self._budget.close()
 
     def add(
         self,
@@ -183,6 +183,12 @@ class CategoryPixels:
         if "segf1" in self._wanted:
             optional["segf1"] = math.nan if self._decided is None else self._decided.f1
         return metrics | optional
+
+
+def _room() -> int:
+    """Bytes of scores that a category may keep in memory: a part of what the machine has left."""
+    free = available_memory()
+    return _MOST_BYTES if free is None else max(1, min(_MOST_BYTES, free // 4))
 
 
 def _saturations(

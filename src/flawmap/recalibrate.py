@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,6 @@ def calibrate(
     found = bundles.read(path)
     old = found.calibration
     rate = old.rate if false_reject_rate is None else false_reject_rate
-    skipped: list[tuple[str, str]] = []
-    notes: list[str] = []
-    measured_on: dict[str, Any] | None = None
     if data is None:
         if not old.categories:
             raise ConfigError(
@@ -128,39 +125,66 @@ def calibrate(
                 where=str(path),
                 hint="give a folder of good images that were not in the fit",
             )
-        new = old.at(rate)
+        new = _New(old.at(rate))
     else:
         if not isinstance(data, SampleTable):
             data = read_data(data, format=format, seed=found.config["seed"], check=False)
-        if not skip_bad:
-            raise_unreadable(data.problems, where=shown(data.root))
-        skipped += [(p.path, p.reason) for p in data.problems]
-        fitted = found.info["fitted"]["data"]
-        white = found.config["data"]["white_level"]
-        samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
-        skipped += unreadable
-        measured = _measure(found, path, samples, device, encoder_weights, progress or Silent())
-        categories = measured.categories()
-        measured_on = {
-            "root": shown(data.root),
-            "fingerprint": data.fingerprint(),
-            "images": {name: len(c.scores) for name, c in categories.items()},
-        }
-        new = Calibration(rate=rate, categories={**old.categories, **categories})
-        notes += measured.notes(new)
-        kept = sorted(set(old.categories) - set(categories))
-        if kept:
-            notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
-    bundles.write(_with(found, new, measured_on), target)
+
+        def measure(samples: list[Sample]) -> GoodScores:
+            return _measure(found, path, samples, device, encoder_weights, progress or Silent())
+
+        new = _measured_anew(found, data, rate, category, skip_bad, measure)
+    bundles.write(_with(found, new.calibration, new.measured_on), target)
     return Recalibration(
         bundle=target,
         old_rate=old.rate,
         rate=rate,
         old=old.thresholds(),
-        new=new.thresholds(),
-        skipped=tuple(skipped),
-        notes=tuple(notes),
+        new=new.calibration.thresholds(),
+        skipped=new.skipped,
+        notes=new.notes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """Thresholds, and how they came about."""
+
+    calibration: Calibration
+    measured_on: Mapping[str, Any] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _measured_anew(
+    found: Bundle,
+    data: SampleTable,
+    rate: float,
+    category: str | None,
+    skip_bad: bool,
+    measure: Callable[[list[Sample]], GoodScores],
+) -> _New:
+    """Thresholds from good images that are scored now."""
+    if not skip_bad:
+        raise_unreadable(data.problems, where=shown(data.root))
+    notes: list[str] = []
+    old = found.calibration
+    fitted = found.info["fitted"]["data"]
+    white = found.config["data"]["white_level"]
+    samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
+    measured = measure(samples)
+    categories = measured.categories()
+    new = Calibration(rate=rate, categories={**old.categories, **categories})
+    notes += measured.notes(new)
+    if kept := sorted(set(old.categories) - set(categories)):
+        notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
+    measured_on = {
+        "root": shown(data.root),
+        "fingerprint": data.fingerprint(),
+        "images": {name: len(c.scores) for name, c in categories.items()},
+    }
+    skipped = (*((p.path, p.reason) for p in data.problems), *unreadable)
+    return _New(new, measured_on, skipped, tuple(notes))
 
 
 def _good_images(

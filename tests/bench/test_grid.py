@@ -9,6 +9,8 @@ import pytest
 from flawmap.bench.grid import cells_of, make_grid, read_grid
 from flawmap.errors import ConfigError, DataError
 
+GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
+
 
 def test_a_grid_is_the_product_of_its_parts(two_products: Path) -> None:
     grid = make_grid(
@@ -206,6 +208,32 @@ def test_a_file_that_is_no_grid(tmp_path: Path, text: str) -> None:
         read_grid(file)
     with pytest.raises(ConfigError, match="does not exist"):
         read_grid(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_that_comes_with_flawmap_has_options_that_fit(path: Path) -> None:
+    grid = read_grid(path, instead={"data": {"none": "nowhere"}})
+    # Options are looked at before data.
+    with pytest.raises(DataError, match="does not exist"):
+        cells_of(grid)
+
+
+def test_an_option_for_every_line_may_do_nothing_in_some(rings: Path) -> None:
+    shared = {"training.iterations": 7}
+    tree: dict[str, object] = {"data": {"rings": str(rings)}}
+    plain = make_grid({**tree, "methods": ["patchcore", "rd4ad"]})
+    grids = (
+        make_grid({**tree, "methods": ["patchcore", "rd4ad"], "options": {"": shared}}),
+        plain.with_options(None, shared),
+    )
+    for grid in grids:
+        assert [c.config.training.iterations for c in cells_of(grid)] == [7, 7]
+    own = {"method": "patchcore", "options": shared}
+    for methods, options in (([own, "rd4ad"], {}), (["patchcore"], {"": shared})):
+        grid = make_grid({**tree, "methods": methods, "options": options})
+        with pytest.raises(ConfigError, match="the option does nothing") as caught:
+            cells_of(grid)
+        assert "'patchcore'" in str(caught.value.where)
 
 
 def test_options_of_the_command_line_hold_for_every_line(rings: Path) -> None:

@@ -35,12 +35,13 @@ def test_the_environment_names_what_decides_figures() -> None:
 
 @pytest.mark.slow
 def test_a_cell_is_fitted_measured_and_stored(two_products: Path, tmp_path: Path) -> None:
-    options = {"data.size": 64, "training.precision": "float32", "training.iterations": 2}
+    options = {"data.size": 64, "training.precision": "float32"}
+    small = {**options, "training.iterations": 2, "method.depth": 2}
     tree: dict[str, Any] = {
         "data": {"two": str(two_products)},
         "methods": [
             {"method": "patchcore", "options": options},
-            {"method": "dinomaly", "encoder": "lite0", "options": {**options, "method.depth": 2}},
+            {"method": "dinomaly", "encoder": "lite0", "options": small},
         ],
         "metrics": ["pro_per_image"],
     }

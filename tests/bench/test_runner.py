@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -492,6 +493,29 @@ def test_a_stage_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_the_time_left_is_not_reckoned_anew_in_every_round(
+    stage: Stage, cells: list[Cell], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reckoned: list[Cell] = []
+
+    def expected(cell: Cell, durations: runner.Durations) -> float:
+        reckoned.append(cell)
+        return 1.0
+
+    monkeypatch.setattr(runner, "expected_seconds", expected)
+    with Store(path, create=True) as store:
+        run = runner._Run(cells, store, 1, False, False, "auto", Notes())
+    assert run._seconds_left() == math.inf
+    run.durations[("patchcore", "rings")] = [(1.0, 1)]
+    assert [run._seconds_left() for _ in range(5)] == [len(cells)] * 5
+    assert len(reckoned) == len(cells)
+    run.waiting.popleft()
+    assert run._seconds_left() == len(cells) - 1
+    run.durations[("patchcore", "rings")].append((1.0, 1))
+    run._seconds_left()
+    assert len(reckoned) == 3 * len(cells) - 2
 
 
 def test_the_time_of_a_cell_comes_from_the_nearest_that_have_run(rings: Path) -> None:

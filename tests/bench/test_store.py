@@ -10,6 +10,7 @@ import pytest
 
 from flawmap.bench import store as stores
 from flawmap.bench.grid import Cell, cells_of, make_grid
+from flawmap.bench.known import Known
 from flawmap.bench.results import Outcome, write_cells
 from flawmap.bench.store import Store, read_cells
 from flawmap.errors import BenchError
@@ -43,6 +44,41 @@ def test_a_finished_cell_is_there_when_the_file_is_opened_again(cell: Cell, tmp_
         assert found.categories == ("rings",)
         assert store.scores(cell.key) == list(OUTCOME.scores)
         assert store.claim(cell, "another") == "done"
+
+
+def test_cells_are_adopted_together_and_only_where_something_is_new(
+    cell: Cell, tmp_path: Path
+) -> None:
+    cells = [dataclasses.replace(cell, fingerprint=f"{n}") for n in range(3)]
+    said: list[str] = []
+    with Store(tmp_path / "r.sqlite", create=True) as store:
+        for one in cells:
+            store.claim(one, "me")
+            store.finish(one.key, "me", OUTCOME)
+        named = [dataclasses.replace(one, label="new") for one in cells]
+        store._db.set_trace_callback(said.append)
+        store.adopt(zip(store.cells(), named, strict=True))
+        assert said.count("COMMIT") == 2
+        assert [c.label for c in store.cells()] == ["new"] * 3
+        before = store._db.total_changes
+        store.adopt(zip(store.cells(), named, strict=True))
+        assert store._db.total_changes == before
+
+
+def test_only_cells_that_are_not_known_are_read(cell: Cell, tmp_path: Path) -> None:
+    cells = [dataclasses.replace(cell, fingerprint=f"{n}") for n in range(3)]
+    known = Known(())
+    with Store(tmp_path / "r.sqlite", create=True) as store:
+        for n, one in enumerate(cells):
+            assert store.claim(one, "me") == "ours"
+            assert store.cells(status="done", besides=known.keys) == []
+            store.finish(one.key, "me", OUTCOME)
+            (new,) = store.cells(status="done", besides=known.keys)
+            assert (new.key, new.figures) == (one.key, OUTCOME.figures)
+            assert known.measured(one) == []
+            known.add([new])
+            assert [c.key for c in known.measured(one)] == [one.key]
+            assert len(known.keys) == n + 1
 
 
 def test_names_that_are_not_utf8(cell: Cell, tmp_path: Path) -> None:

@@ -262,9 +262,21 @@ def test_it_learns_one_image_by_heart(conv: Encoder) -> None:
     assert float(loss.detach()) < 0.1 * first
 
 
-def test_an_odd_depth_or_a_single_level_is_refused(conv: Encoder) -> None:
-    with pytest.raises(ConfigError, match="must be even"):
-        make(conv, depth=3)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 3}, "must be even"),
+        ({"mixer": "conv", "hidden_neighbours": 3}, "belongs to attention"),
+    ],
+)
+def test_what_no_encoder_changes_is_refused_without_one(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Dinomaly.check(DinomalyConfig.model_validate(options))
+
+
+def test_an_odd_width_or_a_single_level_is_refused(conv: Encoder) -> None:
     with pytest.raises(ConfigError, match="multiple of 64"):
         make(conv, width=100)
     single = build(EncoderConfig(name="lite0"), ["blocks.2"])
@@ -486,18 +498,9 @@ def test_a_constant_schedule_warms_up_and_stays(vit: Encoder) -> None:
     assert rates == pytest.approx([0, 1e-3, 2e-3, 2e-3, 2e-3])
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"constraint": "layers", "depth": 2}, "there must be as many"),
-        ({"mixer": "conv", "hidden_neighbours": 3}, "belongs to attention"),
-    ],
-)
-def test_options_that_contradict_each_other(
-    vit: Encoder, options: dict[str, object], words: str
-) -> None:
-    with pytest.raises(ConfigError, match=words):
-        make(vit, **options)
+def test_options_that_contradict_each_other(vit: Encoder) -> None:
+    with pytest.raises(ConfigError, match="there must be as many"):
+        make(vit, constraint="layers", depth=2)
 
 
 def test_what_a_convolutional_encoder_cannot_do(conv: Encoder) -> None:

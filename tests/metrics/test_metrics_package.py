@@ -32,6 +32,7 @@ def test_public_names():
         "Confusion",
         "DecidedPixels",
         "EdgeScores",
+        "MemoryBudget",
         "PixelMetrics",
         "PixelScores",
         "ProVariant",

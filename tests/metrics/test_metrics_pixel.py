@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from flawmap.errors import FlawmapError
 from flawmap.metrics import (
+    MemoryBudget,
     PixelScores,
     aupro,
     average_precision,
@@ -21,7 +22,6 @@ from flawmap.metrics import (
     pixel_auroc,
     pixel_f1max,
 )
-from flawmap.metrics._chunks import MemoryBudget
 
 
 def find_regions(mask):
@@ -271,21 +271,51 @@ def test_spilling_to_disk_changes_nothing(kind, tmp_path):
     expected = compute(maps, masks)
     assert expected.aupro == pytest.approx(reference_aupro(maps, masks, 0.3), abs=1e-12)
     for max_bytes in [1, 3000, 6000]:
-        with PixelScores(max_bytes=max_bytes, spill_dir=tmp_path) as scores:
+        budget = MemoryBudget(max_bytes, tmp_path)
+        with PixelScores(budget) as scores:
             for i in np.random.default_rng(max_bytes).permutation(len(maps)):
                 scores.add(maps[i], masks[i])
-            assert scores.spilled_bytes > 4000
+            assert budget.spilled_bytes > 4000
             assert_same(scores.compute(), expected)
             assert_same(scores.compute(), expected)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_the_temporary_file_goes_with_the_object(tmp_path):
-    scores = PixelScores(max_bytes=1, spill_dir=tmp_path)
+    budget = MemoryBudget(1, tmp_path)
+    scores = PixelScores(budget)
     scores.add(np.zeros((64, 64)), None)
-    assert scores.spilled_bytes == 64 * 64 * 8
-    del scores
+    assert budget.spilled_bytes == 64 * 64 * 8
+    del scores, budget
     assert list(tmp_path.iterdir()) == []
+
+
+def test_collectors_that_share_a_budget_are_bounded_together(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = rng.random((10, 64, 64), dtype=np.float32)
+    masks = rng.random(maps.shape) < 0.1
+    expected = compute(maps, masks)
+    budget = MemoryBudget(100_000, tmp_path)
+    several = [PixelScores(budget) for _ in range(4)]
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        for scores in several:
+            scores.add(anomaly_map, mask)
+    buffers = 2 * len(several) * budget.chunk_bytes
+    assert budget.spilled_bytes >= len(several) * maps.nbytes - budget.max_bytes - buffers
+    for scores in several:
+        assert_same(scores.compute(), expected)
+    budget.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_buffers_are_smaller_the_more_share_a_budget():
+    budget = MemoryBudget(2**23)
+    scores = PixelScores(budget)
+    assert budget.chunk_bytes == 2**20
+    others = [PixelScores(budget) for _ in range(3)]
+    # All buffers together are a quarter of the budget, however many there are.
+    assert budget.chunk_bytes == 2**18
+    assert len({id(s) for s in (scores, *others)}) * 2 * budget.chunk_bytes == budget.max_bytes // 4
 
 
 @pytest.mark.parametrize("max_bytes", [2000, 10**6])
@@ -294,7 +324,7 @@ def test_counting_in_small_blocks_changes_nothing(kind, max_bytes, monkeypatch):
     maps, masks = draw(5, kind)
     expected = compute(maps, masks)
     monkeypatch.setattr("flawmap.metrics._chunks.BLOCK_ITEMS", 7)
-    assert_same(compute(maps, masks, max_bytes=max_bytes), expected)
+    assert_same(compute(maps, masks, budget=MemoryBudget(max_bytes)), expected)
 
 
 def test_images_may_be_added_after_computing():
@@ -335,7 +365,7 @@ def test_bad_input_is_named_and_nothing_is_added(anomaly_map, mask, message):
 
 def test_bad_options_are_named():
     with pytest.raises(ValueError, match="max_bytes: got 0, expected at least 1"):
-        PixelScores(max_bytes=0)
+        MemoryBudget(0)
     with pytest.raises(ValueError, match="masks: got 0, expected 1 as maps"):
         aupro([np.zeros((2, 2))], [])
     for limit in [0.0, -0.1, 1.1, math.nan]:

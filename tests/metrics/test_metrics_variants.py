@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from flawmap.metrics import (
     DecidedPixels,
+    MemoryBudget,
     PixelScores,
     ProVariant,
     SaturatedScores,
@@ -226,12 +227,13 @@ def test_spilling_saturated_scores_to_disk_changes_nothing(tmp_path, monkeypatch
     for seed in range(8):
         maps += draw(seed, ties=True)[0]
     regions = draw_regions(1, maps)
-    with SaturatedScores(max_bytes=1, spill_dir=tmp_path) as scores:
+    budget = MemoryBudget(1, tmp_path)
+    with SaturatedScores(budget) as scores:
         for m, found in zip(maps, regions, strict=True):
             scores.add(m, found)
         expected = reference_spro(maps, regions, 0.3)
         assert scores.compute(0.3) == pytest.approx(expected, abs=1e-12)
-        assert scores.spilled_bytes > 0
+        assert budget.spilled_bytes > 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from flawmap.data import read_data
 from flawmap.data.images import read_image
 from flawmap.errors import ConfigError, DataError
-from flawmap.outputs import find_images, skipping, with_categories
+from flawmap.outputs import Tally, find_images, predictions, skipping, with_categories
 from flawmap.types import Sample
 
 BATCH = 3
@@ -69,6 +71,47 @@ def test_another_error_than_an_unreadable_image_is_not_swallowed(tmp_path: Path)
     assert next(results) == "first"
     with pytest.raises(DataError, match="too large"):
         next(results)
+
+
+class ByName:
+    """Its verdict follows from the image's number: a defect, a good image, none, and so on."""
+
+    config = SimpleNamespace(
+        training=SimpleNamespace(batch_size=BATCH), data=SimpleNamespace(white_level=None)
+    )
+
+    def predict_samples(
+        self, samples: Sequence[Sample], *, batch_size: int
+    ) -> Iterator[SimpleNamespace]:
+        assert batch_size == BATCH
+        for name in in_batches(samples):
+            yield SimpleNamespace(name=name, verdict=("defect", "good", None)[int(name) % 3])
+
+
+def test_what_became_of_images_is_counted(tmp_path: Path) -> None:
+    samples = samples_with_bad(tmp_path, 8, {2})
+    detector: Any = ByName()
+    tally = Tally(skipped=1)
+    skipped: list[Sample] = []
+    found = predictions(
+        detector, samples, tally, on_skip=lambda sample, error: skipped.append(sample)
+    )
+    assert [p.name for p in found] == list("0134567")
+    assert skipped == [samples[2]]
+    assert tally == Tally(defect=3, good=3, undecided=1, skipped=2)
+    assert str(tally) == (
+        "7 images: 3 defect, 3 good, 1 without a verdict (the model has no threshold), 2 skipped"
+    )
+    assert str(Tally(good=1)) == "1 image: 0 defect, 1 good"
+
+
+def test_an_unreadable_image_ends_the_scoring_where_none_may_be_skipped(tmp_path: Path) -> None:
+    detector: Any = ByName()
+    tally = Tally()
+    found = predictions(detector, samples_with_bad(tmp_path, 8, {4}), tally, batch_size=BATCH)
+    with pytest.raises(DataError, match=r"4\.png"):
+        list(found)
+    assert tally == Tally(defect=1, good=1, undecided=1)
 
 
 def test_a_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:

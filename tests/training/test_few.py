@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import flawmap
+from flawmap.config import make_config
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.plan import few
@@ -134,5 +135,9 @@ def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
         *("training.augment=views", "training.balance=true"),
         *("training.max_epochs=5", "training.patience=3"),
     ):
-        with pytest.raises(ConfigError, match="sees every image once"):
+        with pytest.raises(ConfigError, match="it needs an iterative method"):
             flawmap.fit(rings, method="patchcore", options=[option])
+        # A whole configuration names no option: those that ask for something count.
+        whole = make_config(method="patchcore", overrides=[option], idle=None)
+        with pytest.raises(ConfigError, match="sees every image once"):
+            flawmap.fit(rings, config=whole)

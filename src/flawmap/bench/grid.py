@@ -140,15 +140,12 @@ class Grid(Section):
             entry.model_copy(
                 update={
                     "encoder": encoder or entry.encoder,
-                    "options": {**entry.options, **options},
+                    "options": {k: v for k, v in entry.options.items() if k not in options},
                 }
             )
             for entry in self.methods
         ]
-        sets = {
-            name: {key: value for key, value in chosen.items() if key not in options}
-            for name, chosen in self.options.items()
-        }
+        sets = {name: {**own, **options} for name, own in (self.options or {"": {}}).items()}
         return self.model_copy(update={"methods": methods, "options": sets})
 
     @field_validator("published_from")
@@ -467,6 +464,8 @@ def _config(
             options={**options, **entry.options},
             data=table,
             device=device,
+            # What holds for every line may do something in those of another method.
+            idle=() if len({e.method for e in grid.methods}) == 1 else options,
         )
     except ConfigError as error:
         # The name of an option alone would not say which of the methods has it.

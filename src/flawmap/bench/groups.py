@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from flawmap.bench.grid import deciding, dotted
@@ -37,6 +37,7 @@ class Group:
     categories: tuple[str, ...]
     seeds: tuple[int, ...]
 
+    @cached_property
     def by_seed(self) -> dict[int, dict[str, Figures]]:
         """For each seed, the defined figures by category; of one measured twice the last counts."""
         found: dict[int, dict[str, dict[str, float | None]]] = {}
@@ -61,7 +62,7 @@ class Group:
 
     def about(self) -> dict[str, str]:
         """Device, commit and date of the cells that count; several with semicolons between."""
-        seeds = self.counted_seeds()
+        seeds = self.counted_seeds
         cells = [c for c in self.cells if c.seed in seeds]
         found = {
             key: sorted({str(c.environment[key]) for c in cells if c.environment.get(key)})
@@ -69,23 +70,24 @@ class Group:
         }
         return {key: "; ".join(values) for key, values in found.items()}
 
+    @cached_property
     def counted_seeds(self) -> dict[int, dict[str, Figures]]:
         """The seeds that have every category; where none has, those that have the most."""
-        seeds = self.by_seed()
+        seeds = self.by_seed
         most = max(len(figures) for figures in seeds.values())
         return {s: figures for s, figures in seeds.items() if len(figures) == most}
 
     @property
     def complete(self) -> bool:
         """Whether every seed has every category: only then lines can be compared."""
-        counted = self.counted_seeds()
+        counted = self.counted_seeds
         return set(counted) >= set(self.seeds) and all(
             set(figures) >= set(self.categories) for figures in counted.values()
         )
 
     def marks(self) -> tuple[str, ...]:
         """What a reader must know of this line."""
-        counted = self.counted_seeds()
+        counted = self.counted_seeds
         most = max(len(figures) for figures in counted.values())
         found = []
         if most < len(self.categories):
@@ -122,7 +124,7 @@ class Group:
     def mean_by_category(self, metric: str) -> dict[str, float]:
         """Mean over seeds for each category in which all seeds that count have the metric."""
         values: dict[str, list[float]] = {}
-        seeds = self.counted_seeds()
+        seeds = self.counted_seeds
         for figures in seeds.values():
             for category, found in figures.items():
                 if metric in found:

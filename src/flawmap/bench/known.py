@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +25,23 @@ class Known:
     """
 
     def __init__(self, stored: Iterable[StoredCell]) -> None:
-        self._by_key = {cell.key: cell for cell in stored}
+        self._by_key: dict[str, StoredCell] = {}
         self._done: dict[tuple[object, ...], list[StoredCell]] = {}
-        for cell in self._by_key.values():
+        self._measured: dict[str, list[StoredCell]] = {}
+        self.add(stored)
+
+    def add(self, stored: Iterable[StoredCell]) -> None:
+        """Take in cells that it has not as finished ones."""
+        for cell in stored:
+            self._by_key[cell.key] = cell
             if cell.status == "done":
                 self._done.setdefault(_facts(cell, cell.method), []).append(cell)
-        self._measured: dict[str, list[StoredCell]] = {}
+        self._measured.clear()
+
+    @property
+    def keys(self) -> Set[str]:
+        """Of all cells."""
+        return self._by_key.keys()
 
     def status(self, cell: Cell) -> Status | None:
         """How far the cell is; None if it was never begun. It is done if all was measured."""

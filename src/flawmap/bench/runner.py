@@ -176,6 +176,9 @@ class _Run:
         # For those that lack nothing but metrics, the cell whose bundle an earlier run kept.
         self.bundles: dict[str, str] = {}
         self.durations: Durations = {}
+        # Seconds of the waiting cells, and what they were reckoned from.
+        self.expected: tuple[tuple[int, int], float] = ((0, 0), 0.0)
+        self.known = Known(())
 
     def run(self) -> Summary:
         began = time.monotonic()
@@ -203,9 +206,8 @@ class _Run:
         """Leave out what the file holds already, so that progress speaks of the rest."""
         todo: deque[Cell] = deque()
         lacking: dict[str, list[str]] = {}
+        self.store.adopt((m, cell) for cell in self.waiting for m in known.measured(cell))
         for cell in self.waiting:
-            for stored in known.measured(cell):
-                self.store.adopt(stored, cell)
             status = known.status(cell)
             if status == "done":
                 self.summary.before += 1
@@ -262,7 +264,9 @@ class _Run:
         self._show(task)
 
     def _begin(self, cell: Cell) -> Claim:
-        if self.chooses and (twin := Known(self.store.cells(status="done")).twin(cell)):
+        if self.chooses:
+            self.known.add(self.store.cells(status="done", besides=self.known.keys))
+        if self.chooses and (twin := self.known.twin(cell)):
             self.store.copy(twin, cell)
             self.progress.note(f"{cell}: the same fit as {twin.label}'s, measured once")
             self.summary.done += 1
@@ -457,7 +461,11 @@ class _Run:
         if not self.durations:
             return math.inf
         now = time.monotonic()
-        left = sum(expected_seconds(cell, self.durations) for cell in self.waiting)
+        basis = (len(self.waiting), sum(map(len, self.durations.values())))
+        if self.expected[0] != basis:
+            # Not in every round: it takes time from the cells that are being measured.
+            self.expected = (basis, sum(expected_seconds(c, self.durations) for c in self.waiting))
+        left = self.expected[1]
         for child in self.running:
             expected = expected_seconds(child.cell, self.durations)
             left += max(0.0, expected - (now - child.began))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -217,18 +217,22 @@ class Store:
                 self._clear(key)
             return bool(done.rowcount)
 
-    def adopt(self, stored: StoredCell, cell: Cell) -> None:
-        """Let a finished cell be known as in this grid.
+    def adopt(self, pairs: Iterable[tuple[StoredCell, Cell]]) -> None:
+        """Let finished cells be known as in this grid.
 
-        It gets the name that this grid has for it (the last one counts), its options as they are
-        in `stored`, and the versions of its data.
+        Each gets the name that this grid has for it (the last one counts), its options as they are
+        in what is given of it, and the versions of its data.
         """
-        about = {**stored.environment, "data_versions": cell.data_versions}
+        rows = []
+        for stored, cell in pairs:
+            about = {**stored.environment, "data_versions": cell.data_versions}
+            new = (_stored(cell.label), json.dumps(stored.config), json.dumps(about))
+            rows.append((*new, stored.key, *new))
         with self._transaction():
-            self._db.execute(
-                "UPDATE cells SET label = ?, config = ?, environment = ? "
-                "WHERE key = ? AND status = 'done'",
-                (_stored(cell.label), json.dumps(stored.config), json.dumps(about), stored.key),
+            self._db.executemany(
+                "UPDATE cells SET label = ?, config = ?, environment = ? WHERE key = ? "
+                "AND status = 'done' AND (label, config, environment) IS NOT (?, ?, ?)",
+                rows,
             )
 
     def copy(self, stored: StoredCell, cell: Cell) -> None:
@@ -284,17 +288,29 @@ class Store:
         with self._transaction():
             return self._db.execute("DELETE FROM cells WHERE status = 'failed'").rowcount
 
-    def cells(self, *, status: Status | None = None) -> list[StoredCell]:
-        """The cells with their figures, in the order in which they were first begun."""
+    def cells(
+        self, *, status: Status | None = None, besides: Container[str] = ()
+    ) -> list[StoredCell]:
+        """The cells with their figures, in the order in which they were first begun.
+
+        Args:
+            status: Only those with it.
+            besides: Keys of cells that are not wanted.
+        """
         # Both in one transaction: a cell that ends in between would have no figures.
         with self._transaction(write=False):
+            found = [
+                row
+                for row in self._db.execute("SELECT * FROM cells ORDER BY data, rowid")
+                if status in (None, row["status"]) and row["key"] not in besides
+            ]
             figures: dict[str, dict[str, dict[str, float | None]]] = {}
-            for key, category, metric, value in self._db.execute(
-                "SELECT key, category, metric, value FROM figures"
-            ):
-                of_cell = figures.setdefault(key, {})
-                of_cell.setdefault(_read(category), {})[metric] = value
-            found = self._db.execute("SELECT * FROM cells ORDER BY data, rowid").fetchall()
+            for row in found:
+                of_cell = figures.setdefault(row["key"], {})
+                for category, metric, value in self._db.execute(
+                    f"SELECT {_FIGURES} FROM figures WHERE key = ? ORDER BY rowid", (row["key"],)
+                ):
+                    of_cell.setdefault(_read(category), {})[metric] = value
         rows = [{name: _read(value) for name, value in dict(row).items()} for row in found]
         return [
             StoredCell(
@@ -314,10 +330,9 @@ class Store:
                 error=json.loads(row["error"]) if row["error"] else None,
                 cost=json.loads(row["cost"]) if row["cost"] else {},
                 environment=json.loads(row["environment"]) if row["environment"] else {},
-                figures=figures.get(row["key"], {}),
+                figures=figures[row["key"]],
             )
             for row in rows
-            if status in (None, row["status"])
         ]
 
     def scores(self, key: str) -> list[tuple[str, str, int, str, float]]:

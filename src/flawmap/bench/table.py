@@ -237,7 +237,8 @@ def make_table(
 
 
 def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
-    seeds = group.counted_seeds()
+    seeds = group.counted_seeds
+    marks, complete, about = group.marks(), group.complete, group.about()
     cells = [c for c in group.cells if c.seed in seeds]
     encoder = ", ".join(sorted({c.encoder for c in cells}))
     parts = [(category,) for category in group.categories] if by_category else [group.categories]
@@ -275,14 +276,14 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
                     for name, v in per_seed.items()
                 },
                 marks=(
-                    *group.marks(),
+                    *marks,
                     *(
                         f"{titles[name]}: over {n} of these {len(seeds)} seeds"
                         for name, n in partial.items()
                     ),
                 ),
-                complete=group.complete,
-                about=group.about(),
+                complete=complete,
+                about=about,
             )
         )
     return lines

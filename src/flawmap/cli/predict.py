@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ import typer
 from flawmap.cli import options, show
 from flawmap.cli.errors import DEFECT_FOUND
 from flawmap.files import as_path
-from flawmap.wording import counted
 
 if TYPE_CHECKING:
     from flawmap.errors import DataError
@@ -107,7 +107,7 @@ def run(
     _check(output, maps, map_format, overlays)
     from flawmap.detector import load
     from flawmap.errors import ConfigError, DataError
-    from flawmap.outputs import find_images, skipping, with_categories
+    from flawmap.outputs import Tally, find_images, predictions, with_categories
     from flawmap.scoring.calibration import EVERY
 
     found = find_images(paths, format=format, skip_bad=skip_bad, leave_out=output)
@@ -128,32 +128,21 @@ def run(
         category=category,
         unified=EVERY in detector.models,
     )
-    size = batch_size or detector.config.training.batch_size
-    white_level = detector.config.data.white_level
-    verdicts = {"good": 0, "defect": 0, None: 0}
+    tally = Tally(skipped=len(found.problems))
     with ExitStack() as stack:
         task = stack.enter_context(show.progress(quiet).task("Scoring", len(samples)))
         writer = None
         if output is not None:
+            white_level = detector.config.data.white_level
             writer = stack.enter_context(
                 _writer(output, found.roots, map_format if maps else None, overlays, white_level)
             )
         array = stack.enter_context(show.JsonArray()) if json else None
-        skipped = _Skipped(writer)
         for problem in found.problems:
-            skipped.count += 1
             show.note(f"skipped {problem}")
-        results = detector.predict_samples(samples, batch_size=size)
-        if skip_bad:
-            results = skipping(
-                lambda rest: detector.predict_samples(rest, batch_size=size),
-                samples,
-                batch_size=size,
-                on_skip=skipped.add,
-                white_level=white_level,
-            )
+        on_skip = partial(_skip, writer) if skip_bad else None
+        results = predictions(detector, samples, tally, batch_size=batch_size, on_skip=on_skip)
         for done, prediction in enumerate(results, start=1):
-            verdicts[prediction.verdict] += 1
             record = prediction.to_dict() if writer is None else writer.write(prediction)
             if array is not None:
                 array.add(record)
@@ -161,35 +150,21 @@ def run(
                 verdict = prediction.verdict or "-"
                 show.out(f"{verdict:<7} {prediction.score:>10.4f}  {record['path']}")
             task.update(done)
-    scored = sum(verdicts.values())
-    text = f"{counted(scored, 'image')}: "
-    text += f"{verdicts['defect']} defect, {verdicts['good']} good"
-    if verdicts[None]:
-        text += f", {verdicts[None]} without a verdict (the model has no threshold)"
-    if skipped.count:
-        text += f", {skipped.count} skipped"
-    show.note(text)
+    show.note(str(tally))
     if output is not None and not json:
         show.out(str(output / "predictions.csv"))
-    if fail_on_defect and verdicts["defect"]:
+    if fail_on_defect and tally.defect:
         raise typer.Exit(DEFECT_FOUND)
-    if fail_on_defect and skipped.count:
+    if fail_on_defect and tally.skipped:
         # Nobody has looked at them.
         raise typer.Exit(DataError.exit_code)
 
 
-class _Skipped:
-    """Tells of images that are left out."""
-
-    def __init__(self, writer: PredictionWriter | None) -> None:
-        self.writer = writer
-        self.count = 0
-
-    def add(self, sample: Sample, error: DataError) -> None:
-        self.count += 1
-        show.note(f"skipped {sample.path}: {error.message}")
-        if self.writer is not None:
-            self.writer.skip(sample, error)
+def _skip(writer: PredictionWriter | None, sample: Sample, error: DataError) -> None:
+    """Tell of an image that is left out."""
+    show.note(f"skipped {sample.path}: {error.message}")
+    if writer is not None:
+        writer.skip(sample, error)
 
 
 def _check(output: Path | None, maps: bool, map_format: str, overlays: bool) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder, ViTEncoder, middle_blocks
-from flawmap.encoders.table import EncoderSpec
+from flawmap.encoders.table import EncoderSpec, find_spec
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.cosine import at_places
@@ -104,6 +104,23 @@ class DinomalyConfig(MethodConfig):
     weight_decay: float = Field(default=1e-4, ge=0)
     amsgrad: bool = True
     """Keep the optimiser's second moment at its maximum."""
+
+    def idle(self, encoder: str) -> dict[str, str]:
+        found = {}
+        if self.jitter:
+            found["dropout"] = "method.jitter=0"
+        if self.mixer != "conv":
+            found["kernel"] = "method.mixer=conv"
+        if self.mixer != "linear":
+            found["attention_eps"] = "method.mixer=linear"
+        if not self.loose_loss:
+            for name in ("hard_share", "easy_gradient", "loosen_iterations"):
+                found[name] = "method.loose_loss=true"
+        if self.schedule == "constant":
+            found["final_learning_rate"] = "method.schedule=cosine"
+        if (spec := find_spec(encoder)) is not None and spec.family == "vit":
+            found |= dict.fromkeys(("width", "stride"), "a convolutional encoder")
+        return found
 
 
 class Dinomaly(IterativeMethod):
@@ -203,13 +220,6 @@ class Dinomaly(IterativeMethod):
 
     def _require(self, config: DinomalyConfig, encoder: Encoder) -> None:
         n_levels = len(encoder.channels)
-        if config.depth % 2:
-            raise ConfigError(
-                "the decoder's depth must be even: its outputs form two groups",
-                where="method.depth",
-                given=config.depth,
-                expected="2, 4, 6, 8, ...",
-            )
         if n_levels < 2:
             raise ConfigError(
                 "at least two encoder levels are needed, for two groups",
@@ -247,13 +257,6 @@ class Dinomaly(IterativeMethod):
                 given=encoder.spec.name,
                 hint="use a ViT encoder, or --set method.recentre=false",
             )
-        if config.hidden_neighbours and config.mixer == "conv":
-            raise ConfigError(
-                "hiding neighbours belongs to attention",
-                where="method.hidden_neighbours",
-                given=config.hidden_neighbours,
-                hint="use --set method.mixer=linear or softmax, or hide nothing",
-            )
         if self.vit and encoder.channels[0] % HEAD_DIM:
             raise ConfigError(
                 f"the decoder is as wide as the encoder, in heads of {HEAD_DIM}",
@@ -266,6 +269,24 @@ class Dinomaly(IterativeMethod):
                 f"the decoder's width must be a multiple of {HEAD_DIM}",
                 where="method.width",
                 given=config.width,
+            )
+
+    @classmethod
+    def check(cls, config: DinomalyConfig) -> None:
+        """Refuses an odd depth, and hidden neighbours without attention."""
+        if config.depth % 2:
+            raise ConfigError(
+                "the decoder's depth must be even: its outputs form two groups",
+                where="method.depth",
+                given=config.depth,
+                expected="2, 4, 6, 8, ...",
+            )
+        if config.hidden_neighbours and config.mixer == "conv":
+            raise ConfigError(
+                "hiding neighbours belongs to attention",
+                where="method.hidden_neighbours",
+                given=config.hidden_neighbours,
+                hint="use --set method.mixer=linear or softmax, or hide nothing",
             )
 
     @classmethod

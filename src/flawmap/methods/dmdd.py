@@ -104,6 +104,21 @@ class DMDDConfig(MethodConfig):
             raise ValueError("without method.segmentation it must be both, mean or distance")
         return value
 
+    @property
+    def joins(self) -> bool:
+        """Whether there are two maps to be joined."""
+        several = self.segmentation or self.branches == "both"
+        return self.map in ("both", "mean") and several
+
+    def idle(self, encoder: str) -> dict[str, str]:
+        found = {}
+        if not self.segmentation:
+            for name in ("attention", "width", "segmentation_learning_rate"):
+                found[name] = "method.segmentation=true"
+        if not self.joins:
+            found["scale_images"] = "two maps to join, with method.map=both or mean"
+        return found
+
 
 class DMDD(IterativeMethod):
     """Where the student's two branches leave the teacher, something is anomalous."""
@@ -167,7 +182,7 @@ class DMDD(IterativeMethod):
             if config.segmentation
             else None
         )
-        self.final_images = config.scale_images if self._joins else 0
+        self.final_images = config.scale_images if config.joins else 0
         # Of each map: what is subtracted, and the factor.
         self.register_buffer("joining", torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
 
@@ -175,13 +190,6 @@ class DMDD(IterativeMethod):
     def synthesis(self) -> Synthesis:
         """Made when it is needed: a fitted model needs no folder of textures."""
         return Synthesis(self.config.synthesis)
-
-    @property
-    def _joins(self) -> bool:
-        """Whether there are two maps to be joined."""
-        config = self.config
-        several = config.segmentation or config.branches == "both"
-        return config.map in ("both", "mean") and several
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
@@ -299,7 +307,7 @@ class DMDD(IterativeMethod):
     def anomaly_map(self, features: Features) -> Tensor:
         """(B, 1, h, w) on the finest level's grid."""
         maps = self.maps(features)
-        if self._joins:
+        if self.config.joins:
             weighted = [
                 weight * (found - low)
                 for found, (low, weight) in zip(maps, self.joining, strict=True)

@@ -98,6 +98,10 @@ class InTraConfig(MethodConfig):
     windows_at_once: int = Field(default=256, ge=1)
     """Windows that pass through the network together in scoring: bounds its memory."""
 
+    def idle(self, encoder: str) -> dict[str, str]:
+        needs = {"mean_images": "method.map=squared or standardised"}
+        return needs if self.map == "difference" else {}
+
 
 class InTra(IterativeMethod):
     """What cannot be painted from its surroundings is anomalous."""

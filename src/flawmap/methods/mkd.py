@@ -87,6 +87,16 @@ class MKDConfig(MethodConfig):
     schedule: Schedule = "constant"
     """cosine: a short warm-up, then the rate falls to a hundredth at the last iteration."""
 
+    def idle(self, encoder: str) -> dict[str, str]:
+        found = {}
+        if self.terms != "both":
+            found["value_weight"] = "method.terms=both"
+        if self.attribution != "smoothgrad":
+            found |= dict.fromkeys(("noisy_copies", "noise"), "method.attribution=smoothgrad")
+        if self.attribution == "distances" and self.score == "peak":
+            found["scored_layers"] = "method.score=whole, or another method.attribution"
+        return found
+
 
 class MKD(IterativeMethod):
     """Where the cloner differs from its source is anomalous."""

@@ -64,6 +64,16 @@ class PatchCoreConfig(MethodConfig):
     probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
 
+    def idle(self, encoder: str) -> dict[str, str]:
+        found = {}
+        if self.neighbourhood == 1:
+            found["border"] = "method.neighbourhood above 1"
+        if self.search == "exact":
+            found["probed_share"] = "method.search=clusters"
+        if self.neighbours > 1:
+            found |= dict.fromkeys(("search", "probed_share"), "method.neighbours=1")
+        return found
+
 
 _VIT: Mapping[str, Any] = {
     "data.size": [392, 392],

@@ -1,5 +1,6 @@
 """Exact metrics on numpy arrays: per image, per pixel and per region."""
 
+from flawmap.metrics._chunks import MemoryBudget
 from flawmap.metrics.decided import DecidedPixels
 from flawmap.metrics.edges import EdgeScores, edge_pixels
 from flawmap.metrics.masks import label_regions, published_crop, resize_mask_nearest
@@ -26,6 +27,7 @@ __all__ = [
     "Confusion",
     "DecidedPixels",
     "EdgeScores",
+    "MemoryBudget",
     "PixelMetrics",
     "PixelScores",
     "ProVariant",

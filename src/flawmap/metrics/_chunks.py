@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 BLOCK_ITEMS = 1 << 20
 """Scores handled at once: enough for numpy to run at speed, few enough for the CPU's cache."""
 
+DEFAULT_MAX_BYTES = 512 * 1024**2
+"""Of scores, in memory."""
+
 _MIN_CHUNK_BYTES = 4096
-_CHUNKS_PER_BUDGET = 8
+_CHUNKS_OF_A_WRITER = 4
+"""Of its share of the budget."""
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -57,25 +61,43 @@ class Stored(Generic[ScalarT]):
 class MemoryBudget:
     """Keeps arrays in memory until a budget is used up, then in one temporary file.
 
+    Several collectors may share one: what they keep together is bounded, and so are the buffers
+    they write to, which take up to a quarter of it on top.
+
     The file is made when first needed. It has no name where the system allows that, so nothing is
     left behind even if the process is killed.
 
     Args:
         max_bytes: bytes to keep in memory, at least 1.
-        directory: where the temporary file goes; None is the system's place for such files.
+        directory: where the temporary file goes; None is the system's place for such files, which
+            on some systems is itself in memory.
+
+    Attributes:
+        writers: how many buffers are filled.
+        spilled_bytes: bytes of scores that lie in the temporary file.
 
     Raises:
         ValueError: if max_bytes is below 1.
     """
 
-    def __init__(self, max_bytes: int, directory: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
         if max_bytes < 1:
             raise ValueError(f"max_bytes: got {max_bytes}, expected at least 1")
-        self.chunk_bytes = max(_MIN_CHUNK_BYTES, max_bytes // _CHUNKS_PER_BUDGET)
+        self.max_bytes = max_bytes
+        self.writers = 0
         self.spilled_bytes = 0
         self._free_bytes = max_bytes
         self._directory = directory
         self._file: BufferedRandom | None = None
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a full buffer."""
+        return max(_MIN_CHUNK_BYTES, self.max_bytes // (_CHUNKS_OF_A_WRITER * self.writers))
 
     def keep(self, array: NDArray[ScalarT]) -> Stored[ScalarT]:
         """Takes over a one-dimensional contiguous array.
@@ -140,7 +162,8 @@ class SortedChunks:
         self._with_regions = with_regions
         self._chunks: list[_Chunk] = []
         self._dtype: np.dtype[np.floating] = np.dtype(np.float32)
-        self._new_buffers()
+        budget.writers += 1
+        self._new_buffers(0)
 
     def append(self, scores: NDArray[np.floating], regions: NDArray[np.int32] | None) -> None:
         """Adds (N,) finite scores, float16/32/64, and their (N,) regions."""
@@ -148,9 +171,12 @@ class SortedChunks:
         if scores.dtype.itemsize > self._dtype.itemsize:
             self._seal()
             self._dtype = np.dtype(np.float64)
-            self._new_buffers()
+            self._new_buffers(0)
         start = 0
         while start < scores.size:
+            if not self._scores.size:
+                # Not before: until then it is not known how many share the budget.
+                self._new_buffers(self._budget.chunk_bytes)
             n = min(scores.size - start, self._scores.size - self._used)
             self._scores[self._used : self._used + n] = scores[start : start + n]
             if self._regions is not None and regions is not None:
@@ -159,7 +185,7 @@ class SortedChunks:
             start += n
             if self._used == self._scores.size:
                 self._seal()
-                self._new_buffers()
+                self._new_buffers(0)
         self.size += scores.size
 
     def count_ge_gt(
@@ -206,9 +232,8 @@ class SortedChunks:
                 high = low + BLOCK_ITEMS
                 yield chunk.scores.read(low, high), chunk.regions.read(low, high)
 
-    def _new_buffers(self) -> None:
-        item_bytes = self._dtype.itemsize + (4 if self._with_regions else 0)
-        n_items = self._budget.chunk_bytes // item_bytes
+    def _new_buffers(self, n_bytes: int) -> None:
+        n_items = n_bytes // (self._dtype.itemsize + (4 if self._with_regions else 0))
         self._used = self._n_sorted = 0
         self._scores = np.empty(n_items, dtype=self._dtype)
         self._regions = np.empty(n_items, dtype=np.int32) if self._with_regions else None
@@ -260,12 +285,11 @@ class ScoreCollector:
     """Base of what collects the scores of many maps: bounded memory, a file beyond it.
 
     Args:
-        max_bytes: As for `MemoryBudget`.
-        spill_dir: Where the temporary file goes; None is the system's place for such files.
+        budget: what bounds it, alone or together with others; one of its own by default.
     """
 
-    def __init__(self, max_bytes: int, spill_dir: str | os.PathLike[str] | None) -> None:
-        self._budget = MemoryBudget(max_bytes, spill_dir)
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        self._budget = MemoryBudget() if budget is None else budget
         self._normals = SortedChunks(self._budget, with_regions=False)
 
     def __enter__(self) -> Self:
@@ -274,11 +298,7 @@ class ScoreCollector:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    @property
-    def spilled_bytes(self) -> int:
-        """Bytes of scores that lie in the temporary file."""
-        return self._budget.spilled_bytes
-
     def close(self) -> None:
-        """Removes the temporary file, if there is one; scores in it can no longer be used."""
+        """Removes the budget's temporary file, if there is one; scores in it can no longer be
+        used, neither here nor by others that share it."""
         self._budget.close()

@@ -7,11 +7,10 @@ a category: those within `EDGE` px of a defect's border, on either side of it, a
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 from scipy import ndimage
 
+from flawmap.metrics._chunks import MemoryBudget
 from flawmap.metrics.pixel import AnomalyMap, Mask, PixelScores, check_map, check_mask
 from flawmap.types import BoolArray
 
@@ -22,7 +21,10 @@ _SQUARE = np.ones((3, 3), dtype=np.bool_)
 
 
 class EdgeScores:
-    """Collects the maps of one category; memory is bounded as in `PixelScores`.
+    """Collects the maps of one category.
+
+    Args:
+        budget: as for `PixelScores`.
 
     Example:
         >>> mask = np.zeros((20, 20), dtype=bool)
@@ -33,8 +35,9 @@ class EdgeScores:
         (1.0, 1.0)
     """
 
-    def __init__(self) -> None:
-        self._edge, self._rest = PixelScores(), PixelScores()
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        budget = MemoryBudget() if budget is None else budget
+        self._edge, self._rest = PixelScores(budget), PixelScores(budget)
 
     def __enter__(self) -> EdgeScores:
         return self
@@ -43,10 +46,8 @@ class EdgeScores:
         self.close()
 
     def close(self) -> None:
-        """Frees memory and temporary files."""
-        with ExitStack() as stack:
-            stack.callback(self._edge.close)
-            stack.callback(self._rest.close)
+        """As of `PixelScores`."""
+        self._edge.close()
 
     def add(self, anomaly_map: AnomalyMap, mask: Mask | None) -> None:
         """Adds one image; images may differ in size.

@@ -20,14 +20,13 @@ regions per image, normal pixels of all images including the good ones, area div
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.metrics._chunks import ScoreCollector, SortedChunks
+from flawmap.metrics._chunks import MemoryBudget, ScoreCollector, SortedChunks
 from flawmap.metrics._counts import (
     DefectCounts,
     best_f1,
@@ -41,7 +40,6 @@ AnomalyMap = NDArray[np.floating]
 Mask = NDArray[np.bool_] | NDArray[np.integer]
 
 DEFAULT_FPR_LIMIT = 0.3
-DEFAULT_MAX_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +97,11 @@ class PixelScores(ScoreCollector):
     """Collects the anomaly maps of one category and computes exact pixel metrics.
 
     Scores are stored as float32, from the first float64 map on as float64; nothing is rounded. Past
-    max_bytes they go to a temporary file, which vanishes with `close()` or with the object.
+    the budget they go to a temporary file, which vanishes with `close()` or with the object.
 
     Args:
-        max_bytes: bytes of scores to keep in memory, at least 1. Two write buffers of an eighth of
-            it each and working arrays of some tens of MB come on top.
-        spill_dir: where the temporary file goes; None is the system's place for such files, which
-            on some systems is itself in memory.
-
-    Raises:
-        ValueError: if max_bytes is below 1.
+        budget: what bounds the memory, alone or together with other collectors; 512 MiB by default.
+            Working arrays of some tens of MB come on top.
 
     Example:
         >>> scores = PixelScores()
@@ -119,13 +112,8 @@ class PixelScores(ScoreCollector):
         (1.0, 1.0, 5)
     """
 
-    def __init__(
-        self,
-        *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        spill_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        super().__init__(max_bytes, spill_dir)
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        super().__init__(budget)
         self._defects = SortedChunks(self._budget, with_regions=True)
         self._region_sizes: list[NDArray[np.int64]] = []
         self._n_regions = 0

@@ -16,16 +16,14 @@ Detection and Localization" (IJCV 2022).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawmap.metrics._chunks import ScoreCollector, SortedChunks
+from flawmap.metrics._chunks import MemoryBudget, ScoreCollector, SortedChunks
 from flawmap.metrics._counts import pro_area_lost
 from flawmap.metrics.pixel import (
-    DEFAULT_MAX_BYTES,
     AnomalyMap,
     Mask,
     check_fpr_limit,
@@ -43,11 +41,7 @@ class SaturatedScores(ScoreCollector):
     """Collects the anomaly maps and regions of one category and computes the exact sPRO.
 
     Args:
-        max_bytes: as for `PixelScores`.
-        spill_dir: as for `PixelScores`.
-
-    Raises:
-        ValueError: if max_bytes is below 1.
+        budget: as for `PixelScores`.
 
     Example:
         >>> scores = SaturatedScores()
@@ -57,13 +51,8 @@ class SaturatedScores(ScoreCollector):
         1.0
     """
 
-    def __init__(
-        self,
-        *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        spill_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        super().__init__(max_bytes, spill_dir)
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        super().__init__(budget)
         # Each score's "region" is its row in the table of lifts.
         self._found = SortedChunks(self._budget, with_regions=True)
         self._lifts: list[float] = []

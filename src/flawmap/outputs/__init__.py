@@ -4,13 +4,15 @@ from flawmap.outputs.inputs import find_images, with_categories
 from flawmap.outputs.maps import read_map_png, write_map_npy, write_map_png
 from flawmap.outputs.overlay import draw_overlay
 from flawmap.outputs.records import to_json
-from flawmap.outputs.stream import skipping
+from flawmap.outputs.stream import Tally, predictions, skipping
 from flawmap.outputs.writer import PredictionWriter
 
 __all__ = [
     "PredictionWriter",
+    "Tally",
     "draw_overlay",
     "find_images",
+    "predictions",
     "read_map_png",
     "skipping",
     "to_json",
