@@ -19,10 +19,10 @@ from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.checks import require_options
 
 OPTIONS = [
-    *("--method", "dinomaly", "--encoder", "lite0", "--set", "data.size=64"),
+    *("--method", "dinomaly"),
     *("--set", "training.iterations=12", "--set", "training.batch_size=4"),
     *("--set", "training.precision=float32", "--set", "training.device=cpu"),
-    *("--set", "method.width=64", "--set", "method.depth=2", "--set", "method.dropout=0"),
+    *("--set", "method.depth=2", "--set", "method.dropout=0"),
     *("--set", "method.loosen_iterations=4", "--set", "method.warmup_iterations=2"),
 ]
 
@@ -31,6 +31,7 @@ def weights(detector: Detector) -> dict[str, torch.Tensor]:
     return dict(detector.models["*"].state_dict())
 
 
+LITE = ["--encoder", "lite0", "--set", "data.size=64", "--set", "method.width=64"]
 VIT = [
     *("--encoder", "vit-s14", "--set", "data.size=56", "--set", "training.iterations=3"),
     *("--set", "method.levels=[blocks.0,blocks.1]"),
@@ -41,9 +42,9 @@ VIT = [
 @pytest.mark.parametrize(
     "more",
     [
-        *(["--set", f"training.cache={place}"] for place in ("memory", "disk", "off")),
-        ["--set", "training.balance=true"],
-        ["--set", "method.constraint=one-group"],
+        *([*LITE, "--set", f"training.cache={place}"] for place in ("memory", "disk", "off")),
+        [*LITE, "--set", "training.balance=true"],
+        [*LITE, "--set", "method.constraint=one-group"],
         VIT,
     ],
     ids=["memory", "disk", "off", "balanced", "one group", "vit"],
