@@ -4,10 +4,13 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from flawmap.errors import BundleError
-from flawmap.files import FolderLock, as_path, write_text
+from flawmap.bundle import FORMAT, is_bundle
+from flawmap.errors import BundleError, ConfigError
+from flawmap.files import FolderLock, as_path, is_page, require_writable, write_text
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -92,3 +95,27 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert as_path("~/m.flawmap") == tmp_path / "m.flawmap"
     assert as_path("a/~b") == Path("a/~b")
+
+
+def test_a_result_replaces_no_file_of_another_kind(tmp_path: Path) -> None:
+    def bundle(name: str, **metadata: str) -> Path:
+        save_file({"x": np.zeros(1)}, tmp_path / name, metadata=metadata)
+        return tmp_path / name
+
+    photo, page, empty = (tmp_path / name for name in ("photo.png", "page.html", "empty"))
+    photo.write_bytes(b"\x89PNG and more")
+    page.write_text("\n<!doctype HTML><html>")
+    empty.touch()
+    model, weights = bundle("x.flawmap", format=FORMAT), bundle("x.safetensors", format="pt")
+    kinds = {is_bundle: {model}, is_page: {page}}
+    for own, mine in kinds.items():
+        for path in (photo, page, model, weights):
+            if path in mine:
+                require_writable(path, "--output", own=own)
+                continue
+            with pytest.raises(ConfigError, match="another kind is there, and would be lost"):
+                require_writable(path, "--output", own=own)
+        for path in (empty, tmp_path / "new"):
+            require_writable(path, "--output", own=own)
+    (tmp_path / "half").write_bytes(model.read_bytes()[:20])
+    assert not is_bundle(tmp_path / "half")

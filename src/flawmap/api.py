@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawmap.auto import AUTO, choose, situation, within_budget
+from flawmap.bundle import is_bundle
 from flawmap.config import (
     DEFAULT_METHOD,
     Config,
@@ -21,11 +22,11 @@ from flawmap.config import (
     read_file,
     read_pairs,
 )
-from flawmap.data.detect import read_data
+from flawmap.data.detect import existing, read_data
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, FitError, unknown_name
-from flawmap.files import FolderLock, as_path, require_writable
+from flawmap.files import FolderLock, as_path, is_page, require_writable
 from flawmap.progress import Progress
 from flawmap.registry import METHODS
 
@@ -95,6 +96,9 @@ def fit(
     Example:
         >>> detector = flawmap.fit("photos/good", output="part.flawmap")  # doctest: +SKIP
     """
+    if not isinstance(data, SampleTable):
+        # Before torch is loaded: a wrong path is said at once.
+        existing(data)
     from flawmap.detector import Detector, load
     from flawmap.training.fit import fit_table, run_folder_of
 
@@ -138,7 +142,7 @@ def fit(
         config = configure(data=data, start=start, **shaping)
     if output is not None:
         path = as_path(output)
-        require_writable(path, "--output")
+        require_writable(path, "--output", own=is_bundle)
         with _alone(path):
             detector = fit_table(
                 data,
@@ -295,7 +299,7 @@ def evaluate(
     metrics = resolve(metrics)
     if report is not None:
         report = as_path(report)
-        require_writable(report, "--report")
+        require_writable(report, "--report", own=is_page)
     if not isinstance(detector, Detector):
         detector = load(detector)
     if not isinstance(data, SampleTable):

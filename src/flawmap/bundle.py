@@ -92,6 +92,39 @@ def write(bundle: Bundle, path: Path) -> None:
     write_tensors(lambda p: save_file(tensors, p, metadata=metadata), path, error=BundleError)
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a bundle, of whatever version, whole or damaged behind its header."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                return False
+            metadata = json.loads(file.read(length))["__metadata__"]
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(metadata, dict) and metadata.get("format") == FORMAT
+
+
+def require_file(path: Path) -> None:
+    """Say at once that there is no such file, before anything heavy is loaded.
+
+    Raises:
+        BundleError: It is missing, a folder, or may not be read.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except IsADirectoryError as error:
+        raise BundleError(
+            "the model is a folder",
+            where=str(path),
+            expected="the file that 'flawmap fit --output' wrote",
+            hint="the model comes first, then the images",
+        ) from error
+    except OSError as error:
+        raise _unopened(path, error) from error
+
+
 def read(path: Path) -> Bundle:
     """Read and check a bundle.
 
@@ -101,11 +134,7 @@ def read(path: Path) -> Bundle:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BundleError(
-            f"the bundle cannot be opened: {error.strerror}",
-            where=str(path),
-            hint="give the file that 'flawmap fit --output' wrote",
-        ) from error
+        raise _unopened(path, error) from error
     metadata = _metadata(data, path)
     try:
         tensors = load(data)
@@ -144,6 +173,14 @@ def read(path: Path) -> Bundle:
         encoder=_part(tensors, "encoder/") if manifest["has_encoder"] else None,
         calibration=calibration,
         info=manifest["info"],
+    )
+
+
+def _unopened(path: Path, error: OSError) -> BundleError:
+    return BundleError(
+        f"the bundle cannot be opened: {error.strerror}",
+        where=str(path),
+        hint="give the file that 'flawmap fit --output' wrote",
     )
 
 

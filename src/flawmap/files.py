@@ -140,11 +140,23 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         return found
 
 
-def require_writable(path: Path, option: str) -> None:
+def is_page(path: Path) -> bool:
+    """Whether a file is an HTML page."""
+    with path.open("rb") as file:
+        return file.read(64).lstrip().lower().startswith(b"<!doctype html")
+
+
+def require_writable(path: Path, option: str, *, own: Callable[[Path], bool]) -> None:
     """Find out before long work, not after it, that its result can be written.
 
+    Args:
+        path: Where the result goes.
+        option: Its name.
+        own: Whether a file that is there is of the result's kind, so that nothing else is lost.
+
     Raises:
-        ConfigError: It is a folder, or lies in one that cannot be made or written.
+        ConfigError: It is a folder, or lies in one that cannot be made or written; or a file of
+            another kind is there.
     """
     folder = path.parent
     if path.is_dir():
@@ -153,6 +165,13 @@ def require_writable(path: Path, option: str) -> None:
             where=option,
             given=path,
             expected="the name of a file, such as model.flawmap or report.html",
+        )
+    if path.is_file() and path.stat().st_size and not own(path):
+        raise ConfigError(
+            "a file of another kind is there, and would be lost",
+            where=option,
+            given=path,
+            expected="a new name, or a file that the same command wrote",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def calibrate(
         require_rate(false_reject_rate)
     path = as_path(bundle)
     target = path if output is None else as_path(output)
-    require_writable(target, "--output")
+    require_writable(target, "--output", own=lambda p: p == path or bundles.is_bundle(p))
     found = bundles.read(path)
     old = found.calibration
     rate = old.rate if false_reject_rate is None else false_reject_rate

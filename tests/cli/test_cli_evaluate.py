@@ -33,6 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(api, "evaluate", evaluate)
     monkeypatch.setattr("flawmap.detector.load", lambda *_, **__: "detector")
+    monkeypatch.setattr("flawmap.bundle.require_file", lambda path: None)
     return given
 
 

@@ -54,6 +54,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Brightness()
 
     monkeypatch.setattr(detectors, "load", load)
+    monkeypatch.setattr("flawmap.bundle.require_file", lambda path: None)
     return called
 
 
@@ -74,7 +75,11 @@ def test_a_table_of_verdicts(photos: Path, capsys: pytest.CaptureFixture[str]) -
         f"good       50.0000  {photos}/cable/a.png",
         f"defect    150.0000  {photos}/cable/b.png",
     ]
-    assert shown.err == "3 images: 1 defect, 2 good\n"
+    assert shown.err.splitlines() == [
+        "1 image of no product that the model knows (cable, screw): judged by the threshold over "
+        "all of them; --category names the product",
+        "3 images: 1 defect, 2 good",
+    ]
 
 
 def test_the_json_is_one_array(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

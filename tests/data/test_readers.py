@@ -606,7 +606,7 @@ class TestDetection:
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         (tmp_path / "a.heic").touch()
-        with pytest.raises(DataError, match="found no images") as caught:
+        with pytest.raises(DataError, match="there is no image here") as caught:
             read_data(tmp_path)
         assert ".heic (1)" in str(caught.value)
 

@@ -104,8 +104,40 @@ def test_skipped_images_are_listed_apart_and_forgotten_by_the_next_run(tmp_path:
         writer.skip(Sample("x.png", "", "test", None), DataError("it is truncated", where="x.png"))
     line = json.loads((out / "skipped.jsonl").read_text())
     assert line == {"path": "x.png", "reason": "it is truncated"}
-    PredictionWriter(out, roots=[]).close()
+    with PredictionWriter(out, roots=[]):
+        pass
     assert not (out / "skipped.jsonl").exists()
+
+
+def test_an_earlier_run_stays_until_there_is_something_to_replace_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    names = ("a.png", "b.png")
+    mine = out / "maps" / "mine.png"
+    with PredictionWriter(out, roots=[str(tmp_path)], maps="png") as writer:
+        for name in names:
+            writer.write(predicted(tmp_path / name))
+    mine.write_bytes(b"mine")
+    before = (out / "predictions.csv").read_bytes()
+    with pytest.raises(DataError), PredictionWriter(out, roots=[str(tmp_path)]):
+        raise DataError("the first image cannot be read")
+    assert (out / "predictions.csv").read_bytes() == before
+    # Maps of the earlier run would pass for those of this one; other files are left alone.
+    with PredictionWriter(out, roots=[str(tmp_path)], maps="png") as writer:
+        writer.write(predicted(tmp_path / "b.png"))
+    assert sorted(p.name for p in (out / "maps").iterdir()) == ["b.png", "mine.png"]
+    assert len((out / "predictions.csv").read_text().splitlines()) == 2
+
+
+def test_no_name_in_a_strange_table_leads_out_of_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "kept.png").write_bytes(b"kept")
+    lines = ['{"map": "maps/../../kept.png", "overlay": "/kept.png"}', "[1]", '{"map": 3', ""]
+    (out / "predictions.jsonl").write_text("\n".join(lines))
+    with PredictionWriter(out, roots=[]):
+        pass
+    assert (tmp_path / "kept.png").read_bytes() == b"kept"
+    assert (out / "predictions.jsonl").read_text() == ""
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:

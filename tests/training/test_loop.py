@@ -22,6 +22,7 @@ from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
+from flawmap.training.fit import run_folder_of
 from flawmap.training.interrupt import Interrupted
 from flawmap.training.optim import StableAdamW, warmup_cosine
 from flawmap.types import Sample
@@ -421,6 +422,19 @@ def test_a_stopped_run_goes_on_with_the_images_that_its_budget_allowed(
     # One batch.
     assert detector.fitted.data["learnt_images"] == 4
     assert any("going on at iteration 2" in text for text in notes.texts), notes.texts
+
+
+def test_another_method_does_not_end_a_stopped_run(rings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.flawmap"
+    with pytest.raises(Interrupted):
+        flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, progress=StopAt(10))
+    before = {p: p.read_bytes() for p in run_folder_of(output).iterdir() if p.is_file()}
+    # Somebody forgot the method, and auto takes another one.
+    with pytest.raises(ConfigError, match="the unfinished run is one of dinomaly") as caught:
+        flawmap.fit(rings, output=output, resume=True, options={"data.size": 64})
+    assert "--method dinomaly" in str(caught.value.expected)
+    assert {p: p.read_bytes() for p in run_folder_of(output).iterdir() if p.is_file()} == before
+    assert before
 
 
 @pytest.mark.parametrize("budget", ["600s", None], ids=["longer", "none"])

@@ -80,12 +80,15 @@ def run(
 
     Scores the labelled test images of a data set and prints how good the model is, per product.
     """
-    from flawmap.api import evaluate
-    from flawmap.detector import load
+    from flawmap.bundle import require_file
     from flawmap.metrics.catalog import resolve
 
-    # Before the model is loaded: a wrong name is said at once.
+    # Before torch is loaded: what is wrong is said at once.
     metrics = resolve(metric or ())
+    require_file(model)
+    from flawmap.api import evaluate
+    from flawmap.detector import load
+
     result = evaluate(
         load(model, device=device, encoder_weights=encoder_weights),
         data,

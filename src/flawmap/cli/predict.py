@@ -12,6 +12,7 @@ import typer
 from flawmap.cli import options, show
 from flawmap.cli.errors import DEFECT_FOUND
 from flawmap.files import as_path
+from flawmap.wording import counted, few
 
 if TYPE_CHECKING:
     from flawmap.errors import DataError
@@ -105,6 +106,10 @@ def run(
     Says of each image how anomalous it is, whether it is a defect, and where the flaws are.
     """
     _check(output, maps, map_format, overlays)
+    from flawmap.bundle import require_file
+
+    # Before torch is loaded: a wrong path is said at once.
+    require_file(model)
     from flawmap.detector import load
     from flawmap.errors import ConfigError, DataError
     from flawmap.outputs import Tally, find_images, predictions, with_categories
@@ -128,6 +133,13 @@ def run(
         category=category,
         unified=EVERY in detector.models,
     )
+    unknown = sum(s.category == EVERY for s in samples)
+    if unknown and len(detector.categories) > 1:
+        show.note(
+            f"{counted(unknown, 'image')} of no product that the model knows "
+            f"({few(detector.categories)}): judged by the threshold over all of them; --category "
+            "names the product"
+        )
     tally = Tally(skipped=len(found.problems))
     with ExitStack() as stack:
         task = stack.enter_context(show.progress(quiet).task("Scoring", len(samples)))

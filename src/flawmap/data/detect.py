@@ -135,6 +135,14 @@ def recognise(root: Path) -> Reader:
             where=shown(root),
             hint="name the format with --format",
         )
+    if root.is_dir() and not Lister().tree(root):
+        raise DataError(
+            "there is no image here",
+            where=shown(root),
+            given=_found(root),
+            expected=".png, .jpg, .bmp, .tif or .webp files",
+            hint="check the path; other pictures, such as .heic or camera raw, must be converted",
+        )
     expected = "\n".join(f"    {r.name}: {r.expects}" for r in readers)
     raise DataError(
         f"the layout is unknown or ambiguous; found {_found(root)}",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -61,22 +64,20 @@ class PredictionWriter:
         self.white_level = white_level
         self._names = OutputNames(roots)
         self._stack = ExitStack()
+        self._tables: _Tables | None = None
+        self._skipped: IO[str] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "skipped.jsonl").unlink(missing_ok=True)
-            self._lines = self._open("predictions.jsonl")
-            self._csv = self._open("predictions.csv")
-            self._table = csv.DictWriter(self._csv, COLUMNS)
-            self._table.writeheader()
+            # What an earlier run wrote stays until there is something to replace it.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
-            self._stack.close()
             raise ConfigError(
                 f"the output folder cannot be written: {error.strerror}",
                 where="--output",
                 given=folder,
                 hint="choose another place",
             ) from error
-        self._skipped: IO[str] | None = None
 
     def write(self, prediction: Prediction) -> dict[str, Any]:
         """Write one prediction and give back its record.
@@ -90,6 +91,7 @@ class PredictionWriter:
         """
         record = prediction.to_dict()
         with self._writing():
+            tables = self._begun()
             name = self._names.name(prediction.path)
             if self.maps is not None:
                 place = self._place("maps", f"{name}.{self.maps}")
@@ -100,15 +102,16 @@ class PredictionWriter:
             if self.overlays:
                 record["overlay"] = self._inside(self._overlay(prediction, str(name)))
             # The lines come last: they never name a file that is not complete.
-            self._lines.write(to_json(record) + "\n")
-            self._lines.flush()
-            self._table.writerow(csv_row(record))
-            self._csv.flush()
+            tables.lines.write(to_json(record) + "\n")
+            tables.lines.flush()
+            tables.rows.writerow(csv_row(record))
+            tables.table.flush()
         return record
 
     def skip(self, sample: Sample, error: FlawmapError) -> None:
         """Note an image that could not be read."""
         with self._writing():
+            self._begun()
             if self._skipped is None:
                 self._skipped = self._open("skipped.jsonl")
             self._skipped.write(to_json({"path": sample.path, "reason": error.message}) + "\n")
@@ -127,7 +130,38 @@ class PredictionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                with self._writing():
+                    self._begun()
+        finally:
+            self.close()
+
+    def _begun(self) -> _Tables:
+        """The tables of this run; with the first line those of an earlier one go."""
+        if self._tables is None:
+            self._forget()
+            lines, table = self._open("predictions.jsonl"), self._open("predictions.csv")
+            self._tables = _Tables(lines, table, csv.DictWriter(table, COLUMNS))
+            self._tables.rows.writeheader()
+            table.flush()
+        return self._tables
+
+    def _forget(self) -> None:
+        """Remove what an earlier run wrote: its maps and overlays would pass for those of this."""
+        (self.folder / "skipped.jsonl").unlink(missing_ok=True)
+        try:
+            lines = (self.folder / "predictions.jsonl").read_text("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return
+        for line in lines.splitlines():
+            # The last line may be half of one, and the file may be somebody else's.
+            with suppress(ValueError, AttributeError):
+                record = json.loads(line)
+                for kind in ("map", "overlay"):
+                    inside = Path(str(record.get(kind) or ""))
+                    if inside.parts[:1] == (f"{kind}s",) and ".." not in inside.parts:
+                        (self.folder / inside).unlink(missing_ok=True)
 
     def _overlay(self, prediction: Prediction, name: str) -> Path:
         image = read_image(prediction.path, white_level=self.white_level)
@@ -174,6 +208,13 @@ class PredictionWriter:
                 where=shown(self.folder),
                 hint="free some space or choose another place; what was written before is complete",
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    lines: IO[str]
+    table: IO[str]
+    rows: csv.DictWriter[str]
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +60,26 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], d
     """
     method: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            info = json.loads(file.metadata()["info"])
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                tensor = file.get_tensor(name)
-                if name.startswith(_METHOD):
-                    method[name.removeprefix(_METHOD)] = tensor
-                elif name.startswith(_OPTIMIZER):
-                    index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
-                    optimizer.setdefault(int(index), {})[key] = tensor
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FitError(
-            f"the checkpoint cannot be read: {error}",
-            where=str(path),
-            hint="start without --resume",
-        ) from error
+    with _opened(path) as file:
+        info = json.loads(file.metadata()["info"])
+        for name in file.keys():  # noqa: SIM118 - not a dictionary
+            tensor = file.get_tensor(name)
+            if name.startswith(_METHOD):
+                method[name.removeprefix(_METHOD)] = tensor
+            elif name.startswith(_OPTIMIZER):
+                index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+                optimizer.setdefault(int(index), {})[key] = tensor
     return method, optimizer, info
+
+
+def method_of(path: Path) -> str:
+    """The name of the method that a checkpoint is of.
+
+    Raises:
+        FitError: The file cannot be read.
+    """
+    with _opened(path) as file:
+        return str(json.loads(file.metadata()["info"])["identity"]["options"]["method"]["name"])
 
 
 def load_best(path: Path) -> dict[str, Tensor]:
@@ -92,6 +96,19 @@ def restore_optimizer(
     tree = optimizer.state_dict()
     tree["state"] = {index: dict(values) for index, values in state.items()}
     optimizer.load_state_dict(tree)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FitError(
+            f"the checkpoint cannot be read: {error}",
+            where=str(path),
+            hint="start without --resume",
+        ) from error
 
 
 def _plain(value: Tensor) -> Tensor:

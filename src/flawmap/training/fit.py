@@ -21,12 +21,13 @@ from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
 from flawmap.encoders.encoder import build as build_encoder
 from flawmap.encoders.encoder import resolve as resolve_encoder
-from flawmap.errors import DataError
+from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.progress import Mute, Progress, Silent
 from flawmap.registry import METHODS
 from flawmap.scoring.calibration import EVERY, Calibration
 from flawmap.scoring.good_scores import GoodScores
+from flawmap.training import checkpoint
 from flawmap.training.checks import require_encoder, require_options
 from flawmap.training.device import describe_device, make_fabric, precision_of, share_of
 from flawmap.training.interrupt import PoliteStop
@@ -134,6 +135,8 @@ class _Fit:
         for reason in config.chosen:
             self.progress.note(reason)
         self.table.require_apart(config.separate)
+        if run.resume:
+            self._require_same_method()
         cls = METHODS.load(config.method.name)
         encoder = self._encoder(cls)
         checked = self._verified()
@@ -360,6 +363,19 @@ class _Fit:
             )
         elif self.run.resume and not self.run.folder.exists():
             self.progress.note("there is no unfinished run to resume; starting anew")
+
+    def _require_same_method(self) -> None:
+        """Of another method no checkpoint would be read, and its run be gone in the end."""
+        for file in sorted(self.run.folder.glob("*.safetensors")):
+            before = checkpoint.method_of(file)
+            if before != self.config.method.name:
+                raise ConfigError(
+                    f"the unfinished run is one of {before}",
+                    where="--resume",
+                    given=f"{self.config.method.name} for {self.run.folder}",
+                    expected=f"--method {before}, and the other options as they were",
+                    hint="give the same command as before with --resume, or start anew without it",
+                )
 
     def _identity(self, encoder: Encoder, content: str) -> dict[str, Any]:
         # What may differ between the parts of one run without changing its weights.

@@ -31,6 +31,7 @@ from flawmap.training.interrupt import Interrupted, PoliteStop
 from flawmap.training.run import MEASURABLE
 from flawmap.training.seeded import seeded
 from flawmap.training.validation import History, Validation
+from flawmap.wording import counted
 
 _PLAN_AFTER = 8
 _PLAN_MARGIN = 0.95
@@ -331,7 +332,8 @@ class Training:
         assert self.deadline is not None
         if not (self._asks and _anywhere(self.fabric, now >= self.deadline)):
             return False
-        self.progress.note(f"the time budget ended the fit at iteration {self._curve.steps}")
+        steps = counted(self._curve.steps, "iteration")
+        self.progress.warn(f"the time budget ended the fit after {steps}")
         return True
 
     def _leave(self) -> None:
