@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import flawmap
 from flawmap import bundle as bundles
@@ -125,6 +126,22 @@ def test_test_images_alone_can_be_evaluated(
     table.write_text("\n".join(["path,category,split,label", *rows]), encoding="utf-8")
     result = flawmap.evaluate(detector, table)
     assert result.categories["rings"].counts == {"good": 4, "defect": 4, "defects_with_mask": 0}
+
+
+def test_good_test_images_that_were_learnt_are_counted(
+    rings: Path, bundle: Path, tmp_path: Path
+) -> None:
+    learnt = "the model has learnt"
+    assert not any(learnt in note for note in flawmap.evaluate(bundle, rings).notes)
+    folder = tmp_path / "rings"
+    shutil.copytree(rings, folder)
+    taught = sorted((folder / "train" / "good").iterdir())[0]
+    # Under another name and in another format.
+    with Image.open(taught) as image:
+        image.save(folder / "test" / "good" / "again.bmp")
+    good = len(list((folder / "test" / "good").iterdir()))
+    (note,) = (n for n in flawmap.evaluate(bundle, folder).notes if learnt in n)
+    assert f"has learnt 1 of the {good} good test images" in note
 
 
 def test_what_is_skipped_in_an_evaluation_is_said(

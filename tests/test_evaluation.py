@@ -52,10 +52,13 @@ class MapDetector:
         self.scorer = Scorer(config, Calibration(0.5, parts))
         self.calibration = self.scorer.calibration
         self.fabric = SimpleNamespace(device=torch.device("cpu"))
+        self.fitted = SimpleNamespace(data={})
         self.crop = crop
         self.config = SimpleNamespace(data=SimpleNamespace(resize="crop" if crop else "stretch"))
 
-    def raw_maps(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Geometry, RawMap]]:
+    def raw_maps(
+        self, samples: Sequence[Sample], **_: Any
+    ) -> Iterator[tuple[Sample, Geometry, RawMap]]:
         for sample in samples:
             raw = np.asarray(Image.open(sample.path)).astype(np.float32)
             if self.crop:

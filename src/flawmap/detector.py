@@ -22,7 +22,7 @@ import flawmap
 from flawmap import bundle as bundles
 from flawmap.config import Config, EncoderConfig, validate
 from flawmap.data.images import read_image, to_rgb
-from flawmap.data.loader import load_batches, stack
+from flawmap.data.loader import Watch, load_batches, stack
 from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import list_images
 from flawmap.data.transform import Transform
@@ -202,6 +202,7 @@ class Detector:
         *,
         batch_size: int | None = None,
         numbers: Mapping[str, int] | None = None,
+        watch: Watch | None = None,
     ) -> Generator[tuple[Sample, Geometry, RawMap], None, None]:
         """Raw maps of images, in their order.
 
@@ -210,8 +211,9 @@ class Detector:
             batch_size: Images at a time; the configuration's by default.
             numbers: Numbers of images of the fit by path; each is then scored as if it had not
                 been learnt.
+            watch: As for `load_batches`.
         """
-        with closing(self._batches(samples, batch_size)) as batches, one_blas_thread():
+        with closing(self._batches(samples, batch_size, watch)) as batches, one_blas_thread():
             for batch in batches:
                 yield from self._raw(batch, numbers)
 
@@ -221,16 +223,21 @@ class Detector:
         return self.config.scoring.pooling == "method"
 
     def image_scores(
-        self, samples: Sequence[Sample], *, batch_size: int | None = None
+        self,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int | None = None,
+        watch: Watch | None = None,
     ) -> Generator[tuple[Sample, float], None, None]:
         """Image scores without maps, which some methods give in less time; in the images' order.
 
         Args:
             samples: The images.
             batch_size: Images at a time; the configuration's by default.
+            watch: As for `load_batches`.
         """
         assert self.scores_alone
-        with closing(self._batches(samples, batch_size)) as batches, one_blas_thread():
+        with closing(self._batches(samples, batch_size, watch)) as batches, one_blas_thread():
             for batch in batches:
                 found: dict[int, float] = {}
                 for name, rows in self._rows_by_model(batch.samples).items():
@@ -244,7 +251,7 @@ class Detector:
                     yield sample, found[row]
 
     def _batches(
-        self, samples: Sequence[Sample], batch_size: int | None
+        self, samples: Sequence[Sample], batch_size: int | None, watch: Watch | None
     ) -> Generator[Batch, None, None]:
         return load_batches(
             samples,
@@ -252,6 +259,7 @@ class Detector:
             batch_size or self.config.training.batch_size,
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
+            watch=watch,
         )
 
     def _images(self, batch: Batch, rows: list[int]) -> Tensor:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.data.images import RgbArray
 from flawmap.data.samples import SampleTable
+from flawmap.data.verify import picture_of
 from flawmap.detector import Detector
 from flawmap.metrics import auroc, average_precision, confusion, f1_max, sample_auroc
 from flawmap.metrics.catalog import ALWAYS, CROP, marks, resolve
@@ -206,6 +208,8 @@ class _Scored:
         self._cropped = detector.config.data.resize == "crop"
         self._saturation = table.saturation.get(category, {})
         self._kinds = table.judged_apart.get(category, {})
+        self._learnt = set(detector.fitted.data.get("learnt_pictures", ()))
+        self._known: list[Sample] = []
         self._images: list[ImageResult] = []
         self._pixels: dict[str, float] = {}
 
@@ -244,7 +248,7 @@ class _Scored:
         judged: of no image if there is no mask, and of no defect without one."""
         masked = any(s.masks for s in samples)
         if self.detector.scores_alone and not masked:
-            for sample, score in self.detector.image_scores(samples):
+            for sample, score in self.detector.image_scores(samples, watch=self._look):
                 yield sample, score, None
             return
         scorer = self.detector.scorer
@@ -257,6 +261,11 @@ class _Scored:
             full = scorer.map(raw, geometry, smoothed=smoothed)
             yield sample, score, (geometry, raw, smoothed, full)
 
+    def _look(self, sample: Sample, rgb: RgbArray) -> None:
+        """Notice pictures of the fit, under whatever name they come."""
+        if self._learnt and sample.label == 0 and picture_of(rgb).hex() in self._learnt:
+            self._known.append(sample)
+
     def result(self) -> CategoryResult:
         """The figures."""
         return _category(self._images, self._pixels, self._threshold, self.wanted, self._kinds)
@@ -264,6 +273,13 @@ class _Scored:
     def notes(self, samples: Sequence[Sample]) -> list[str]:
         """What a reader of the figures should know."""
         notes: list[str] = []
+        if self._known:
+            good = sum(s.label == 0 for s in samples)
+            notes.append(
+                f"'{self.category}': the model has learnt {len(self._known)} of the {good} good "
+                "test images, so the figures are better than they will be on new ones: evaluate "
+                "with images that were not in the fit"
+            )
         calibration = self.detector.calibration
         if self.category in calibration.categories and (text := calibration.caution(self.category)):
             notes.append(text)

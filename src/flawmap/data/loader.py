@@ -6,7 +6,7 @@ cost and the traps of worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -19,6 +19,9 @@ from flawmap.errors import ConfigError
 from flawmap.resources import default_threads
 from flawmap.types import Batch, Geometry, Sample
 
+Watch = Callable[[Sample, RgbArray], None]
+"""Is shown an image, upright RGB, before it is brought to another size."""
+
 
 def load_batches(
     samples: Sequence[Sample],
@@ -27,6 +30,7 @@ def load_batches(
     *,
     threads: int | None = None,
     white_level: int | None = None,
+    watch: Watch | None = None,
 ) -> Generator[Batch, None, None]:
     """Decode and transform images and give them in batches.
 
@@ -39,6 +43,7 @@ def load_batches(
         batch_size: Images a batch; the last batch may be smaller.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
+        watch: Is shown every image as it was decoded, in the threads.
 
     Yields:
         Batches with (B, 3, H, W) float32 images in [0, 1], channels last in memory.
@@ -50,20 +55,22 @@ def load_batches(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be positive", where=name, given=value)
-    return _batches(samples, transform, batch_size, threads or default_threads(), white_level)
+
+    def load(sample: Sample) -> tuple[RgbArray, Geometry, Sample]:
+        image = read_image(sample.path, white_level=white_level)
+        if watch is not None:
+            watch(sample, image)
+        return *transform(image), sample
+
+    return _batches(load, samples, batch_size, threads or default_threads())
 
 
 def _batches(
+    load: Callable[[Sample], tuple[RgbArray, Geometry, Sample]],
     samples: Sequence[Sample],
-    transform: Transform,
     batch_size: int,
     threads: int,
-    white_level: int | None,
 ) -> Generator[Batch, None, None]:
-    def load(sample: Sample) -> tuple[RgbArray, Geometry, Sample]:
-        image = read_image(sample.path, white_level=white_level)
-        return *transform(image), sample
-
     ahead = batch_size + 2 * threads
     with closing(map_in_threads(load, samples, threads=threads, ahead=ahead)) as loaded:
         waiting: list[tuple[RgbArray, Geometry, Sample]] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from flawmap.data.check import Finding, require_sound
-from flawmap.data.images import ImageInfo, decode_image
+from flawmap.data.images import ImageInfo, RgbArray, decode_image
 from flawmap.data.masks import read_mask
 from flawmap.data.pool import Share, map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable
@@ -34,7 +34,7 @@ class ImageFacts:
         size: (height, width) in px, upright.
         info: How it is stored.
         grey: All three channels are equal.
-        pixels: A blake2b of the decoded pixels: equal for exact duplicates, whatever their format.
+        pixels: See `picture_of`.
         content: A sha256 of the file and of its masks' files.
         mask_fraction: The share of pixels inside the masks; None without masks.
     """
@@ -127,6 +127,13 @@ def verify(
     )
 
 
+def picture_of(rgb: RgbArray) -> bytes:
+    """A blake2b of the pixels: equal for exact duplicates, whatever their file's name or format."""
+    digest = hashlib.blake2b(f"{rgb.shape} {rgb.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(rgb).data)
+    return digest.digest()
+
+
 def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iterable[Finding]:
     """Whether 16-bit images use so little of their range that they look dark or black."""
     peaks = [f.info.peak for f in facts if f.info.bits == 16 and f.info.peak is not None]
@@ -173,15 +180,13 @@ def _examine(sample: Sample, white_level: int | None) -> ImageFacts | Problem:
         return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)
     except OSError as error:
         return Problem(place, error.strerror or str(error))
-    pixels = hashlib.blake2b(f"{rgb.shape} {rgb.dtype}".encode(), digest_size=16)
-    pixels.update(np.ascontiguousarray(rgb).data)
     first = rgb[..., 0]
     return ImageFacts(
         sample=sample,
         size=size,
         info=info,
         grey=bool((first == rgb[..., 1]).all() and (first == rgb[..., 2]).all()),
-        pixels=pixels.digest(),
+        pixels=picture_of(rgb),
         content=content.digest(),
         mask_fraction=fraction,
     )

@@ -23,7 +23,6 @@ def details(detector: Detector, evaluation: Evaluation) -> str:
     """Collapsible parts, in the order in which a reader doubts."""
     return "".join(
         [
-            _notes(evaluation.notes),
             _skipped(detector.fitted.data.get("skipped", ()), "in the fit"),
             _skipped(evaluation.data.get("skipped", ()), "in the evaluation"),
             _data(detector, evaluation),
@@ -59,7 +58,7 @@ def _items(items: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
-def _notes(notes: Sequence[str]) -> str:
+def notes_of(notes: Sequence[str]) -> str:
     return _fold("Notes", _items([esc(n) for n in notes]), opened=True) if notes else ""
 
 

@@ -12,7 +12,7 @@ from flawmap.files import write_text
 from flawmap.progress import Progress, Silent
 from flawmap.report.charts import histogram_chart, pr_chart, roc_chart
 from flawmap.report.curves import histogram
-from flawmap.report.details import details
+from flawmap.report.details import details, notes_of
 from flawmap.report.gallery import gallery
 from flawmap.report.head import Tally, head
 from flawmap.report.style import STYLE
@@ -100,7 +100,7 @@ def render(
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{esc(heading)} – flawmap report</title><style>{STYLE}</style></head><body>"
         f'{_HATCH}<a class="skip" href="#metrics">Skip to the figures</a>'
-        f"{head(evaluation, heading, subtitle)}<main>{_contents(names)}"
+        f"{head(evaluation, heading, subtitle)}<main>{notes_of(evaluation.notes)}{_contents(names)}"
         f'<section id="metrics"><h2>Metrics</h2>{metrics_table(evaluation)}'
         f"{optional_table(evaluation)}</section>"
         "<section><h2>At the calibrated threshold</h2>"
