@@ -145,9 +145,9 @@ def test_a_file_names_the_method_or_does_not(tmp_path: Path) -> None:
         configure(options={"chosen": ["mine"]})
 
 
-def test_wrong_names_are_told_before_images_are_read() -> None:
+def test_wrong_names_are_told_before_images_are_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown option 'data\.siz'"):
-        flawmap.fit("nowhere", options={"data.siz": 64})
+        flawmap.fit(tmp_path, options={"data.siz": 64})
     with pytest.raises(ConfigError, match="did you mean 'auto'"):
         configure(method="atuo")
     with pytest.raises(ConfigError, match="'patchcore' was chosen; --method names another"):

@@ -125,11 +125,11 @@ def test_files_that_options_name_may_lie_in_the_home_folder(
 @pytest.mark.parametrize(
     "option", ["seed", "false_reject_rate", "time_budget", "separate", "options"]
 )
-def test_a_whole_configuration_leaves_no_room_for_options(option: str) -> None:
+def test_a_whole_configuration_leaves_no_room_for_options(option: str, tmp_path: Path) -> None:
     value = {"separate": True, "options": ["seed=3"]}.get(option, 0)
     with pytest.raises(ConfigError, match="leaves no room") as caught:
-        fit("nowhere", config=make_config(), **{option: value})
+        fit(tmp_path, config=make_config(), **{option: value})
     assert caught.value.given == option
     nothing = {"separate": False, "options": []}.get(option)
-    with pytest.raises(DataError, match="does not exist"):
-        fit("nowhere", config=make_config(), **{option: nothing})
+    with pytest.raises(DataError, match="there is no image here"):
+        fit(tmp_path, config=make_config(), **{option: nothing})

@@ -33,7 +33,7 @@ def test_a_missing_torch_says_what_to_install() -> None:
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "from flawmap.cli.main import main\n"
-        "sys.argv = ['flawmap', 'fit', 'nowhere', '-o', 'x.flawmap']\n"
+        "sys.argv = ['flawmap', 'fit', '.', '-o', 'x.flawmap']\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

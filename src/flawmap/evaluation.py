@@ -252,7 +252,7 @@ class _Scored:
                 yield sample, score, None
             return
         scorer = self.detector.scorer
-        for sample, geometry, raw in self.detector.raw_maps(samples):
+        for sample, geometry, raw in self.detector.raw_maps(samples, watch=self._look):
             smoothed = scorer.smoothed(raw, geometry)
             score, _ = scorer.score(raw, geometry, smoothed)
             if not masked or (sample.label != 0 and not sample.masks):

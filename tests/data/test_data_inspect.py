@@ -175,5 +175,5 @@ def test_nothing_but_broken_files(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown or ambiguous"):
+    with pytest.raises(DataError, match="there is no image here"):
         inspect(tmp_path)
