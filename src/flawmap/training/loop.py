@@ -332,8 +332,12 @@ class Training:
         assert self.deadline is not None
         if not (self._asks and _anywhere(self.fabric, now >= self.deadline)):
             return False
-        steps = counted(self._curve.steps, "iteration")
-        self.progress.warn(f"the time budget ended the fit after {steps}")
+        curve = self._curve
+        say = self.progress.warn if 2 * curve.steps < curve.planned else self.progress.note
+        say(
+            "the time budget ended the fit after "
+            f"{counted(curve.steps, 'iteration')} of {curve.planned}"
+        )
         return True
 
     def _leave(self) -> None:
