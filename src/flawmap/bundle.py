@@ -13,8 +13,9 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,13 +97,9 @@ def is_bundle(path: Path) -> bool:
     """Whether a file is a bundle, of whatever version, whole or damaged behind its header."""
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                return False
-            metadata = json.loads(file.read(length))["__metadata__"]
-    except (OSError, struct.error, ValueError, KeyError, TypeError):
+            return _header(file, path.stat().st_size) is not None
+    except OSError:
         return False
-    return isinstance(metadata, dict) and metadata.get("format") == FORMAT
 
 
 def require_file(path: Path) -> None:
@@ -191,18 +188,8 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
         where=str(path),
         expected="a file that 'flawmap fit --output' wrote",
     )
-    if len(data) < 8:
-        raise problem
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > len(data) - 8:
-        raise problem
-    try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise problem from error
-    if not isinstance(metadata, dict):
-        raise problem
-    if metadata.get("format") != FORMAT or not str(metadata.get("version", "")).isdecimal():
+    metadata = _header(BytesIO(data), len(data))
+    if metadata is None or not str(metadata.get("version", "")).isdecimal():
         raise problem
     if int(metadata["version"]) > VERSION:
         raise BundleError(
@@ -215,6 +202,26 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
     if "manifest" not in metadata:
         raise problem
     return {str(k): str(v) for k, v in metadata.items()}
+
+
+def _header(file: IO[bytes], size: int) -> dict[str, Any] | None:
+    """The metadata at the beginning of a bundle, or None of any other file.
+
+    Args:
+        file: Open at its beginning.
+        size: Its bytes.
+    """
+    if size < 8:
+        return None
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > size - 8:
+        return None
+    try:
+        metadata = json.loads(file.read(length))["__metadata__"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    ours = isinstance(metadata, dict) and metadata.get("format") == FORMAT
+    return metadata if ours else None
 
 
 def _part(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -42,7 +42,7 @@ DEFECTS = "pixel_auroc_defects"
 
 SPRO = "spro_0.05"
 
-_MOST_BYTES = 512 * 2**20
+_MOST_BYTES = MemoryBudget.DEFAULT
 """Of a category's scores, in memory."""
 
 APART = {base: (base + BY_KIND, *(f"{base}_{k}" for k in KINDS)) for base in ("image_auroc", SPRO)}

@@ -159,8 +159,6 @@ class SampleTable:
         """
         for category in categories:
             self._require_known(category)
-        others = set(self.categories) - set(categories)
-
         # Of some categories nothing but problems was found.
         unwanted = {*self.categories, *self.owners.values()} - set(categories)
 
@@ -170,11 +168,11 @@ class SampleTable:
 
         return replace(
             self,
-            samples=tuple(s for s in self.samples if s.category not in others),
+            samples=tuple(s for s in self.samples if s.category not in unwanted),
             problems=tuple(p for p in self.problems if kept(p.path)),
             orphan_masks=tuple(m for m in self.orphan_masks if kept(m)),
-            saturation={c: s for c, s in self.saturation.items() if c not in others},
-            judged_apart={c: k for c, k in self.judged_apart.items() if c not in others},
+            saturation={c: s for c, s in self.saturation.items() if c not in unwanted},
+            judged_apart={c: k for c, k in self.judged_apart.items() if c not in unwanted},
         )
 
     def relative(self, path: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedRandom
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 BLOCK_ITEMS = 1 << 20
 """Scores handled at once: enough for numpy to run at speed, few enough for the CPU's cache."""
-
-DEFAULT_MAX_BYTES = 512 * 1024**2
-"""Of scores, in memory."""
 
 _MIN_CHUNK_BYTES = 4096
 _CHUNKS_OF_A_WRITER = 4
@@ -80,9 +77,12 @@ class MemoryBudget:
         ValueError: if max_bytes is below 1.
     """
 
+    DEFAULT: ClassVar[int] = 512 * 1024**2
+    """Bytes, where nobody says how many."""
+
     def __init__(
         self,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int = DEFAULT,
         directory: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_bytes < 1:
