@@ -123,7 +123,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     pickle_file = tmp_path / "model.pkl"
     pickle_file.write_bytes(b"\x80\x04\x95" + b"0" * 100)
     for path in (other, pickle_file):
-        with pytest.raises(BundleError, match="not a flawmap bundle"):
+        with pytest.raises(BundleError, match="no flawmap model"):
             read(path)
     with pytest.raises(BundleError, match="cannot be opened"):
         read(tmp_path / "none.flawmap")

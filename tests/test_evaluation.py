@@ -53,6 +53,7 @@ class MapDetector:
         self.calibration = self.scorer.calibration
         self.fabric = SimpleNamespace(device=torch.device("cpu"))
         self.fitted = SimpleNamespace(data={})
+        self.source = None
         self.crop = crop
         self.config = SimpleNamespace(data=SimpleNamespace(resize="crop" if crop else "stretch"))
 

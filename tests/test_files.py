@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from flawmap.bundle import FORMAT, is_bundle
 from flawmap.errors import BundleError, ConfigError
-from flawmap.files import FolderLock, as_path, is_page, require_writable, write_text
+from flawmap.files import FolderLock, as_path, atomic_path, is_page, require_writable, write_text
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -119,3 +119,23 @@ def test_a_result_replaces_no_file_of_another_kind(tmp_path: Path) -> None:
             require_writable(path, "--output", own=own)
     (tmp_path / "half").write_bytes(model.read_bytes()[:20])
     assert not is_bundle(tmp_path / "half")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_replaced_may_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_links(self: Path, target: Path) -> None:
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    target, kept = tmp_path / "a", tmp_path / "a.old"
+    for text in ("one", "two", "three"):
+        with atomic_path(target, error=ConfigError, keep=kept) as path:
+            path.write_text(text)
+    assert (target.read_text(), kept.read_text()) == ("three", "two")
+    with pytest.raises(RuntimeError), atomic_path(target, error=ConfigError, keep=kept) as path:
+        raise RuntimeError
+    assert (target.read_text(), kept.read_text()) == ("three", "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.old"]

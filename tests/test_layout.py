@@ -15,7 +15,10 @@ SOURCE = Path(flawmap.__file__).parent
 
 # Lower layers first: a module may import from its own layer and from those before it.
 LAYERS = [
-    ["errors", "types", "files", "registry", "progress", "resources", "versions", "wording"],
+    [
+        *("errors", "types", "files", "registry", "progress", "quantities", "resources"),
+        *("versions", "wording"),
+    ],
     ["config", "idle"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
     ["methods", "training", "pixels", "auto"],

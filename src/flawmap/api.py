@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawmap.auto import AUTO, choose, situation, within_budget
-from flawmap.bundle import is_bundle
+from flawmap.bundle import is_bundle, older
 from flawmap.config import (
     DEFAULT_METHOD,
     Config,
@@ -28,6 +27,7 @@ from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, FitError, unknown_name
 from flawmap.files import FolderLock, as_path, is_page, require_writable
 from flawmap.progress import Progress
+from flawmap.quantities import seconds
 from flawmap.registry import METHODS
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from flawmap.evaluation import Evaluation
 
 PathLike = str | os.PathLike[str]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
 def fit(
@@ -128,7 +126,7 @@ def fit(
         )
     if resume and output is None:
         raise ConfigError(
-            "a fit can be resumed only if it writes a bundle", where="resume", hint="give output"
+            "a fit can be resumed only if it writes a model", where="resume", hint="give output"
         )
     if not isinstance(data, SampleTable):
         # What cannot be listed is named by the fit, together with what cannot be decoded.
@@ -156,7 +154,10 @@ def fit(
             if not detector.fabric.is_global_zero:
                 # One of the processes that torchrun started: the first one has all that is kept.
                 return detector
-            detector.save(path)
+            replaces = path.exists()
+            detector.save(path, keep_old=True)
+            if replaces and progress is not None:
+                progress.note(f"the model that was there is kept: {older(path)}")
             # Only now: had the disk been full, --resume would not have to learn again.
             shutil.rmtree(run_folder_of(path), ignore_errors=True)
             return detector
@@ -365,7 +366,7 @@ def _alone(path: Path) -> Iterator[None]:
     lock = FolderLock(path.parent, f".{path.name}.lock")
     if not lock.acquire():
         raise FitError(
-            "another fit is writing this bundle",
+            "another fit is writing this model",
             where=str(path),
             hint="wait until it ends, stop it, or write to another --output",
         )
@@ -373,20 +374,3 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.remove()
-
-
-def seconds(text: str | float) -> float:
-    """A duration: a number of seconds, or text such as "90", "90s", "5m", "1.5h".
-
-    Raises:
-        ConfigError: The text is no positive duration.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text).lower())
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(
-            "the time budget is no duration",
-            where="--time-budget",
-            given=text,
-            expected="for example 90s, 5m or 1.5h",
-        )
-    return float(match[1]) * _UNITS[match[2]]

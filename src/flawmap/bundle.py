@@ -42,6 +42,7 @@ class Bundle:
         encoder: Weights in use, or None when the bundle leaves them out.
         calibration: Thresholds and the scores they come from.
         info: Encoder identity, data fingerprint, versions, timings: plain JSON values.
+        digest: SHA-256 over all of these, of a file that was read.
     """
 
     config: Mapping[str, Any]
@@ -49,10 +50,21 @@ class Bundle:
     encoder: Mapping[str, Array] | None
     calibration: Calibration
     info: Mapping[str, Any]
+    digest: str = ""
 
 
-def write(bundle: Bundle, path: Path) -> None:
+def older(path: Path) -> Path:
+    """Where the bundle goes that another one takes the place of."""
+    return path.with_name(path.name + ".old")
+
+
+def write(bundle: Bundle, path: Path, *, keep_old: bool = False) -> None:
     """Write a bundle atomically.
+
+    Args:
+        bundle: What is written.
+        path: The file.
+        keep_old: Leave a file that is there under the name that `older` gives.
 
     Raises:
         BundleError: The disk is full or the folder cannot be written.
@@ -64,9 +76,7 @@ def write(bundle: Bundle, path: Path) -> None:
             tensors[f"model/{index}/{key}"] = np.ascontiguousarray(value)
     for key, value in (bundle.encoder or {}).items():
         tensors[f"encoder/{key}"] = np.ascontiguousarray(value)
-    calibrated = list(bundle.calibration.categories)
-    for index, name in enumerate(calibrated):
-        part = bundle.calibration.categories[name]
+    for index, part in enumerate(bundle.calibration.categories.values()):
         tensors[f"calibration/{index}/scores"] = part.scores
         tensors[f"calibration/{index}/peaks"] = part.peaks
     manifest = {
@@ -77,8 +87,8 @@ def write(bundle: Bundle, path: Path) -> None:
         "calibration": {
             "rate": bundle.calibration.rate,
             "categories": [
-                {"name": name, "exact": bundle.calibration.categories[name].exact}
-                for name in calibrated
+                {"name": name, "exact": part.exact, "highest": part.highest}
+                for name, part in bundle.calibration.categories.items()
             ],
         },
     }
@@ -90,7 +100,12 @@ def write(bundle: Bundle, path: Path) -> None:
         "manifest": text,
         "digest": _digest(text, tensors),
     }
-    write_tensors(lambda p: save_file(tensors, p, metadata=metadata), path, error=BundleError)
+    write_tensors(
+        lambda p: save_file(tensors, p, metadata=metadata),
+        path,
+        error=BundleError,
+        keep=older(path) if keep_old else None,
+    )
 
 
 def is_bundle(path: Path) -> bool:
@@ -137,16 +152,17 @@ def read(path: Path) -> Bundle:
         tensors = load(data)
     except SafetensorError as error:
         raise BundleError(
-            f"the bundle is truncated or damaged: {error}",
+            f"the model is truncated or damaged: {error}",
             where=str(path),
             given=f"{len(data)} bytes",
             hint="copy the file again, or fit again",
         ) from error
     del data
     text = metadata["manifest"]
-    if _digest(text, tensors) != metadata.get("digest"):
+    digest = _digest(text, tensors)
+    if digest != metadata.get("digest"):
         raise BundleError(
-            "the bundle was altered after it was written: its digest does not match",
+            "the model was altered after it was written: its digest does not match",
             where=str(path),
             hint="use the original file; do not trust this one",
         )
@@ -158,6 +174,8 @@ def read(path: Path) -> Bundle:
                 scores=tensors[f"calibration/{index}/scores"],
                 peaks=tensors[f"calibration/{index}/peaks"],
                 exact=entry["exact"],
+                # Models of before have none.
+                highest=tuple(entry.get("highest", ())),
             )
             for index, entry in enumerate(manifest["calibration"]["categories"])
         },
@@ -170,12 +188,13 @@ def read(path: Path) -> Bundle:
         encoder=_part(tensors, "encoder/") if manifest["has_encoder"] else None,
         calibration=calibration,
         info=manifest["info"],
+        digest=digest,
     )
 
 
 def _unopened(path: Path, error: OSError) -> BundleError:
     return BundleError(
-        f"the bundle cannot be opened: {error.strerror}",
+        f"the model cannot be opened: {error.strerror}",
         where=str(path),
         hint="give the file that 'flawmap fit --output' wrote",
     )
@@ -184,7 +203,7 @@ def _unopened(path: Path, error: OSError) -> BundleError:
 def _metadata(data: bytes, path: Path) -> dict[str, str]:
     """The header's metadata, read before anything else so that the version is judged first."""
     problem = BundleError(
-        "the file is not a flawmap bundle, or its beginning is damaged",
+        "the file is no flawmap model, or its beginning is damaged",
         where=str(path),
         expected="a file that 'flawmap fit --output' wrote",
     )
@@ -193,9 +212,9 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
         raise problem
     if int(metadata["version"]) > VERSION:
         raise BundleError(
-            "the bundle was written by a newer flawmap",
+            "the model was written by a newer flawmap",
             where=str(path),
-            given=f"bundle version {metadata['version']}",
+            given=f"model version {metadata['version']}",
             expected=f"version {VERSION} or older",
             hint="update flawmap",
         )

@@ -455,6 +455,13 @@ def _merge(tree: Tree, other: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
+def _plain(message: str) -> str:
+    """What pydantic says of a value, as what is expected of it."""
+    text = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    text = text.split(", unable to parse")[0]
+    return text.replace("a valid tuple", "several values in brackets, such as [256, 256]")
+
+
 def explain(
     error: ValidationError,
     model: type[BaseModel],
@@ -486,10 +493,9 @@ def explain(
     if len(branches) > 1:
         # Each kind of value that the option takes has its own complaint.
         option = prefix + ".".join(path[:-1])
-        kinds = [e["msg"].removeprefix("Input should be ") for e in branches]
-        expected = f"Input should be {' or '.join(dict.fromkeys(kinds))}"
+        expected = " or ".join(dict.fromkeys(_plain(e["msg"]) for e in branches))
     else:
-        expected = problem["msg"]
+        expected = _plain(problem["msg"])
     return ConfigError(
         f"the option '{option}' has a wrong value"
         if problem["type"] != "missing"

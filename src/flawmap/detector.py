@@ -53,6 +53,7 @@ class Fitted:
         versions: Of flawmap and the libraries that decide its numbers.
         device: What it was fitted on.
         precision: As Lightning Fabric names it.
+        finished: When the fit ended, ISO 8601 in UTC.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +62,20 @@ class Fitted:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     precision: str = ""
+    finished: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file of a detector.
+
+    Attributes:
+        path: As it was given.
+        digest: SHA-256 over all that the file holds; it stands in the file's header too.
+    """
+
+    path: str
+    digest: str
 
 
 class Detector:
@@ -73,6 +88,7 @@ class Detector:
         fabric: Device and precision.
         calibration: Thresholds; none by default.
         fitted: Where it comes from.
+        source: The file that it was read from.
     """
 
     def __init__(
@@ -84,7 +100,9 @@ class Detector:
         fabric: Fabric,
         calibration: Calibration | None = None,
         fitted: Fitted | None = None,
+        source: Source | None = None,
     ) -> None:
+        self.source = source
         self.config = config
         self.encoder = encoder
         self.models = dict(models)
@@ -351,8 +369,12 @@ class Detector:
             "category", category, self.categories or self.models, where="the fitted detector"
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, keep_old: bool = False) -> None:
         """Write the bundle, atomically.
+
+        Args:
+            path: The file.
+            keep_old: Leave a bundle that is there beside it, with `.old` behind its name.
 
         Raises:
             BundleError: The disk is full or the folder cannot be written.
@@ -376,6 +398,7 @@ class Detector:
                 },
             ),
             as_path(path),
+            keep_old=keep_old,
         )
 
 
@@ -441,7 +464,7 @@ def detector_of(
     if encoder_weights is not None:
         if found.encoder is not None:
             raise ConfigError(
-                "the bundle carries its encoder: other weights would do nothing",
+                "the model carries its encoder: other weights would do nothing",
                 where="--encoder-weights",
                 given=str(encoder_weights),
                 hint="leave them out",
@@ -477,6 +500,7 @@ def detector_of(
         calibration=found.calibration,
         # Other versions may have written more.
         fitted=Fitted(**{f.name: fitted[f.name] for f in fields(Fitted) if f.name in fitted}),
+        source=Source(str(path), found.digest),
     )
 
 

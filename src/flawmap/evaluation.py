@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -81,7 +81,8 @@ class Evaluation:
         seconds: Time from files to maps and scores, without the metrics; images that are read
             ahead during those make it a little short. Of a category without masks it is the time to
             the scores alone, if the method has such of its own.
-        data: Root, format and fingerprint of the data, and what of it could not be read.
+        data: Root, format and fingerprint of the data, what of it could not be read, and the file
+            of the model.
         notes: What a reader of the figures should know.
     """
 
@@ -180,6 +181,7 @@ def evaluate_table(
             "skipped": [[p.path, p.reason] for p in table.problems],
             "date": datetime.now(timezone.utc).date().isoformat(),
             "device": describe_device(detector.fabric.device),
+            "model": None if detector.source is None else asdict(detector.source),
         },
         notes=(*table.notes, *notes),
     )
@@ -280,9 +282,13 @@ class _Scored:
                 "test images, so the figures are better than they will be on new ones: evaluate "
                 "with images that were not in the fit"
             )
-        calibration = self.detector.calibration
-        if self.category in calibration.categories and (text := calibration.caution(self.category)):
+        if text := self.detector.calibration.caution(self.category):
             notes.append(text)
+        if missing := [w for w, n in (("good images", 0), ("defects", 1)) if not _has(samples, n)]:
+            notes.append(
+                f"'{self.category}': the test holds no {missing[0]}, so AUROC and the other "
+                "metrics that need both are undefined"
+            )
         unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
         if unmasked:
             notes.append(
@@ -298,6 +304,10 @@ class _Scored:
             self._pixel_threshold,
             cropped=self._cropped,
         )
+
+
+def _has(samples: Sequence[Sample], label: int) -> bool:
+    return any(s.label == label for s in samples)
 
 
 def _why_undefined(

@@ -15,12 +15,15 @@ from flawmap.errors import ConfigError, FlawmapError
 
 
 @contextmanager
-def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
+def atomic_path(
+    target: Path, *, error: type[FlawmapError], keep: Path | None = None
+) -> Iterator[Path]:
     """A temporary path beside `target` that takes its place when the block ends well.
 
     Args:
         target: The file to be written.
         error: Raised, with the reason, when the disk is full or the folder cannot be written.
+        keep: Where the file that was there goes; by default it is replaced.
     """
     temporary: Path | None = None
     try:
@@ -34,6 +37,8 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None:
+            _keep(target, keep)
         temporary.replace(target)
     except OSError as reason:
         full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -49,6 +54,18 @@ def atomic_path(target: Path, *, error: type[FlawmapError]) -> Iterator[Path]:
             # It may have been what went wrong: the reason must not be hidden by another one.
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Let a file be found under another name, if there is one, and until then under its own."""
+    if not path.exists():
+        return
+    kept.unlink(missing_ok=True)
+    try:
+        kept.hardlink_to(path)
+    except OSError:
+        # Not every file system can give a file a second name.
+        path.replace(kept)
 
 
 class FolderLock:
@@ -108,15 +125,22 @@ class FolderLock:
         self.close()
 
 
-def write_tensors(save: Callable[[Path], None], target: Path, *, error: type[FlawmapError]) -> None:
+def write_tensors(
+    save: Callable[[Path], None],
+    target: Path,
+    *,
+    error: type[FlawmapError],
+    keep: Path | None = None,
+) -> None:
     """Write a safetensors file atomically.
 
     Args:
         save: Writes the tensors to the path it is given, as `safetensors` does.
         target: The file to be written.
         error: As for `atomic_path`.
+        keep: As for `atomic_path`.
     """
-    with atomic_path(target, error=error) as path:
+    with atomic_path(target, error=error, keep=keep) as path:
         try:
             save(path)
         except SafetensorError as reason:

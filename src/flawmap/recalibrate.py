@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
 from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
+from flawmap.quantities import require_rate
 from flawmap.resources import require_device
-from flawmap.scoring.calibration import EVERY, Calibration, Threshold, require_rate
+from flawmap.scoring.calibration import EVERY, Calibration, Threshold
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.types import Sample, categories_of
-from flawmap.wording import shown
+from flawmap.wording import counted, shown
 
 PathLike = str | os.PathLike[str]
 
@@ -121,7 +123,7 @@ def calibrate(
     if data is None:
         if not old.categories:
             raise ConfigError(
-                "the bundle keeps no scores of good images, so there is no threshold to move",
+                "the model keeps no scores of good images, so there is no threshold to move",
                 where=str(path),
                 hint="give a folder of good images that were not in the fit",
             )
@@ -134,7 +136,10 @@ def calibrate(
             return _measure(found, path, samples, device, encoder_weights, progress or Silent())
 
         new = _measured_anew(found, data, rate, category, skip_bad, measure)
-    bundles.write(_with(found, new.calibration, new.measured_on), target)
+    # A rate can be set back; scores that others take the place of cannot.
+    keep = data is not None and target.exists()
+    bundles.write(_with(found, new.calibration, new.measured_on), target, keep_old=keep)
+    kept = (f"the model that was there is kept: {bundles.older(target)}",) if keep else ()
     return Recalibration(
         bundle=target,
         old_rate=old.rate,
@@ -142,7 +147,7 @@ def calibrate(
         old=old.thresholds(),
         new=new.calibration.thresholds(),
         skipped=new.skipped,
-        notes=new.notes,
+        notes=(*new.notes, *kept),
     )
 
 
@@ -175,16 +180,31 @@ def _measured_anew(
     measured = measure(samples)
     categories = measured.categories()
     new = Calibration(rate=rate, categories={**old.categories, **categories})
-    notes += measured.notes(new)
+    notes += _weaker(old, new)
+    notes += new.cautions()
     if kept := sorted(set(old.categories) - set(categories)):
         notes.append(f"no images of {', '.join(kept)}: their good scores stay as they were")
     measured_on = {
         "root": shown(data.root),
         "fingerprint": data.fingerprint(),
         "images": {name: len(c.scores) for name, c in categories.items()},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     skipped = (*((p.path, p.reason) for p in data.problems), *unreadable)
     return _New(new, measured_on, skipped, tuple(notes))
+
+
+def _weaker(old: Calibration, new: Calibration) -> list[str]:
+    """A sentence for each category that is promised less than before, at the same rate."""
+    notes = []
+    for name, after in new.thresholds().items():
+        before = old.at(new.rate).threshold(name) if name in old.categories else None
+        if before is not None and after.bound > max(before.bound, after.asked):
+            notes.append(
+                f"'{name}': {counted(after.n, 'good image')} where there were {before.n}, so the "
+                f"promise is weaker: {after.explain()}"
+            )
+    return notes
 
 
 def _good_images(
@@ -199,7 +219,9 @@ def _good_images(
     good = [s for s in table.samples if s.label == 0]
     others = len(table.samples) - len(good)
     if others:
-        notes.append(f"{others} images that are defects or have no label are left out")
+        one = others == 1
+        what = "image that is a defect or has" if one else "images that are defects or have"
+        notes.append(f"{others:,} {what} no label {'is' if one else 'are'} left out")
     checked = verify(replace(table, samples=tuple(good), problems=()), white_level=white_level)
     if not skip_bad:
         raise_unreadable(checked.problems, where=shown(table.root))

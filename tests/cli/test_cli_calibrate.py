@@ -133,13 +133,31 @@ def test_new_good_images_set_the_threshold_and_defects_never_do(
     shown = capsys.readouterr()
     expected = conformal([10, 20, 30], 0.25)
     assert f"new 30; {expected.explain()}" in shown.out
-    assert "1 images that are defects" in shown.err
+    assert "1 image that is a defect or has no label" in shown.err
     assert "no images of screw" in shown.err
     calibration = bundles.read(model).calibration
     assert sorted(calibration.categories["cable"].scores) == [10, 20, 30]
     assert sorted(calibration.categories["cable"].peaks) == [11, 21, 31]
     assert calibration.categories["cable"].exact
     assert calibration.categories["screw"].scores.max() == 199
+
+
+@pytest.mark.usefixtures("brightness")
+def test_scores_that_are_taken_the_place_of_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    before = model.read_bytes()
+    data = write_images(tmp_path / "cable", [10, 30, 20])
+    assert run(["calibrate", str(model), str(data)]) == 0
+    shown = capsys.readouterr().err
+    assert f"the model that was there is kept: {model}.old" in shown
+    assert "'cable': 3 good images where there were 99, so the promise is weaker" in shown
+    assert (tmp_path / "m.flawmap.old").read_bytes() == before
+    # A rate can be set back: nothing else is kept for it.
+    assert run(["calibrate", str(model), "--false-reject-rate", "25%"]) == 0
+    assert bundles.read(model).calibration.rate == 0.25
+    assert (tmp_path / "m.flawmap.old").read_bytes() == before
 
 
 @pytest.mark.usefixtures("brightness")

@@ -136,7 +136,7 @@ def test_a_wrong_command_line_with_json(capsys: pytest.CaptureFixture[str]) -> N
         (["--set", "method.coreset_ration=0.1"], "did you mean 'method.coreset_ratio'?"),
         (["--set", "trainig.iterations=5"], "did you mean 'training'?"),
         (["--format", "mvtek"], "did you mean 'mvtec'?"),
-        (["--time-budget", "soon"], "for example 90s, 5m or 1.5h"),
+        (["--time-budget", "soon"], "a number and its unit: 90s, 5m or 1.5h"),
         (["--set", "nothing"], "name=value"),
     ],
 )

@@ -114,7 +114,7 @@ def test_duplicates(mvtec: Path) -> None:
     assert "train/good/000.png = test/good/copy.png" in message
     assert result.leaks[0].test == (str(mvtec / "test" / "good" / "copy.png"),)
     assert result.repeats == 1
-    found(result, "warning", "1 training image repeats another one")
+    found(result, "note", "1 training image repeats another one")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_dark_16_bit_images(tmp_path: Path, peak: int, white: int | None) -> Non
     Image.fromarray(np.full((4, 4), peak, dtype=np.uint16)).save(tmp_path / "a.png")
     result = inspect(tmp_path)
     hints = [p.hint for p in result.problems if "16-bit" in p.message]
-    assert hints == ([f"--set data.white_level={white}"] if white else [])
+    assert hints == ([f"fit with --set data.white_level={white}"] if white else [])
     assert not [p for p in inspect(tmp_path, white_level=9).problems if "16-bit" in p.message]
 
 
@@ -177,3 +177,41 @@ def test_nothing_but_broken_files(tmp_path: Path) -> None:
 def test_an_unknown_layout_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no image here"):
         inspect(tmp_path)
+
+
+class TestOddOnes:
+    def test_each_way_is_named_once(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            pixels = rng.integers(0, 255, (12, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+        Image.fromarray(pixels).convert("RGBA").save(tmp_path / "clear.png")
+        Image.fromarray(pixels.transpose(1, 0, 2).copy()).save(tmp_path / "turned.png")
+        result = inspect(tmp_path)
+        name = tmp_path.name
+        for words in (
+            f"1 of 23 images of '{name}' is grey, most are in colour: grey.png",
+            f"1 of 23 images of '{name}' is transparent, most are opaque: clear.png",
+            f"1 of 23 images of '{name}' is of another shape than most, such as 8 x 12 px: turned",
+        ):
+            found(result, "warning", words)
+        assert sum("most" in p.message for p in result.problems) == 3
+
+    def test_two_usual_forms_are_not_odd(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            pixels = rng.integers(0, 255, (8 + i % 8, 8, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels if i % 3 else pixels[..., 0])
+            image.save(tmp_path / f"{i:02}.png")
+        assert not [p for p in inspect(tmp_path).problems if "most are" in p.message]
+
+
+def test_looked_at_without_the_broken_ones(mvtec: Path) -> None:
+    before = inspect(mvtec)
+    (mvtec / "train" / "good" / "empty.png").touch()
+    assert not inspect(mvtec).ok
+    result = inspect(mvtec, skip_bad=True)
+    assert result.ok
+    assert result.counts == before.counts
+    found(result, "warning", "1 file cannot be used")

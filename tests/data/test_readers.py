@@ -486,6 +486,35 @@ class TestTable:
         assert "line 3: path is true, expected text" in message
         assert "line 4: mask is 3, expected a path or a list of paths" in message
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "path,class\nimages/a.png,OK\nimages/b.png,NG\n",
+            "path,verdict\nimages/a.png,\nimages/b.png,n.i.O.\n",
+            "path,ok\nimages/a.png,1\nimages/b.png,0\n",
+        ],
+    )
+    def test_verdicts_under_another_name_are_refused(self, images: Path, text: str) -> None:
+        with pytest.raises(DataError, match="seems to tell good from defective") as error:
+            self.read(images, text)
+        assert "rename the column to 'label'" in str(error.value)
+        lines = [line.split(",") for line in text.split()]
+        rows = [json.dumps({"path": a, lines[0][1]: b}) for a, b in lines[1:]]
+        (images / "t.jsonl").write_text("\n".join(rows))
+        with pytest.raises(DataError, match="seems to tell good from defective"):
+            read_data(images / "t.jsonl")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "path,class\nimages/a.png,bolt\nimages/b.png,nut\n",
+            "path,shift\nimages/a.png,good\nimages/b.png,good\n",
+            "path,label,class\nimages/a.png,good,NG\nimages/b.png,good,OK\n",
+        ],
+    )
+    def test_other_columns_are_ignored(self, images: Path, text: str) -> None:
+        assert [s.label for s in self.read(images, text).samples] == [0, 0]
+
     def test_an_open_quote_is_named(self, images: Path) -> None:
         with pytest.raises(DataError, match="line 2: no valid CSV"):
             self.read(images, 'path,label\n"images/a.png,good\n')

@@ -22,7 +22,7 @@ from flawmap.data import read_data
 from flawmap.encoders.encoder import build
 from flawmap.errors import ConfigError
 from flawmap.methods.intra import InTra, InTraConfig
-from flawmap.methods.layers.mfsa import WindowAttention
+from flawmap.methods.layers.mfsa import WindowAttention, WindowBlock
 from flawmap.methods.layers.similarity import gms, gradient_magnitude, ssim
 from flawmap.methods.layers.smoothing import smoothed
 from flawmap.methods.layers.windows import waves, window_starts
@@ -86,7 +86,16 @@ def test_attention_equals_the_explicit_sum(mfsa: bool) -> None:
             mixed[:, i, h * 16 : (h + 1) * 16] = (
                 weights[..., None] * v[:, :, h * 16 : (h + 1) * 16]
             ).sum(dim=1)
-    torch.testing.assert_close(layer(x), layer.out(mixed))
+    torch.testing.assert_close(layer(x, x), layer.out(mixed))
+
+
+@pytest.mark.parametrize("mfsa", [True, False])
+def test_one_token_of_a_block_alone_is_the_same_as_among_all(mfsa: bool) -> None:
+    torch.manual_seed(0)
+    block = WindowBlock(64, 4, mfsa).double()
+    x = torch.randn(3, 9, 64, dtype=torch.float64)
+    place = torch.tensor([8, 0, 4])
+    torch.testing.assert_close(block(x, place)[:, 0], block(x)[torch.arange(3), place])
 
 
 def test_the_published_size() -> None:
@@ -113,7 +122,8 @@ class Scale(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, only: torch.Tensor | None = None) -> torch.Tensor:
+        x = x if only is None else x[torch.arange(len(x)), only, None]
         return x * self.factor
 
 

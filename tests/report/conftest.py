@@ -14,10 +14,11 @@ from PIL import Image
 
 from flawmap.config import make_config
 from flawmap.data.images import read_image
+from flawmap.detector import Source
 from flawmap.encoders.table import ENCODERS
 from flawmap.evaluation import CategoryResult, Evaluation, ImageResult
 from flawmap.metrics import auroc, average_precision, confusion, f1_max
-from flawmap.scoring import Threshold, find_regions
+from flawmap.scoring import Calibration, Threshold, find_regions
 from flawmap.types import Prediction, Sample
 
 
@@ -41,7 +42,10 @@ class StubDetector:
             versions={"torch": "9.9.9"},
             device="cpu, 2 threads",
             precision="32-true",
+            finished="2026-01-02T03:04:05+00:00",
         )
+        self.source: Source | None = None
+        self.calibration = Calibration(0.01, {})
         self.asked: list[str] = []
         self.rebuilds = False
         self.pixel_threshold: float | None = 0.5

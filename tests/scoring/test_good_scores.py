@@ -27,14 +27,19 @@ def test_scores_become_a_calibration_by_category() -> None:
 
 def test_the_images_that_set_a_threshold_by_themselves_are_named() -> None:
     usual = list(np.random.default_rng(0).normal(10, 1, 40))
-    found = gathered({"nut": [*usual, 30.0, 60.0], "bolt": usual})
-    (note,) = found.notes(Calibration(0.01, found.categories()))
-    assert "threshold of 'nut'" in note
-    assert "041.png (60)" in note
+    found = gathered({"nut": [*usual, 30.0, 60.0], "bolt": usual}).categories()
+    (note,) = Calibration(0.01, found).cautions()
+    assert "threshold of 'nut' is set by a good image that stands out: 041.png (60)" in note
     assert "040.png" not in note
-    assert found.notes(Calibration(0.2, found.categories())) == []
-    (both,) = found.notes(Calibration(0.06, found.categories()))
-    assert both.index("041.png (60)") < both.index("040.png (30)")
+    assert Calibration(0.2, found).cautions() == []
+    (both,) = Calibration(0.06, found).cautions()
+    assert "good images that stand out: 041.png (60), 040.png (30), where" in both
+
+
+def test_the_names_of_the_highest_are_kept() -> None:
+    found = gathered({"nut": [float(i % 7) for i in range(30)]}).categories()["nut"]
+    assert len(found.highest) == 10
+    assert found.highest[:5] == ("006.png", "013.png", "020.png", "027.png", "005.png")
 
 
 def test_with_several_views_of_one_part_a_promise_is_approximate() -> None:

@@ -16,7 +16,6 @@ import torch
 from lightning_fabric import Fabric
 
 import flawmap
-from flawmap.api import seconds
 from flawmap.config import TrainingConfig
 from flawmap.errors import BundleError, ConfigError, FitError
 from flawmap.methods.dinomaly import Dinomaly
@@ -491,19 +490,6 @@ def test_products_are_shown_equally_often_if_asked(two_products: Path) -> None:
     )
     assert not same(plain, even)
     assert even.fitted.curves["*"]["steps"] == 6
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"), [("5m", 300), ("90", 90), ("90s", 90), ("1.5h", 5400), (30, 30)]
-)
-def test_durations(text: str | int, wanted: float) -> None:
-    assert seconds(text) == wanted
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-5m", "0", "5 days"])
-def test_wrong_durations(text: str) -> None:
-    with pytest.raises(ConfigError, match="no duration"):
-        seconds(text)
 
 
 def test_the_global_random_state_is_left_alone(rings: Path) -> None:

@@ -231,7 +231,7 @@ class _Run:
             self.progress.note(
                 f"{len(lacking)} models were measured without {', '.join(names)}: "
                 f"{len(self.bundles)} are scored again, {len(lacking) - len(self.bundles)} are "
-                "fitted again, as no bundle was kept (--keep-models)"
+                "fitted again, as no model was kept (--keep-models)"
             )
 
     def _loop(self, stop: PoliteStop, task: Task) -> None:

@@ -57,7 +57,7 @@ COSTS = {
         Column("score_peak_gpu_memory_mib", "peak GPU memory of scoring, MiB", 1, 0, False, max),
         Column("parameters", "parameters, M", 1e-6, 2, False, max),
         Column("macs", "MACs, G", 1e-9, 2, False, max),
-        Column("bundle_bytes", "bundle, MB", 1e-6, 1, False, math.fsum),
+        Column("bundle_bytes", "model, MB", 1e-6, 1, False, math.fsum),
     )
 }
 """What a cell costs; see `measure`."""

@@ -32,13 +32,7 @@ def run(
             help="Good images that were not in the fit; without it only the rate changes.",
         ),
     ] = None,
-    false_reject_rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE",
-            help="Share of good parts that may raise the alarm. [default: unchanged]",
-        ),
-    ] = None,
+    false_reject_rate: options.FalseRejectRate = None,
     output: Annotated[
         Path | None,
         typer.Option(

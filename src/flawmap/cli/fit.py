@@ -67,13 +67,7 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Plan the fit to end in this time: 90s, 5m, 1.5h."),
     ] = None,
-    false_reject_rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE",
-            help="Share of good parts that may raise the alarm; 0.01 is 1%. [default: 0.01]",
-        ),
-    ] = None,
+    false_reject_rate: options.FalseRejectRate = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,6 +132,9 @@ def run(
         _print(detector, output, data)
 
 
+_PRECISIONS = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+
+
 def summary(detector: Detector, output: Path) -> dict[str, Any]:
     """What a fit did, as plain JSON values."""
     fitted = detector.fitted
@@ -159,6 +156,7 @@ def summary(detector: Detector, output: Path) -> dict[str, Any]:
         },
         "false_reject_rate": detector.calibration.rate,
         "thresholds": {name: found.to_dict() for name, found in thresholds.items()},
+        "notes": detector.calibration.cautions(),
         "seconds": dict(fitted.seconds),
         "device": fitted.device,
         "precision": fitted.precision,
@@ -181,7 +179,7 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
         show.out(f"    skipped {skipped['path']}: {skipped['reason']}")
     parts = ", ".join(f"{stage} {duration(spent)}" for stage, spent in seconds.items())
     show.out(f"  time        {duration(sum(seconds.values()))} ({parts})")
-    show.out(f"  device      {facts['device']}, {facts['precision']}")
+    show.out(f"  device      {facts['device']}, {_PRECISIONS[facts['precision']]}")
     show.out("  thresholds")
     thresholds = detector.calibration.thresholds()
     for name in facts["categories"]:

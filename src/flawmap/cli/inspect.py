@@ -30,6 +30,7 @@ def run(
         int | None,
         typer.Option(metavar="N", help="The value of white in 16-bit images, such as 4095."),
     ] = None,
+    skip_bad: options.SkipBad = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -46,6 +47,7 @@ def run(
         result = inspect(
             table,
             white_level=white_level,
+            skip_bad=skip_bad,
             on_progress=lambda done, total: task.update(done),
         )
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flawmap.files import as_path
+from flawmap.quantities import rate_of
 from flawmap.registry import FORMATS
 
 Bundle = Annotated[
@@ -42,6 +43,15 @@ SkipBad = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON alone on standard output (errors as well)."),
+]
+FalseRejectRate = Annotated[
+    float | None,
+    typer.Option(
+        parser=rate_of,
+        metavar="RATE",
+        help="Share of good parts that may raise the alarm: 0.01 or 1%. "
+        "[default: 0.01; at 'calibrate', unchanged]",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only warnings.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]

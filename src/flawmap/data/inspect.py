@@ -11,6 +11,7 @@ from typing import Any
 
 from flawmap.data.check import Finding, by_severity, check_table
 from flawmap.data.detect import read_data
+from flawmap.data.odd import odd_findings
 from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
@@ -177,6 +178,7 @@ def inspect(
     seed: int = 0,
     threads: int | None = None,
     white_level: int | None = None,
+    skip_bad: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Decode a whole data set and say what it holds and what would go wrong.
@@ -187,6 +189,7 @@ def inspect(
         seed: For layouts without a split of their own.
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
+        skip_bad: Look at the data as a fit does that leaves unusable files out.
         on_progress: Called as on_progress(done, total) after each image.
 
     Raises:
@@ -203,14 +206,17 @@ def inspect(
         white_level=white_level,
         on_progress=on_progress,
     )
+    if skip_bad:
+        table = verification.table
     leaks, repeats = _duplicates(verification.facts)
     grey = sum(f.grey for f in verification.facts)
     findings = [
-        *_broken_findings(verification, table),
+        *_broken_findings(verification, table, skip_bad),
         *check_table(table),
         *_duplicate_findings(leaks, repeats, table),
         *_mask_findings(verification.facts, table),
         *range_findings(verification.facts, white_level),
+        *odd_findings(verification.facts, table),
     ]
     return Inspection(
         root=table.root,
@@ -263,16 +269,18 @@ def _duplicates(facts: tuple[ImageFacts, ...]) -> tuple[tuple[Duplicate, ...], i
     return tuple(leaks), repeats
 
 
-def _broken_findings(verification: Verification, table: SampleTable) -> Iterable[Finding]:
+def _broken_findings(
+    verification: Verification, table: SampleTable, skip_bad: bool
+) -> Iterable[Finding]:
     if verification.problems:
         lines = [
             f"{shown(table.relative(p.path))}: {p.reason}".replace("\n", " ")
             for p in verification.problems
         ]
         yield Finding(
-            "error",
+            "warning" if skip_bad else "error",
             f"{counted(len(lines), 'file')} cannot be used:\n{listed(lines)}",
-            "repair or remove them, or leave them out with --skip-bad",
+            "repair or remove them" + ("" if skip_bad else ", or leave them out with --skip-bad"),
             tuple(p.path for p in verification.problems),
         )
 
@@ -295,10 +303,9 @@ def _duplicate_findings(
     if repeats:
         count = counted(repeats, "training image repeats", "training images repeat")
         yield Finding(
-            "warning",
+            "note",
             f"{count} another one, pixel for pixel",
-            "remove the copies: they add nothing, and a calibration that counts them as separate "
-            "images promises too much",
+            "nothing has to be done: a fit counts each picture once",
         )
 
 

@@ -55,6 +55,8 @@ _SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 _DEFAULT_CATEGORY = "default"
+_MOST_WORDS = 50
+"""Different values of a column that is not read, before it is taken for something else."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,41 @@ class _Row:
 
 class _WrongLineError(ValueError):
     """A line that cannot be understood; its text names the column and what is expected."""
+
+
+class _Unread:
+    """Columns that are not read, and whether one of them tells good from defective."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, set[str]] = {}
+
+    def add(self, column: str, value: object) -> None:
+        words = self.words.setdefault(column, set())
+        if len(words) < _MOST_WORDS and str(value).strip():
+            words.add(str(value).strip())
+
+    def require_no_verdict(self, where: str) -> None:
+        """Refuses a column of verdicts: passing over it would train on defects.
+
+        Raises:
+            DataError: All its values mean good or defect, or its name does.
+        """
+        for column, words in self.words.items():
+            by_values = any(map(is_defect, words)) and all(
+                is_good(w) or is_defect(w) for w in words
+            )
+            by_name = is_good(column) or is_defect(column)
+            if by_values or (by_name and words):
+                values = ", ".join(shown(word) for word in sorted(words)[:5])
+                raise DataError(
+                    f"the table has no column 'label', but a column '{shown(column)}' that seems "
+                    "to tell good from defective",
+                    where=where,
+                    given=f"{shown(column)}: {values}",
+                    expected="a column 'label' of good (or 0) and defect (or 1)",
+                    hint="rename the column to 'label'; one that means something else, rename "
+                    "otherwise or drop",
+                )
 
 
 class Table:
@@ -111,8 +148,9 @@ class Table:
         seen: dict[str, int] = {}
         owners: dict[str, str] = {}
         has_label = False
+        unread = _Unread()
         try:
-            for row in _rows(file, wrong):
+            for row in _rows(file, wrong, unread):
                 has_label = has_label or bool(row.text("label") or row.text("defect"))
                 try:
                     sample = _sample(row, file.parent)
@@ -146,6 +184,8 @@ class Table:
                 expected=self.expects,
                 hint="correct these lines; nothing was read",
             )
+        if not has_label:
+            unread.require_no_verdict(shown(file))
         notes = []
         if samples and not has_label:
             notes.append(
@@ -226,15 +266,17 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _rows(path: Path, wrong: list[str]) -> Iterator[_Row]:
+def _rows(path: Path, wrong: list[str], unread: _Unread) -> Iterator[_Row]:
     with _open(path) as file:
         if path.suffix.lower() in JSON_ENDINGS:
-            yield from _json_rows(file, wrong)
+            yield from _json_rows(file, wrong, unread)
         else:
-            yield from _csv_rows(file, wrong, shown(path))
+            yield from _csv_rows(file, wrong, unread, shown(path))
 
 
-def _csv_rows(file: io.TextIOWrapper, wrong: list[str], where: str) -> Iterator[_Row]:
+def _csv_rows(
+    file: io.TextIOWrapper, wrong: list[str], unread: _Unread, where: str
+) -> Iterator[_Row]:
     header = file.readline()
     delimiter = _delimiter(header)
     names = next(csv.reader([header], delimiter=delimiter), [])
@@ -259,15 +301,17 @@ def _csv_rows(file: io.TextIOWrapper, wrong: list[str], where: str) -> Iterator[
             )
             continue
         row: dict[str, str | tuple[str, ...]] = {}
-        for column, cell in zip(columns, cells, strict=False):
+        for name, column, cell in zip(names, columns, cells, strict=False):
             if column == "mask":
                 row[column] = tuple(m.strip() for m in cell.split(";") if m.strip())
             elif column:
                 row[column] = cell.strip()
+            else:
+                unread.add(name, cell)
         yield _Row(line, row)
 
 
-def _json_rows(file: io.TextIOWrapper, wrong: list[str]) -> Iterator[_Row]:
+def _json_rows(file: io.TextIOWrapper, wrong: list[str], unread: _Unread) -> Iterator[_Row]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue
@@ -287,6 +331,8 @@ def _json_rows(file: io.TextIOWrapper, wrong: list[str]) -> Iterator[_Row]:
                     row[column] = _json_masks(given)
                 elif column:
                     row[column] = _json_text(key, given)
+                elif given is not None:
+                    unread.add(key, given)
         except _WrongLineError as error:
             wrong.append(f"line {line}: {error}")
             continue

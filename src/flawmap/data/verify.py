@@ -145,13 +145,13 @@ def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iter
         yield Finding(
             "warning",
             f"the 16-bit images use values up to {peak:g} of 65535 only, so they look dark",
-            f"--set data.white_level={white}",
+            f"fit with --set data.white_level={white}",
         )
     elif peak <= _DEEP:
         yield Finding(
             "warning",
             f"the 16-bit images use values up to {peak:g} of 65535 only, so they look black",
-            "--set data.white_level=255",
+            "fit with --set data.white_level=255",
         )
 
 

@@ -13,8 +13,7 @@ taken of some of them; places begin as waves along both axes, and weights as wid
 queries and keys from narrow ones are alike for thousands of steps.
 The preset for a CPU has a narrow network and a learning rate that falls. It learns quicker than the
 published form: what it paints is read off the covered patch's token and added to the image's mean
-colour, training windows are those of scoring, and the map counts less where good images
-differ.
+colour, training windows are those of scoring, and the map is the difference itself.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.
 """
@@ -85,6 +84,9 @@ class InTraConfig(MethodConfig):
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up; cosine falls to a hundredth at the last iteration."""
     warmup_iterations: int = Field(default=100, ge=1)
+    compared: Literal["gms", "colour"] = "gms"
+    """What differs between an image and its reconstruction: gms (published), the strength of
+    gradients; colour, the colours themselves."""
     mean_filter: Odd = Field(default=21, ge=1)
     """Side of the mean filter on maps in px of the input (odd; 1 = none)."""
     sigma: float = Field(default=2.0, ge=0)
@@ -144,9 +146,11 @@ class InTra(IterativeMethod):
             "method.learning_rate": 1e-3,
             "method.schedule": "cosine",
             "method.warmup_iterations": 50,
-            "method.map": "standardised",
+            # Of few images the mean is that of the product, and would hide what lies on it.
+            "method.map": "difference",
             "method.mean_filter": 1,
-            "method.mean_images": 64,
+            "scoring.pooling": "top",
+            "scoring.top_fraction": 0.01,
         },
         "gpu": {},
         # Published models learn every training image but those of the validation.
@@ -157,7 +161,7 @@ class InTra(IterativeMethod):
         {
             *("l2_weight", "gms_weight", "ssim_weight", "windows", "flips", "rotations"),
             *("learning_rate", "schedule", "warmup_iterations", "mean_filter", "sigma"),
-            *("draw", "map", "mean_images", "windows_at_once"),
+            *("draw", "map", "compared", "mean_images", "windows_at_once"),
         }
     )
 
@@ -363,14 +367,13 @@ class InTra(IterativeMethod):
             if number > depth - pairs:
                 # The mirror image of block i is block depth + 1 - i.
                 x = x + kept[depth - number]
-            x = block(x)
+            # Read off its own token, the covered patch is all that the last block is asked for.
+            x = block(x, place if number == depth and self.config.head == "token" else None)
             if number <= pairs:
                 kept.append(x)
         # In float32: steps of bfloat16 near 1 are as large as a grey level.
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm(x.float())
-            token = torch.arange(len(x), device=x.device), place
-            painted: Tensor = self.head(x[token] if self.config.head == "token" else x.mean(dim=1))
+            painted: Tensor = self.head(self.norm(x.float()).mean(dim=1))
         return painted
 
     def loss(self, features: Features, step: int) -> Tensor:
@@ -448,7 +451,7 @@ class InTra(IterativeMethod):
         return found.square() if self.config.map == "squared" else found / self.deviation
 
     def difference(self, features: Features) -> Tensor:
-        """1 - GMS of the images and their reconstructions, smoothed, (B, 1, H, W) float32."""
+        """What differs between images and their reconstructions, smoothed, (B, 1, H, W) float32."""
         images = features[0].float()
         painted = self.reconstruction(features)
         with torch.autocast(images.device.type, enabled=False):
@@ -457,7 +460,11 @@ class InTra(IterativeMethod):
                 # What is over at the right and the bottom counts too.
                 over = (0, -self.size[1] % scale, 0, -self.size[0] % scale)
                 whole = [F.pad(x, over, mode="replicate") for x in (images, painted)]
-                found = 1 - gms(*(F.avg_pool2d(x, scale) for x in whole))
+                a, b = (F.avg_pool2d(x, scale) for x in whole)
+                if self.config.compared == "gms":
+                    found = 1 - gms(a, b)
+                else:
+                    found = (a - b).abs().mean(dim=1, keepdim=True)
                 size = whole[0].shape[-2:]
                 found = F.interpolate(found, size, mode="bilinear", align_corners=False)
                 maps.append(found[..., : self.size[0], : self.size[1]])

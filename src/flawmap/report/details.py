@@ -104,6 +104,7 @@ def _calibrated_on(found: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("thresholds set anew on", found["root"]),
         ("fingerprint of these images", found["fingerprint"]),
         ("good images of these", images),
+        ("on", found.get("date")),
     ]
 
 
@@ -111,7 +112,11 @@ def _model(detector: Detector) -> str:
     spec, fitted = detector.encoder.spec, detector.fitted
     levels = ", ".join(detector.encoder.levels)
     frozen = spec.family != "none"
+    source = detector.source
     rows: list[tuple[str, object]] = [
+        ("file", source and source.path),
+        ("contents of the file (SHA-256)", source and source.digest),
+        ("fitted", fitted.finished),
         ("method", detector.config.method.name),
         ("models", "one per category" if detector.config.separate else "one for all categories"),
         ("encoder", spec.name),
@@ -125,7 +130,7 @@ def _model(detector: Detector) -> str:
         ("precision", fitted.precision),
     ]
     rows += [(f"version of {key}", value) for key, value in fitted.versions.items()]
-    return _fold("Method, encoder and versions", _rows(rows))
+    return _fold("Model, method, encoder and versions", _rows(rows))
 
 
 def _timings(detector: Detector, evaluation: Evaluation) -> str:

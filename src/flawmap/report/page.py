@@ -12,6 +12,7 @@ from flawmap.files import write_text
 from flawmap.progress import Progress, Silent
 from flawmap.report.charts import histogram_chart, pr_chart, roc_chart
 from flawmap.report.curves import histogram
+from flawmap.report.decisions import mistakes, other_thresholds
 from flawmap.report.details import details, notes_of
 from flawmap.report.gallery import gallery
 from flawmap.report.head import Tally, head
@@ -87,7 +88,8 @@ def render(
     when = (now or datetime.now(timezone.utc)).strftime("%Y-%m-%d %H:%M %Z")
     config = detector.config
     encoder = "" if detector.encoder.spec.family == "none" else f" on {config.encoder.name}"
-    subtitle = f"{config.method.name}{encoder}, {when}"
+    file = "" if detector.source is None else f"{Path(detector.source.path).name}: "
+    subtitle = f"{file}{config.method.name}{encoder}, {when}"
     sections = ""
     with (progress or Silent()).task("Drawing the report", len(names)) as task:
         for index, category in enumerate(names):
@@ -147,6 +149,8 @@ def _category(
         f'<section class="category" id="c{index}"><h2>{name(category)}</h2>'
         f'<p class="quiet">{_summary(result)}</p>'
         f'<div class="plots">{_plots(result)}</div>'
+        + mistakes(result, root)
+        + other_thresholds(detector.calibration, category, result)
         + (f"<h3>By kind of defect</h3>{kinds}" if kinds else "")
         + f"<h3>Pictures</h3>{_toggles(index)}{pictures}</section>"
     )

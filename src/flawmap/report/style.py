@@ -73,6 +73,7 @@ td.n,th.n{text-align:right;white-space:nowrap}
 th[scope=colgroup]{text-align:center;border-bottom:0;padding-bottom:0}
 .edge{border-left:1px solid var(--line)}
 td small{display:block;font-size:12.5px;line-height:1.35}
+tr.now td{font-weight:700}
 td.words{font-size:13.5px;color:var(--quiet);min-width:17em}
 th.words{white-space:normal}
 abbr{text-decoration:none;color:var(--quiet);cursor:help}

@@ -81,7 +81,7 @@ def metrics_table(evaluation: Evaluation) -> str:
     )
     body = _body(evaluation, columns, reasons)
     return (
-        _scroll(
+        scroll(
             "Metrics in percent",
             '<thead><tr><th scope="col" rowspan="2">category</th>'
             '<th scope="colgroup" colspan="3" class="edge">image</th>'
@@ -129,7 +129,7 @@ def optional_table(evaluation: Evaluation) -> str:
     body = _body(evaluation, evaluation.optional, reasons)
     return (
         "<h3>Further metrics</h3>"
-        + _scroll(
+        + scroll(
             "Further metrics in percent",
             f'<thead><tr><th scope="col">category</th>{heads}</tr></thead>{body}',
             narrow=True,
@@ -211,7 +211,7 @@ def calibrated_table(evaluation: Evaluation) -> str:
         )
         foot = f'<tfoot><tr><th scope="row">mean</th><td></td>{cells}<td></td></tr></tfoot>'
     return (
-        _scroll(
+        scroll(
             "At the calibrated threshold",
             '<thead><tr><th scope="col">category</th><th scope="col" class="n">threshold</th>'
             '<th scope="col" class="n">false rejects, %</th>'
@@ -265,7 +265,7 @@ def defects_table(result: CategoryResult) -> str:
             f'<td class="bar-cell">{bar}</td></tr>'
         )
     return (
-        _scroll(
+        scroll(
             "Kinds of defect",
             '<thead><tr><th scope="col">kind of defect</th><th scope="col" class="n">images</th>'
             '<th scope="col" class="n">found</th><th scope="col" class="n">image AUROC, %</th>'
@@ -280,7 +280,7 @@ def _rank(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _scroll(label: str, inner: str, *, narrow: bool = False) -> str:
+def scroll(label: str, inner: str, *, narrow: bool = False) -> str:
     """A table that scrolls sideways by itself on a narrow screen, by keyboard too."""
     return (
         f'<div class="scroll" role="region" aria-label="{esc(label)}" tabindex="0">'

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flawmap.errors import ConfigError
+from flawmap.quantities import require_rate
 
 _STANDS_OUT = 6.0
 """Robust standard deviations above the median."""
 
 _ENOUGH_TO_STAND_OUT = 10
 """Among fewer images nothing can be said to stand out."""
+
+_NAMED = 3
+"""Of the images that stand out, so many are named."""
 
 EVERY = "*"
 """The key of the calibration over all categories together."""
@@ -71,6 +74,18 @@ class Threshold:
         return text
 
 
+def _named(part: CategoryCalibration, odd: list[int]) -> str:
+    """The images that stand out, by name where names are known."""
+    values = [f"{part.scores[i]:.4g}" for i in odd[:_NAMED]]
+    # Those that stand out are the highest, in this order.
+    names = part.highest[: len(values)]
+    if len(names) == len(values):
+        values = [f"{name} ({value})" for name, value in zip(names, values, strict=True)]
+    more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+    what = "a good image that stands" if len(odd) == 1 else "good images that stand"
+    return f"{what} out: {', '.join(values)}{more}"
+
+
 def _percent(rate: float) -> str:
     return f"{100 * rate:.3g}%"
 
@@ -78,21 +93,6 @@ def _percent(rate: float) -> str:
 def needed(rate: float) -> int:
     """How many good images a false-reject rate needs before it can be guaranteed."""
     return math.ceil(1 / rate - 1e-9) - 1
-
-
-def require_rate(rate: float) -> None:
-    """A false-reject rate that can be asked for.
-
-    Raises:
-        ConfigError: It lies outside (0, 1).
-    """
-    if not 0 < rate < 1:
-        raise ConfigError(
-            "the false-reject rate must lie between 0 and 1",
-            where="--false-reject-rate",
-            given=rate,
-            expected="for example 0.01 for 1%",
-        )
 
 
 def conformal(scores: npt.ArrayLike, rate: float, *, exact: bool = True) -> Threshold:
@@ -152,11 +152,14 @@ class CategoryCalibration:
         scores: (n,) float64 image scores.
         peaks: (n,) float64 highest map values, for the pixel threshold.
         exact: Whether the images were held out of the fit.
+        highest: File names of the images with the highest scores, the highest first; so many as
+            somebody may want to look at.
     """
 
     scores: npt.NDArray[np.float64]
     peaks: npt.NDArray[np.float64]
     exact: bool
+    highest: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ class Calibration:
         return CategoryCalibration(
             scores=np.concatenate([p.scores for p in parts]),
             peaks=np.concatenate([p.peaks for p in parts]),
+            highest=parts[0].highest if len(parts) == 1 else (),
             # Exchangeable with all products together, not with one of them.
             exact=all(p.exact for p in parts) and len(parts) == 1,
         )
@@ -212,17 +216,28 @@ class Calibration:
         return self._found[key]
 
     def caution(self, category: str = EVERY) -> str:
-        """A sentence where good images that stand out set the threshold; see `standing_out`."""
+        """What to do where good images that stand out set the threshold; see `standing_out`."""
         found, threshold = self._find(category), self.threshold(category)
         odd = standing_out(found.scores, threshold.value) if found and threshold else []
         if not found or not odd:
             return ""
-        what = "a good image that stands" if len(odd) == 1 else f"{len(odd)} good images that stand"
-        return (
-            f"the threshold of '{category}' is set by {what} out: {found.scores[odd[0]]:.4g}, "
-            f"where the median is {np.median(found.scores):.4g}, so weaker flaws escape. The fit "
-            "names such images: take out what is flawed, or add good ones of their kind"
-        )
+        text = _named(found, odd)
+        text += f", where the median is {np.median(found.scores):.4g}"
+        text += ", so weaker flaws escape. Look at them: take out what is flawed and fit again"
+        # One more than they are out of n + 1: see `conformal`.
+        rate = math.ceil(1000 * (len(odd) + 1) / (len(found.scores) + 1)) / 1000
+        if rate < 0.5:
+            without = conformal(found.scores, rate).value
+            text += (
+                ", or leave them above the threshold, which a false-reject rate of "
+                f"{_percent(rate)} sets at {without:.4g}"
+            )
+        what = f"the threshold of '{category}'" if category in self.categories else "the threshold"
+        return f"{what} is set by {text}"
+
+    def cautions(self) -> list[str]:
+        """The cautions of all categories that have one, sorted by name."""
+        return [text for name in sorted(self.categories) if (text := self.caution(name))]
 
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""

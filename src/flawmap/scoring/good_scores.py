@@ -1,4 +1,4 @@
-"""Scores of good images as they come, and what they say of the thresholds that follow."""
+"""Scores of good images as they come."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flawmap.scoring.calibration import Calibration, CategoryCalibration, standing_out
+from flawmap.scoring.calibration import CategoryCalibration
 from flawmap.types import Sample
 
-_NAMED = 3
-"""Of the images that stand out, so many are named."""
+_KEPT = 10
+"""So many of the images with the highest scores are kept by name."""
 
 
 @dataclass
@@ -50,25 +50,13 @@ class GoodScores:
     def categories(self) -> dict[str, CategoryCalibration]:
         """What a calibration keeps of them, by category, sorted."""
         return {
-            name: CategoryCalibration(np.array(c.scores), np.array(c.peaks), c.exact)
+            name: CategoryCalibration(
+                np.array(c.scores), np.array(c.peaks), c.exact, _highest(c.paths, c.scores)
+            )
             for name, c in sorted(self._categories.items())
         }
 
-    def notes(self, calibration: Calibration) -> list[str]:
-        """A sentence for each category whose threshold is set by images that stand out."""
-        notes = []
-        for name, c in sorted(self._categories.items()):
-            threshold = calibration.threshold(name)
-            if threshold is None:
-                continue
-            odd = standing_out(c.scores, threshold.value)
-            if not odd:
-                continue
-            named = ", ".join(f"{Path(c.paths[i]).name} ({c.scores[i]:.4g})" for i in odd[:_NAMED])
-            more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-            notes.append(
-                f"the threshold of '{name}' is set by good images that stand out: {named}{more}; "
-                f"the median is {np.median(c.scores):.4g}. Look at them: with a flaw among the "
-                "good images, weaker flaws escape"
-            )
-        return notes
+
+def _highest(paths: list[str], scores: list[float]) -> tuple[str, ...]:
+    order = np.argsort(-np.asarray(scores), kind="stable")[:_KEPT]
+    return tuple(Path(paths[i]).name for i in order)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import flawmap
 from flawmap.config import Config
 from flawmap.data.check import training_findings
+from flawmap.data.odd import odd_findings
 from flawmap.data.samples import Problem, SampleTable
 from flawmap.data.verify import ImageFacts, range_findings, verify
 from flawmap.detector import Detector, Fitted
@@ -227,6 +229,7 @@ class _Fit:
             versions=_versions(),
             device=describe_device(run.fabric.device),
             precision=precision_of(run.fabric),
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
     def _taught_before(self) -> set[str]:
@@ -297,7 +300,7 @@ class _Fit:
             run.progress.note(
                 f"threshold of '{name}': {threshold.value:.4g}; {threshold.explain()}"
             )
-        for text in found.notes(calibration):
+        for text in calibration.cautions():
             run.progress.warn(text)
         return calibration
 
@@ -317,7 +320,11 @@ class _Fit:
                 share=share,
             )
         result.require(skip_bad=self.skip_bad)
-        for found in (*training_findings(table), *range_findings(result.facts, white_level)):
+        for found in (
+            *training_findings(table),
+            *range_findings(result.facts, white_level),
+            *odd_findings(result.facts, table),
+        ):
             say = self.progress.warn if found.severity == "warning" else self.progress.note
             say(f"{found.message} -> {found.hint}" if found.hint else found.message)
         if result.problems:

@@ -5,6 +5,7 @@ Source: Pirnay and Chai, InTra, arXiv 2104.13897; written from the paper.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,19 +38,19 @@ class WindowAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix (W, n, D) tokens."""
-        w, n, width = x.shape
+    def forward(self, asking: Tensor, x: Tensor) -> Tensor:
+        """What tokens find among those of their windows: (W, m, D) and (W, n, D) to (W, m, D)."""
+        w, m, width = asking.shape
         q, k, v = (
-            t.view(w, n, self.heads, -1).transpose(1, 2)  # (W, heads, n, values)
-            for t in (self.query(x), self.key(x), self.value(x))
-        )
+            t.view(w, -1, self.heads, t.shape[-1] // self.heads).transpose(1, 2)
+            for t in (self.query(asking), self.key(x), self.value(x))
+        )  # (W, heads, m or n, values)
         if x.is_cuda:
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             # With values wider than keys a CPU has no kernel of its own: this takes half the time.
             mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(w, n, width))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(w, m, width))
         return out
 
 
@@ -65,8 +66,21 @@ class WindowBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(W, n, D) tokens to as many."""
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """Mix the tokens of windows.
+
+        Args:
+            x: (W, n, D).
+            only: (W,) the one token of each window that is wanted, which takes less; None = all.
+
+        Returns:
+            (W, n, D), or (W, 1, D).
+        """
+        normed = self.norm1(x)
+        asking = normed
+        if only is not None:
+            rows = torch.arange(len(x), device=x.device)
+            x, asking = x[rows, only, None], normed[rows, only, None]
+        x = x + self.attention(asking, normed)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
