@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -41,25 +42,34 @@ def drawn_tables(
             yield name, category, draw(good, images, folder / name / category)
 
 
-def draw(paths: Sequence[str], images: int, folder: Path) -> SampleTable:
+def draw(
+    paths: Sequence[str],
+    images: int,
+    folder: Path,
+    *,
+    tested: int | None = None,
+    foreground: Literal["off", "auto"] = "off",
+) -> SampleTable:
     """Some good images to learn, and others with and without drawn defects to test.
 
     Args:
         paths: Good images.
-        images: How many of them are used; a third of these is held out for the test.
+        images: How many of them are used.
         folder: Where drawn images are written.
+        tested: How many of these are held out for the test; a third, or ten, by default.
+        foreground: auto: defects lie on the object, where one stands out.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
-    tested = chosen[: max(10, len(chosen) // 3)]
-    samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[len(tested) :]]
+    n_tested = max(10, len(chosen) // 3) if tested is None else tested
+    samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[n_tested:]]
     transform = Transform((SIDE, SIDE))
-    pictures = [as_float(transform(read_image(path))[0]) for path in tested]
+    pictures = [as_float(transform(read_image(path))[0]) for path in chosen[:n_tested]]
     for i, picture in enumerate(pictures):
         samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
         for kind, config in KINDS.items():
-            draws = Synthesis(config)
+            draws = Synthesis(config.model_copy(update={"foreground": foreground}))
             other = pictures[(i + 7) % len(pictures)]
             defect, mask = draws(picture, np.random.default_rng(1000 + i), [other])
             path = save(defect, folder / f"{i}_{kind}.png")

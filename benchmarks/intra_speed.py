@@ -12,6 +12,7 @@ computes it natively, in bfloat16. The data are random: nothing here depends on 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,27 +61,32 @@ def measured(args: argparse.Namespace, preset: str, precision: str) -> dict[str,
     images = torch.rand(args.images, 3, args.size, args.size, generator=generator)
     images = images.to(fabric.device)
 
-    def timed(what: Callable[[], Any], repeats: int = args.repeats) -> float:
-        return median_seconds(what, repeats, fabric.device)
+    def timed(*runs: Callable[[], Any]) -> list[float]:
+        """The median time of each, one after the other again and again."""
+        times = [
+            [median_seconds(run, 1, fabric.device) for run in runs] for _ in range(args.repeats)
+        ]
+        return [statistics.median(each) for each in zip(*times, strict=True)]
 
     row: dict[str, Any] = {"preset": preset, "precision": precision}
     with torch.inference_mode(), fabric.autocast():
-        once = timed(lambda: together(method, images), 4 * args.repeats)
-        each = timed(lambda: alone(method, images))
+        once, each = timed(lambda: together(method, images), lambda: alone(method, images))
         row["embed_and_gather_ms"] = round(1000 * once, 2)
         row["embed_and_gather_loop_ms"] = round(1000 * each, 2)
         row["embed_and_gather_gain"] = round(each / once, 1)
-        whole = timed(lambda: method.inpaint(images), 2)
-        loop = timed(lambda: painted_alone(method, images), 1)
+        whole, loop, maps = timed(
+            lambda: method.inpaint(images),
+            lambda: painted_alone(method, images),
+            lambda: method.anomaly_map((images,)),
+        )
         row["inpaint_ms"] = round(1000 * whole, 1)
         row["inpaint_loop_ms"] = round(1000 * loop, 1)
         row["inpaint_gain"] = round(loop / whole, 2)
         wanted, found = painted_alone(method, images[:1]), method.inpaint(images[:1])
         row["largest_difference"] = float((wanted - found).abs().max())
-        maps = timed(lambda: method.anomaly_map((images,)), 2)
         row["maps_per_second"] = round(len(images) / maps, 3)
     if not args.no_training:
-        row["steps_per_second"] = round(1 / timed(step(method, config, fabric), 2), 3)
+        row["steps_per_second"] = round(1 / timed(step(method, config, fabric))[0], 3)
         row["windows_a_step"] = config.training.batch_size * config.method.windows  # type: ignore[attr-defined]
     return row
 

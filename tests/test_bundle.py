@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from flawmap.bundle import Bundle, read, write
+from flawmap.bundle import Bundle, _digest, read, write
 from flawmap.errors import BundleError
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 
 
 @pytest.fixture
 def bundle() -> Bundle:
-    part = CategoryCalibration(np.arange(4.0), np.arange(4.0) + 1, True)
+    part = CategoryCalibration(np.arange(4.0), np.arange(4.0) + 1, True, ("a/3.png", "ü/2.png"))
     return Bundle(
         config={"seed": 1},
         models={"schraube/mutter ü": {"bank": np.arange(12, dtype=np.float32).reshape(3, 4)}},
@@ -48,10 +49,27 @@ def test_round_trip(bundle: Bundle, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.models[name]["bank"], bundle.models[name]["bank"])
     np.testing.assert_array_equal(found.encoder["stem.weight"], np.ones((2, 2)))
     np.testing.assert_array_equal(found.calibration.categories[name].peaks, [1, 2, 3, 4])
+    assert found.calibration.categories[name].highest == ("a/3.png", "ü/2.png")
     assert found.calibration.rate == 0.02
     assert found.config == {"seed": 1}
     write(replace(bundle, encoder=None), path)
     assert read(path).encoder is None
+
+
+def test_a_bundle_that_names_no_images(bundle: Bundle, tmp_path: Path) -> None:
+    """As those of before did."""
+    path = tmp_path / "a.flawmap"
+    write(bundle, path)
+    head, rest = header(path)
+    metadata = head["__metadata__"]
+    assert isinstance(metadata, dict)
+    manifest = json.loads(metadata["manifest"])
+    for category in manifest["calibration"]["categories"]:
+        del category["highest"]
+    metadata["manifest"] = json.dumps(manifest, sort_keys=True)
+    metadata["digest"] = _digest(metadata["manifest"], load_file(path))
+    rewrite(path, head, rest)
+    assert read(path).calibration.categories["schraube/mutter ü"].highest == ()
 
 
 def test_a_name_that_is_not_utf8(bundle: Bundle, tmp_path: Path) -> None:

@@ -133,3 +133,10 @@ def test_a_whole_configuration_leaves_no_room_for_options(option: str, tmp_path:
     nothing = {"separate": False, "options": []}.get(option)
     with pytest.raises(DataError, match="there is no image here"):
         fit(tmp_path, config=make_config(), **{option: nothing})
+
+
+def test_a_rate_in_percent() -> None:
+    found = make_config(overrides={"calibration.false_reject_rate": "5%"})
+    assert found.calibration.false_reject_rate == 0.05
+    with pytest.raises(ConfigError, match="must lie between 0 and 1"):
+        make_config(overrides={"calibration.false_reject_rate": "500%"})

@@ -7,7 +7,8 @@ from flawmap.quantities import rate_of, require_rate, seconds
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("5m", 300), ("90 S", 90), ("1.5h", 5400), (30, 30), (0.5, 0.5)]
+    ("text", "wanted"),
+    [("5m", 300), ("90 S", 90), ("1.5h", 5400), (30, 30), (0.5, 0.5), (1e-5, 1e-5)],
 )
 def test_durations(text: str | int, wanted: float) -> None:
     assert seconds(text) == wanted

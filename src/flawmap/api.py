@@ -62,7 +62,8 @@ def fit(
 
     Args:
         data: A folder or table file, or a table that was read already.
-        output: Where the bundle is written.
+        output: Where the bundle is written; one that is there is kept beside it, with `.old` behind
+            its name.
         method: A name that `flawmap methods` lists, or "auto", the default: it chooses the method
             and what goes with it by the images, the device and the time; see `flawmap.auto`.
         encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
@@ -141,6 +142,8 @@ def fit(
     if output is not None:
         path = as_path(output)
         require_writable(path, "--output", own=is_bundle)
+        if replaces := is_bundle(path):
+            require_writable(older(path), "--output", own=is_bundle)
         with _alone(path):
             detector = fit_table(
                 data,
@@ -154,7 +157,6 @@ def fit(
             if not detector.fabric.is_global_zero:
                 # One of the processes that torchrun started: the first one has all that is kept.
                 return detector
-            replaces = path.exists()
             detector.save(path, keep_old=True)
             if replaces and progress is not None:
                 progress.note(f"the model that was there is kept: {older(path)}")

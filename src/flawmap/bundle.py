@@ -64,7 +64,7 @@ def write(bundle: Bundle, path: Path, *, keep_old: bool = False) -> None:
     Args:
         bundle: What is written.
         path: The file.
-        keep_old: Leave a file that is there under the name that `older` gives.
+        keep_old: Leave a bundle that is there under the name that `older` gives.
 
     Raises:
         BundleError: The disk is full or the folder cannot be written.
@@ -104,7 +104,7 @@ def write(bundle: Bundle, path: Path, *, keep_old: bool = False) -> None:
         lambda p: save_file(tensors, p, metadata=metadata),
         path,
         error=BundleError,
-        keep=older(path) if keep_old else None,
+        keep=older(path) if keep_old and is_bundle(path) else None,
     )
 
 

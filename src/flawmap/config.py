@@ -29,6 +29,7 @@ from pydantic_core import ErrorDetails
 from flawmap.errors import ConfigError, nearest
 from flawmap.files import as_path
 from flawmap.idle import require_effect
+from flawmap.quantities import rate_of
 from flawmap.registry import METHODS
 from flawmap.resources import DeviceName
 
@@ -218,11 +219,15 @@ class ScoringConfig(Section):
     """Regions with fewer px of the source image are not reported."""
 
 
+def _percent(value: Any) -> Any:
+    return rate_of(value) if isinstance(value, str) and "%" in value else value
+
+
 class CalibrationConfig(Section):
     """How the threshold is set, from good images alone."""
 
-    false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
-    """Share of good parts that may raise the alarm."""
+    false_reject_rate: Annotated[float, BeforeValidator(_percent)] = Field(default=0.01, gt=0, lt=1)
+    """Share of good parts that may raise the alarm; 1% is 0.01."""
     strategy: Annotated[Literal["auto", "holdout", "leave-one-out", "off"], OFF] = "auto"
     """holdout: keep `fraction` of the good images out of the fit; the guarantee is exact.
     leave-one-out: score every good image as if it had not been learnt (where the method can).
@@ -459,7 +464,7 @@ def _plain(message: str) -> str:
     """What pydantic says of a value, as what is expected of it."""
     text = message.removeprefix("Value error, ").removeprefix("Input should be ")
     text = text.split(", unable to parse")[0]
-    return text.replace("a valid tuple", "several values in brackets, such as [256, 256]")
+    return text.replace("a valid tuple", "several values in brackets, such as [a, b]")
 
 
 def explain(

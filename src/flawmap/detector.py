@@ -22,7 +22,8 @@ import flawmap
 from flawmap import bundle as bundles
 from flawmap.config import Config, EncoderConfig, validate
 from flawmap.data.images import read_image, to_rgb
-from flawmap.data.loader import Watch, load_batches, stack
+from flawmap.data.loader import load_batches, stack
+from flawmap.data.pictures import Pictures, Watch
 from flawmap.data.pool import map_in_threads
 from flawmap.data.samples import list_images
 from flawmap.data.transform import Transform
@@ -71,7 +72,7 @@ class Source:
 
     Attributes:
         path: As it was given.
-        digest: SHA-256 over all that the file holds; it stands in the file's header too.
+        digest: SHA-256 over what the file holds, as it stands in its header.
     """
 
     path: str
@@ -126,7 +127,7 @@ class Detector:
         return self.scorer.calibration
 
     def with_calibration(self, calibration: Calibration) -> Detector:
-        """The same detector with other thresholds."""
+        """The same detector with other thresholds; it is that of no file."""
         return Detector(
             config=self.config,
             encoder=self.encoder,
@@ -221,6 +222,7 @@ class Detector:
         batch_size: int | None = None,
         numbers: Mapping[str, int] | None = None,
         watch: Watch | None = None,
+        kept: Pictures | None = None,
     ) -> Generator[tuple[Sample, Geometry, RawMap], None, None]:
         """Raw maps of images, in their order.
 
@@ -230,8 +232,12 @@ class Detector:
             numbers: Numbers of images of the fit by path; each is then scored as if it had not
                 been learnt.
             watch: As for `load_batches`.
+            kept: As for `load_batches`.
         """
-        with closing(self._batches(samples, batch_size, watch)) as batches, one_blas_thread():
+        with (
+            closing(self._batches(samples, batch_size, watch, kept)) as batches,
+            one_blas_thread(),
+        ):
             for batch in batches:
                 yield from self._raw(batch, numbers)
 
@@ -269,7 +275,11 @@ class Detector:
                     yield sample, found[row]
 
     def _batches(
-        self, samples: Sequence[Sample], batch_size: int | None, watch: Watch | None
+        self,
+        samples: Sequence[Sample],
+        batch_size: int | None,
+        watch: Watch | None,
+        kept: Pictures | None = None,
     ) -> Generator[Batch, None, None]:
         return load_batches(
             samples,
@@ -278,6 +288,7 @@ class Detector:
             threads=self.config.training.threads or None,
             white_level=self.config.data.white_level,
             watch=watch,
+            kept=kept,
         )
 
     def _images(self, batch: Batch, rows: list[int]) -> Tensor:

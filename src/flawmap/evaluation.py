@@ -284,11 +284,12 @@ class _Scored:
             )
         if text := self.detector.calibration.caution(self.category):
             notes.append(text)
-        if missing := [w for w, n in (("good images", 0), ("defects", 1)) if not _has(samples, n)]:
-            notes.append(
-                f"'{self.category}': the test holds no {missing[0]}, so AUROC and the other "
-                "metrics that need both are undefined"
-            )
+        for label, what in enumerate(("good images", "defects")):
+            if not any(s.label == label for s in samples):
+                notes.append(
+                    f"'{self.category}': the test holds no {what}, so AUROC and the other metrics "
+                    "that need them are undefined"
+                )
         unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
         if unmasked:
             notes.append(
@@ -304,10 +305,6 @@ class _Scored:
             self._pixel_threshold,
             cropped=self._cropped,
         )
-
-
-def _has(samples: Sequence[Sample], label: int) -> bool:
-    return any(s.label == label for s in samples)
 
 
 def _why_undefined(

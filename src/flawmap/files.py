@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ def atomic_path(
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".flawmap-{secrets.token_hex(4)}"
+        temporary = _spare_beside(target)
         # Made with the rights of any other new file, and never over another one.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
@@ -37,7 +38,7 @@ def atomic_path(
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if keep is not None:
+        if keep is not None and target.exists():
             _keep(target, keep)
         temporary.replace(target)
     except OSError as reason:
@@ -57,15 +58,22 @@ def atomic_path(
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Let a file be found under another name, if there is one, and until then under its own."""
-    if not path.exists():
-        return
-    kept.unlink(missing_ok=True)
+    """Give a file a second name; another file of that name is replaced."""
+    spare = _spare_beside(kept)
     try:
-        kept.hardlink_to(path)
-    except OSError:
-        # Not every file system can give a file a second name.
-        path.replace(kept)
+        try:
+            spare.hardlink_to(path)
+        except OSError:
+            # Not every file system can give a file a second name.
+            shutil.copy2(path, spare)
+        spare.replace(kept)
+    finally:
+        with suppress(OSError):
+            spare.unlink()
+
+
+def _spare_beside(path: Path) -> Path:
+    return path.parent / f".flawmap-{secrets.token_hex(4)}"
 
 
 class FolderLock:

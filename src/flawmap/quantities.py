@@ -10,36 +10,44 @@ from flawmap.errors import ConfigError
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def rate_of(text: str) -> float:
-    """A false-reject rate as people write it: 0.01 or 1%.
+_RATE = "false-reject rate"
+
+
+def rate_of(text: str | float, *, what: str = _RATE, where: str = "--false-reject-rate") -> float:
+    """A share of things as people write it: 0.01 or 1%.
+
+    Args:
+        text: What somebody wrote.
+        what: The share.
+        where: The option.
 
     Raises:
         ConfigError: It is no number, or lies outside (0, 1).
     """
-    number, percent, rest = text.strip().partition("%")
+    number, percent, rest = str(text).strip().partition("%")
     try:
         rate = float(number) / 100 if percent else float(number)
     except ValueError:
         rate = math.nan
-    require_rate(math.nan if rest else rate, text)
+    _require_share(math.nan if rest else rate, text, what, where)
     return rate
 
 
-def require_rate(rate: float, given: str | float | None = None) -> None:
+def require_rate(rate: float) -> None:
     """A false-reject rate that can be asked for.
-
-    Args:
-        rate: The share of good parts.
-        given: What somebody wrote, where it differs.
 
     Raises:
         ConfigError: It lies outside (0, 1).
     """
-    if not 0 < rate < 1:
+    _require_share(rate, rate, _RATE, "--false-reject-rate")
+
+
+def _require_share(share: float, given: str | float, what: str, where: str) -> None:
+    if not 0 < share < 1:
         raise ConfigError(
-            "the false-reject rate must lie between 0 and 1",
-            where="--false-reject-rate",
-            given=rate if given is None else given,
+            f"the {what} must lie between 0 and 1",
+            where=where,
+            given=given,
             expected="for example 0.01, or 1%",
         )
 
@@ -50,7 +58,7 @@ def seconds(text: str | float) -> float:
     Raises:
         ConfigError: The text is no positive duration.
     """
-    given = f"{text}s" if isinstance(text, int | float) else text
+    given = text if isinstance(text, str) else f"{float(text):f}s"
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", given.lower())
     if not match or float(match[1]) <= 0:
         raise ConfigError(

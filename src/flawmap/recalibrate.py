@@ -91,7 +91,8 @@ def calibrate(
         bundle: The file that a fit wrote.
         data: Good images; defects in it are never looked at.
         false_reject_rate: Share of good parts that may raise the alarm; unchanged by default.
-        output: Where the bundle is written; in place by default.
+        output: Where the bundle is written; in place by default. With data a bundle that is there
+            is kept beside it, with `.old` behind its name.
         format: The layout of `data`; recognised by default.
         category: The product of `data`, when its folder has another name.
         skip_bad: Leave unreadable images out instead of refusing.
@@ -117,6 +118,9 @@ def calibrate(
     path = as_path(bundle)
     target = path if output is None else as_path(output)
     require_writable(target, "--output", own=lambda p: p == path or bundles.is_bundle(p))
+    # A rate can be set back; scores that others take the place of cannot.
+    if keep := data is not None and bundles.is_bundle(target):
+        require_writable(bundles.older(target), "--output", own=bundles.is_bundle)
     found = bundles.read(path)
     old = found.calibration
     rate = old.rate if false_reject_rate is None else false_reject_rate
@@ -136,8 +140,6 @@ def calibrate(
             return _measure(found, path, samples, device, encoder_weights, progress or Silent())
 
         new = _measured_anew(found, data, rate, category, skip_bad, measure)
-    # A rate can be set back; scores that others take the place of cannot.
-    keep = data is not None and target.exists()
     bundles.write(_with(found, new.calibration, new.measured_on), target, keep_old=keep)
     kept = (f"the model that was there is kept: {bundles.older(target)}",) if keep else ()
     return Recalibration(
@@ -236,11 +238,11 @@ def _good_images(
         distinct.setdefault((fact.sample.category, fact.pixels), fact.sample)
     good = list(distinct.values())
     if copies := len(unseen) - len(good):
-        notes.append(f"{copies} exact copies of other good images are left out")
+        what = counted(copies, "exact copy", "exact copies")
+        notes.append(f"{what} of other good images {'is' if copies == 1 else 'are'} left out")
     if left_out := len(checked.facts) - len(unseen):
-        notes.append(
-            f"{left_out} images that the detector has learnt are left out: they would score too low"
-        )
+        what = counted(left_out, "image that the detector has", "images that the detector has")
+        notes.append(f"left out: {what} learnt, which would score too low")
     if any(s.split == "test" for s in good):
         notes.append(
             "images of the test split set the thresholds: an evaluation on that split is no longer "
@@ -256,7 +258,7 @@ def _good_images(
     unreadable = [(p.path, p.reason) for p in checked.problems]
     named = _named(table, good, tuple(fitted.get("categories", ())), category)
     if others := len(good) - len(named):
-        notes.append(f"{others} good images of other products are left out")
+        notes.append(f"left out: {counted(others, 'good image')} of other products")
     return named, unreadable
 
 

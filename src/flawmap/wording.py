@@ -28,6 +28,16 @@ def few(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def precision_word(name: str) -> str:
+    """A precision for people.
+
+    Example:
+        >>> precision_word("32-true")
+        'float32'
+    """
+    return {"32-true": "float32", "bf16-mixed": "bfloat16"}.get(name, name)
+
+
 def counted(n: int, one: str, many: str | None = None) -> str:
     """A number with its noun.
 

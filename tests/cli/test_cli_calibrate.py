@@ -221,7 +221,7 @@ def test_images_of_other_products_are_left_out_and_counted(tmp_path: Path) -> No
     table.write_text("\n".join(rows))
     found = calibrate(model, table, category="screw")
     assert list(bundles.read(model).calibration.categories["screw"].scores) == [10]
-    assert "2 good images of other products are left out" in found.notes
+    assert "left out: 2 good images of other products" in found.notes
 
 
 @pytest.mark.usefixtures("brightness")
@@ -239,7 +239,9 @@ def test_of_the_data_of_the_fit_only_what_was_not_learnt_counts(tmp_path: Path) 
     model = write_bundle(tmp_path / "m.flawmap", learnt_pictures=learnt)
     result = calibrate(model, data)
     assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [20, 40]
-    assert any(n.startswith("2 images that the detector has learnt") for n in result.notes)
+    assert any(
+        n.startswith("left out: 2 images that the detector has learnt") for n in result.notes
+    )
     assert any("test split" in n for n in result.notes)
     # A copy under another name, in another folder and another format, was learnt as well.
     other = tmp_path / "more" / "cable"

@@ -25,6 +25,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             encoder=SimpleNamespace(name="lite0"),
             separate=False,
             chosen=("patchcore: for a reason",),
+            calibration=SimpleNamespace(strategy="auto"),
         ),
         categories=("cable", "screw"),
         calibration=Calibration(0.01, {"screw": CategoryCalibration(scores, scores, True)}),

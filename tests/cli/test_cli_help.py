@@ -22,6 +22,7 @@ COMMANDS = (
     "predict",
     "calibrate",
     "inspect",
+    "split",
     "synthesise",
     "methods",
     "encoders",

@@ -53,6 +53,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "method.heads": 2,
         "method.windows": 8,
         "method.mean_filter": 5,
+        # What is found at the end of the fit.
+        "method.map": "squared",
         "training.iterations": 150,
         "training.batch_size": 4,
         "training.validate_every": 50,

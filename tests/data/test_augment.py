@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from flawmap.data.augment import random_views
+from flawmap.data.augment import random_turns, random_views
 
 
 def draw(seed: int) -> torch.Generator:
@@ -48,3 +48,19 @@ def test_grey_stays_grey_and_small_changes_stay_small() -> None:
     views = random_views(flat, draw(0))
     assert float((views - views[:, :1]).abs().max()) < 1e-6
     assert 0.44 < float(views.min()) < float(views.max()) < 0.56
+
+
+def test_images_are_turned_and_mirrored_as_a_whole() -> None:
+    image = torch.rand(1, 3, 40, 40, generator=draw(0))
+    every = [i.rot90(q, (2, 3)) for i in (image, image.flip(3)) for q in range(4)]
+    torch.manual_seed(0)
+    seen = set()
+    for view in random_turns(image.repeat(64, 1, 1, 1), rotations=True, flips=True):
+        (which,) = [n for n, e in enumerate(every) if torch.equal(e[0], view)]
+        seen.add(which)
+    assert seen == set(range(8))
+    wide = torch.rand(1, 3, 40, 48, generator=draw(0))
+    views = random_turns(wide.repeat(32, 1, 1, 1), rotations=True, flips=False)
+    turned = wide.rot90(2, (2, 3))[0]
+    assert 4 < sum(torch.equal(v, turned) for v in views) < 28
+    assert random_turns(image, rotations=False, flips=False) is image

@@ -188,15 +188,27 @@ class TestOddOnes:
         Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
         Image.fromarray(pixels).convert("RGBA").save(tmp_path / "clear.png")
         Image.fromarray(pixels.transpose(1, 0, 2).copy()).save(tmp_path / "turned.png")
+        deep = np.full((12, 8), 40_000, dtype=np.uint16)
+        deep[0, 0] = 0
+        Image.fromarray(deep).save(tmp_path / "deep.png")
         result = inspect(tmp_path)
         name = tmp_path.name
         for words in (
-            f"1 of 23 images of '{name}' is grey, most are in colour: grey.png",
-            f"1 of 23 images of '{name}' is transparent, most are opaque: clear.png",
-            f"1 of 23 images of '{name}' is of another shape than most, such as 8 x 12 px: turned",
+            f"2 of 24 images of '{name}' are grey, most are in colour: deep.png, grey.png",
+            f"1 of 24 images of '{name}' is stored with 16 bits a channel, most are stored with 8",
+            f"1 of 24 images of '{name}' is transparent, most are opaque: clear.png",
+            f"1 of 24 images of '{name}' is of another shape; 8 x 12 px is usual: turned.png",
         ):
             found(result, "warning", words)
-        assert sum("most" in p.message for p in result.problems) == 3
+        assert sum("of 24 images" in p.message for p in result.problems) == 4
+
+    def test_images_of_the_test_are_left_aside(self, mvtec: Path) -> None:
+        """They are not learnt, and set no threshold."""
+        path = next((mvtec / "test").rglob("*.png"))
+        with Image.open(path) as image:
+            grey = image.convert("L")
+        grey.save(path)
+        assert not [p for p in inspect(mvtec).problems if "most are" in p.message]
 
     def test_two_usual_forms_are_not_odd(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)

@@ -128,6 +128,20 @@ class TestFolders:
         }
         assert read_data(tmp_path, categories=["bolt"]).categories == ("bolt",)
 
+    def test_plain_folders_may_show_one_product(
+        self, tmp_path: Path, write_image: WriteImage
+    ) -> None:
+        for name in ("2024-01/1.png", "2024-02/2.png"):
+            write_image(tmp_path / name)
+        (note,) = read_data(tmp_path).notes
+        assert "each of 2 folders is read as a product: 2024-01, 2024-02" in note
+        assert "--format folder" in note
+        assert read_data(tmp_path, format="folder").categories == (tmp_path.name,)
+        write_image(tmp_path / "2024-02" / "good" / "3.png")
+        write_image(tmp_path / "2024-02" / "ng" / "4.png")
+        (tmp_path / "2024-02" / "2.png").unlink()
+        assert read_data(tmp_path).notes == ()
+
     def test_deeper_nesting_is_explained(self, tmp_path: Path, write_image: WriteImage) -> None:
         write_image(tmp_path / "bolt" / "line1" / "1.png")
         with pytest.raises(DataError, match="unknown or ambiguous"):
@@ -487,28 +501,43 @@ class TestTable:
         assert "line 4: mask is 3, expected a path or a list of paths" in message
 
     @pytest.mark.parametrize(
-        "text",
+        ("column", "values"),
         [
-            "path,class\nimages/a.png,OK\nimages/b.png,NG\n",
-            "path,verdict\nimages/a.png,\nimages/b.png,n.i.O.\n",
-            "path,ok\nimages/a.png,1\nimages/b.png,0\n",
+            ("class", ("OK", "NG")),
+            ("verdict", ("", "n.i.O.")),
+            ("state", ("?", "NG")),
+            ("kind", ("good", "scratch")),
+            ("ok", ("1", "0")),
+            ("is_ng", ("true", "true")),
+            ("target", ("0", "1")),
         ],
     )
-    def test_verdicts_under_another_name_are_refused(self, images: Path, text: str) -> None:
+    def test_verdicts_under_another_name_are_refused(
+        self, images: Path, column: str, values: tuple[str, str]
+    ) -> None:
+        rows = list(zip(("images/a.png", "images/b.png"), values, strict=True))
+        lines = "".join(f"{path},{value}\n" for path, value in rows)
+        text = f"path,{column}\n{lines}"
         with pytest.raises(DataError, match="seems to tell good from defective") as error:
             self.read(images, text)
         assert "rename the column to 'label'" in str(error.value)
-        lines = [line.split(",") for line in text.split()]
-        rows = [json.dumps({"path": a, lines[0][1]: b}) for a, b in lines[1:]]
-        (images / "t.jsonl").write_text("\n".join(rows))
+        objects = [json.dumps({"path": path, column: value}) for path, value in rows]
+        (images / "t.jsonl").write_text("\n".join(objects))
         with pytest.raises(DataError, match="seems to tell good from defective"):
             read_data(images / "t.jsonl")
+        # Nothing of it is learnt by who scores these images, or measures with them.
+        assert len(find_images([images / "t.jsonl"]).samples) == 2
+        tested = "".join(f"{path},{value},test\n" for path, value in rows)
+        (images / "t.csv").write_text(f"path,{column},split\n{tested}")
+        found = find_images([images / "t.csv"])
+        assert len(found.samples) == 2
 
     @pytest.mark.parametrize(
         "text",
         [
             "path,class\nimages/a.png,bolt\nimages/b.png,nut\n",
             "path,shift\nimages/a.png,good\nimages/b.png,good\n",
+            "path,camera\nimages/a.png,0\nimages/b.png,1\n",
             "path,label,class\nimages/a.png,good,NG\nimages/b.png,good,OK\n",
         ],
     )

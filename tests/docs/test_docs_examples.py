@@ -40,6 +40,7 @@ COMMANDS = (
     "predict",
     "calibrate",
     "inspect",
+    "split",
     "synthesise",
     "methods",
     "encoders",

@@ -24,6 +24,11 @@ def test_all_mistakes_are_named(make: Any, promise: Any) -> None:
     assert rejected.index("0.8") < rejected.index("0.6")
     right = [make.image(0.9, 1, written=False), make.image(0.1, 0, written=False)]
     assert mistakes(make.result(right, promise), "") == ""
+    many = [make.image(0.1 + i / 1e4, 1, file=f"{i}.png", written=False) for i in range(250)]
+    text = mistakes(make.result(many, promise), str(make.folder))
+    assert "250 missed defects, by name" in text
+    assert text.count("<tr>") == 1 + 200
+    assert "and 50 more" in text
 
 
 def test_what_other_thresholds_would_decide(make: Any, promise: Any) -> None:
@@ -37,9 +42,12 @@ def test_what_other_thresholds_would_decide(make: Any, promise: Any) -> None:
     assert 'class="now"' in next(row for row in rows if ">0.5<" in row)
     # One good image of 24 above: the highest but one is 0.4.
     row = next(row for row in rows if ">0.4<" in row)
-    assert ">8%<" in row
+    assert ">10%<" in row
+    assert "at most 8%" in row
     assert "0 of 3" in row
     assert "1 of 3" in row
+    # Too few for less than 4%: said, whatever is asked for.
+    assert "at most 4%" in next(row for row in rows if ">0.5<" in row)
     no_threshold = make.result(images, None)
     assert other_thresholds(Calibration(0.01, part), "part", no_threshold) == ""
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flawmap.detector import Source
 from flawmap.errors import ExportError
 from flawmap.report import write_report
 from flawmap.report.page import render
@@ -280,8 +281,13 @@ def test_where_the_figures_come_from(detector: Any, usual: Any) -> None:
     }
     usual.data["skipped"] = [["test/bad.png", "empty"], ["test/gone.png", "a link"]]
     now = datetime(2030, 1, 2, 3, 4, tzinfo=timezone.utc)
+    detector.source = Source("models/part <1>.flawmap", "d" * 64)
     page = Page(render(detector, usual, now=now))
     for expected in (
+        "part <1>.flawmap: patchcore on lite0, 2030-01-02 03:04 UTC",
+        "models/part <1>.flawmap",
+        "d" * 64,
+        "2026-01-02T03:04:05+00:00",
         "patchcore on lite0, 2030-01-02 03:04 UTC",
         "a note & more",
         "1 file skipped in the fit",

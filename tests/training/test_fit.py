@@ -8,16 +8,18 @@ import signal
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 import flawmap
 from flawmap.config import make_config
-from flawmap.data import read_data
+from flawmap.data import loader, read_data
 from flawmap.errors import ConfigError, DataError, FitError, FlawmapWarning
 from flawmap.files import FolderLock
 from flawmap.progress import Silent
@@ -267,3 +269,53 @@ def test_a_bundle_that_another_fit_writes_is_left_alone(rings: Path, tmp_path: P
     other.close()
     flawmap.fit(rings, output=tmp_path / "model.flawmap", method="patchcore", options=options)
     assert [p.name for p in tmp_path.iterdir()] == ["model.flawmap"]
+
+
+def test_a_model_that_is_replaced_is_kept(rings: Path, tmp_path: Path) -> None:
+    options = {"method.coreset_ratio": 1.0, "data.size": 64}
+    model, old = tmp_path / "part.flawmap", tmp_path / "part.flawmap.old"
+    # A file of nothing may be written over, and is nothing to keep.
+    model.touch()
+    shown = Notes()
+    flawmap.fit(rings, output=model, method="patchcore", options=options, progress=shown)
+    assert not old.exists()
+    first = model.read_bytes()
+    flawmap.fit(rings, output=model, method="patchcore", options=options, progress=shown)
+    assert old.read_bytes() == first
+    assert [n for n in shown.texts if "is kept" in n] == [
+        f"the model that was there is kept: {old}"
+    ]
+    old.unlink()
+    old.write_text("a list of mine")
+    with pytest.raises(ConfigError) as error:
+        flawmap.fit(rings, output=model, method="patchcore", options=options)
+    assert str(old) in str(error.value)
+    assert old.read_text() == "a list of mine"
+
+
+def test_a_model_says_when_it_was_fitted_and_what_file_it_is(rings: Path, tmp_path: Path) -> None:
+    options = {"method.coreset_ratio": 1.0, "data.size": 64}
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    fitted = flawmap.fit(
+        rings, output=tmp_path / "part.flawmap", method="patchcore", options=options
+    )
+    assert fitted.source is None
+    found = flawmap.load(tmp_path / "part.flawmap")
+    when = datetime.fromisoformat(found.fitted.finished)
+    assert before <= when <= datetime.now(timezone.utc)
+    assert found.source is not None
+    assert found.source.path == str(tmp_path / "part.flawmap")
+    with safe_open(tmp_path / "part.flawmap", framework="np") as file:
+        assert found.source.digest == file.metadata()["digest"]
+    data = flawmap.evaluate(found, rings).data
+    assert data["model"] == {"path": found.source.path, "digest": found.source.digest}
+
+
+def test_each_image_of_a_fit_is_decoded_once(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(loader, "read_image", lambda path, **_: read.append(path))
+    options = {"method.coreset_ratio": 1.0, "data.size": 64}
+    # Learnt, and scored as if not learnt, from what was decoded when all were looked at.
+    found = flawmap.fit(rings, method="patchcore", options=options)
+    assert found.calibration.categories
+    assert read == []

@@ -10,6 +10,7 @@ import typer
 from flawmap.cli import options, show
 from flawmap.files import as_path
 from flawmap.progress import duration
+from flawmap.wording import precision_word
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -129,10 +130,7 @@ def run(
     if json:
         show.json_out(summary(detector, output))
     else:
-        _print(detector, output, data)
-
-
-_PRECISIONS = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+        _print(detector, output, data, quiet)
 
 
 def summary(detector: Detector, output: Path) -> dict[str, Any]:
@@ -164,7 +162,7 @@ def summary(detector: Detector, output: Path) -> dict[str, Any]:
     }
 
 
-def _print(detector: Detector, output: Path, data: Path) -> None:
+def _print(detector: Detector, output: Path, data: Path, quiet: bool) -> None:
     facts = summary(detector, output)
     images, seconds = facts["images"], facts["seconds"]
     show.out(f"{output}  {show.size(facts['bytes'])}")
@@ -179,11 +177,15 @@ def _print(detector: Detector, output: Path, data: Path) -> None:
         show.out(f"    skipped {skipped['path']}: {skipped['reason']}")
     parts = ", ".join(f"{stage} {duration(spent)}" for stage, spent in seconds.items())
     show.out(f"  time        {duration(sum(seconds.values()))} ({parts})")
-    show.out(f"  device      {facts['device']}, {_PRECISIONS[facts['precision']]}")
+    show.out(f"  device      {facts['device']}, {precision_word(facts['precision'])}")
     show.out("  thresholds")
     thresholds = detector.calibration.thresholds()
+    off = detector.config.calibration.strategy == "off"
+    why = "calibration.strategy=off" if off else "too few good images"
     for name in facts["categories"]:
-        show.out(f"    {name}: {show.promise(thresholds.get(name))}")
+        show.out(f"    {name}: {show.promise(thresholds.get(name), why)}")
+    if quiet:
+        return
     show.note("")
     if detector.fitted.data.get("test_images"):
         show.note("measure it on the test images:")

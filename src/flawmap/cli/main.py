@@ -21,6 +21,7 @@ from flawmap.cli import (
     inspect,
     methods,
     predict,
+    split,
     synthesise,
 )
 from flawmap.cli.errors import (
@@ -83,7 +84,7 @@ def _common(
 
 
 for _module in (
-    *(fit, evaluate, predict, calibrate, inspect, synthesise),
+    *(fit, evaluate, predict, calibrate, inspect, split, synthesise),
     *(methods, encoders, demo, doctor),
 ):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.run)
@@ -139,13 +140,16 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _failed(error, debug=debug, wants_json=wants_json)
     if code == INTERRUPTED:
-        again = (
-            "; the same command with --resume goes on (a one-pass method begins anew)"
-            if "fit" in rest[:1]
-            else ""
-        )
-        note(f"stopped{again}; what was written before is complete")
+        note(_STOPPED.get(rest[0] if rest else "", "stopped"))
     return code if isinstance(code, int) else 0
+
+
+_STOPPED = {
+    "fit": "stopped; the same command with --resume goes on (a one-pass method begins anew)",
+    "predict": "stopped; what was written before is complete",
+    "bench": "stopped; what is finished is kept, and the same command goes on",
+}
+"""What is left after Ctrl-C."""
 
 
 def _failed(error: Exception, *, debug: bool, wants_json: bool) -> int:

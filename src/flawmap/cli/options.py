@@ -50,7 +50,7 @@ FalseRejectRate = Annotated[
         parser=rate_of,
         metavar="RATE",
         help="Share of good parts that may raise the alarm: 0.01 or 1%. "
-        "[default: 0.01; at 'calibrate', unchanged]",
+        "[default: 1% at 'fit', else unchanged]",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only warnings.")]

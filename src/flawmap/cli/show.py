@@ -139,10 +139,11 @@ def size(n: float) -> str:
     return f"{n:.1f} GB"
 
 
-def promise(threshold: Threshold | None) -> str:
-    """A threshold in one line."""
+def promise(threshold: Threshold | None, why: str = "") -> str:
+    """A threshold in one line, or how to get one."""
     if threshold is None:
-        return "no threshold: too few good images, or calibration.strategy=off"
+        because = f": {why}" if why else ""
+        return f"no threshold{because}; flawmap calibrate MODEL GOOD_IMAGES sets one"
     return f"{threshold.value:.4g}; {threshold.explain()}"
 
 

@@ -50,6 +50,27 @@ def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
     return (grey + (views - grey) * saturation).clamp(0, 1)
 
 
+def random_turns(images: Tensor, *, rotations: bool, flips: bool) -> Tensor:
+    """Turn and mirror every image of a batch on its own; torch's generator of the CPU draws.
+
+    Args:
+        images: (B, 3, H, W).
+        rotations: Turn by quarters; by halves what is not square.
+        flips: Mirror left to right.
+
+    Returns:
+        As many, of the same size.
+    """
+    n, square = len(images), images.shape[-2] == images.shape[-1]
+    quarters = torch.randint(4, (n,)).tolist() if rotations else [0] * n
+    mirrored = torch.randint(2, (n,)).tolist() if flips else [0] * n
+    varied = []
+    for image, q, mirror in zip(images, quarters, mirrored, strict=True):
+        turned = image.rot90(q if square else q // 2 * 2, (1, 2))
+        varied.append(turned.flip(2) if mirror else turned)
+    return torch.stack(varied) if rotations or flips else images
+
+
 def _grey(images: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
     return torch.einsum("bchw,c->bhw", images, weights).unsqueeze(1)

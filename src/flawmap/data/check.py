@@ -129,6 +129,14 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
             "say that they are good, or move them to the test split",
             tuple(unknown),
         )
+    if table.unread_verdict and training and any(taught.values()):
+        yield Finding(
+            "error",
+            "no image has a label, so all would be learnt as good; but a column seems to tell good "
+            f"from defective: {table.unread_verdict}",
+            "rename the column to 'label', with the values good and defect; one that means "
+            "something else, rename otherwise or drop",
+        )
     if table.orphan_masks:
         count = counted(len(table.orphan_masks), "mask has", "masks have")
         yield Finding(
@@ -234,7 +242,9 @@ def _test_notes(table: SampleTable) -> Iterable[Finding]:
                 "note",
                 f"category '{shown(category)}' has no {kind} test images: AUROC and the other "
                 "metrics need both",
-                f"add {kind} images to the test split (layout mvtec, or a table)",
+                "flawmap split keeps some good images for the test"
+                if not good
+                else "add defects to the test split (layout mvtec, or a table)",
             )
         bare = [s.path for s in defects if not s.masks]
         if bare and len(bare) == len(defects):

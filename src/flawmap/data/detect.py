@@ -104,6 +104,7 @@ def read_joined(
         judged_apart={k: v for t in tables for k, v in t.judged_apart.items()},
         owners={k: v for t in tables for k, v in t.owners.items()},
         unsorted_training=any(t.unsorted_training for t in tables),
+        unread_verdict=next((t.unread_verdict for t in tables if t.unread_verdict), ""),
         one_vs_rest=any(t.one_vs_rest for t in tables),
     )
     if categories is not None:

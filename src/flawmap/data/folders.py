@@ -10,7 +10,7 @@ from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.words import meaning
 from flawmap.errors import DataError
 from flawmap.types import Sample
-from flawmap.wording import counted, listed, shown
+from flawmap.wording import counted, few, listed, shown
 
 
 class Folders:
@@ -61,7 +61,14 @@ class Folders:
         for name, product in products.items():
             samples += read_product(lister, root / name, product, category=name)
         owners = {str(root / name): name for name in products}
-        return table_of(self, root, samples, lister, owners=owners)
+        notes = []
+        # Folders of dates or shifts look the same.
+        if len(products) > 1 and all(sample.label == 0 for sample in samples):
+            notes.append(
+                f"each of {len(products)} folders is read as a product: "
+                f"{few([shown(name) for name in products])}; if they show one, add --format folder"
+            )
+        return table_of(self, root, samples, lister, notes=notes, owners=owners)
 
 
 def _products(lister: Lister, root: Path, names: list[str]) -> dict[str, Product]:

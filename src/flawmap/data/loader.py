@@ -13,14 +13,12 @@ import numpy as np
 import torch
 
 from flawmap.data.images import RgbArray, as_float, read_image
+from flawmap.data.pictures import Pictures, Watch
 from flawmap.data.pool import map_in_threads
 from flawmap.data.transform import Transform
 from flawmap.errors import ConfigError
 from flawmap.resources import default_threads
 from flawmap.types import Batch, Geometry, Sample
-
-Watch = Callable[[Sample, RgbArray], None]
-"""Is shown an image, upright RGB, before it is brought to another size."""
 
 
 def load_batches(
@@ -31,6 +29,7 @@ def load_batches(
     threads: int | None = None,
     white_level: int | None = None,
     watch: Watch | None = None,
+    kept: Pictures | None = None,
 ) -> Generator[Batch, None, None]:
     """Decode and transform images and give them in batches.
 
@@ -44,6 +43,8 @@ def load_batches(
         threads: Number of threads; None is the number of cores, at most 8.
         white_level: As for `images.read_image`.
         watch: Is shown every image as it was decoded, in the threads.
+        kept: Images of the same transform and white level that need not be decoded again; they
+            are not watched.
 
     Yields:
         Batches with (B, 3, H, W) float32 images in [0, 1], channels last in memory.
@@ -57,6 +58,9 @@ def load_batches(
             raise ConfigError(f"{name} must be positive", where=name, given=value)
 
     def load(sample: Sample) -> tuple[RgbArray, Geometry, Sample]:
+        known = None if kept is None else kept.get(sample.path)
+        if known is not None:
+            return *known, sample
         image = read_image(sample.path, white_level=white_level)
         if watch is not None:
             watch(sample, image)

@@ -6,14 +6,13 @@ out it may set the threshold.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median_low
 
 from flawmap.data.check import Finding
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import ImageFacts
-from flawmap.types import categories_of
 from flawmap.wording import shown
 
 _OTHER_SHAPE = 1.15
@@ -37,14 +36,17 @@ _TRAITS: tuple[Callable[[ImageFacts], str], ...] = (
 
 
 def odd_findings(facts: Sequence[ImageFacts], table: SampleTable) -> Iterable[Finding]:
-    """A warning for each product and way in which some of its images differ from most.
+    """A warning for each product and way in which some good images of it differ from most.
 
     Args:
-        facts: What decoding showed of the images.
+        facts: What decoding showed of the images; those of the test are left aside.
         table: Where they come from.
     """
-    for category in categories_of([fact.sample for fact in facts]):
-        mine = [fact for fact in facts if fact.sample.category == category]
+    by_category: defaultdict[str, list[ImageFacts]] = defaultdict(list)
+    for fact in facts:
+        if fact.sample.split != "test" and fact.sample.label != 1:
+            by_category[fact.sample.category].append(fact)
+    for category, mine in sorted(by_category.items()):
         for trait in _TRAITS:
             words = [trait(fact) for fact in mine]
             (usual, _), *others = Counter(words).most_common()
@@ -62,7 +64,7 @@ def odd_findings(facts: Sequence[ImageFacts], table: SampleTable) -> Iterable[Fi
         ]
         if 0 < len(odd) <= _FEW * len(mine):
             height, width = mine[shapes.index(usual_shape)].size
-            what = f"of another shape than most, such as {width} x {height} px"
+            what = f"of another shape; {width} x {height} px is usual"
             yield _finding(table, category, odd, len(mine), what)
 
 

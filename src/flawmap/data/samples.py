@@ -79,6 +79,8 @@ class SampleTable:
             `Sample.defect` by the word for it in names of metrics, such as "logical".
         unsorted_training: The training split is known to hold defects that nobody sorted out: its
             images may do without a label, and a fit learns from all of them.
+        unread_verdict: A column of a table without labels that seems to tell good from defective,
+            though it is not read; "" where there is none.
         one_vs_rest: The good images of a category are defects in all others, so one model over
             several would have learnt every defect.
         owners: Of folders and files that concern one category alone, that category by the path.
@@ -96,6 +98,7 @@ class SampleTable:
     saturation: Mapping[str, Mapping[int, Saturation]] = field(default_factory=dict)
     judged_apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unsorted_training: bool = False
+    unread_verdict: str = ""
     one_vs_rest: bool = False
     owners: Mapping[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)

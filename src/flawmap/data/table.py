@@ -14,7 +14,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,6 +81,11 @@ class _WrongLineError(ValueError):
     """A line that cannot be understood; its text names the column and what is expected."""
 
 
+_VERDICTS = frozenset({"class", "target", "verdict", "result", "status", "quality", "y"})
+"""Names under which 0 and 1, or true and false, mean good and defective too."""
+_FLAGS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "yes", "no"})
+
+
 class _Unread:
     """Columns that are not read, and whether one of them tells good from defective."""
 
@@ -92,28 +97,26 @@ class _Unread:
         if len(words) < _MOST_WORDS and str(value).strip():
             words.add(str(value).strip())
 
-    def require_no_verdict(self, where: str) -> None:
-        """Refuses a column of verdicts: passing over it would train on defects.
-
-        Raises:
-            DataError: All its values mean good or defect, or its name does.
-        """
+    def verdict(self) -> str:
+        """The column that seems to tell, with some of its values; "" where none does."""
         for column, words in self.words.items():
-            by_values = any(map(is_defect, words)) and all(
-                is_good(w) or is_defect(w) for w in words
-            )
-            by_name = is_good(column) or is_defect(column)
-            if by_values or (by_name and words):
+            if _tell_by_words(words) or _tell_by_flags(column, words):
                 values = ", ".join(shown(word) for word in sorted(words)[:5])
-                raise DataError(
-                    f"the table has no column 'label', but a column '{shown(column)}' that seems "
-                    "to tell good from defective",
-                    where=where,
-                    given=f"{shown(column)}: {values}",
-                    expected="a column 'label' of good (or 0) and defect (or 1)",
-                    hint="rename the column to 'label'; one that means something else, rename "
-                    "otherwise or drop",
-                )
+                return f"{shown(column)} ({values})"
+        return ""
+
+
+def _tell_by_words(words: set[str]) -> bool:
+    """A word for defects, or one for good images among others, such as kinds of defects."""
+    return any(map(is_defect, words)) or (len(words) > 1 and any(map(is_good, words)))
+
+
+def _tell_by_flags(column: str, words: set[str]) -> bool:
+    """0 and 1, or true and false, under a name that says what they mean."""
+    name = column.casefold().removeprefix("is_").removeprefix("has_")
+    if not words or any(word.casefold() not in _FLAGS for word in words):
+        return False
+    return is_defect(name) or (len(words) > 1 and (is_good(name) or name in _VERDICTS))
 
 
 class Table:
@@ -184,14 +187,13 @@ class Table:
                 expected=self.expects,
                 hint="correct these lines; nothing was read",
             )
-        if not has_label:
-            unread.require_no_verdict(shown(file))
         notes = []
         if samples and not has_label:
             notes.append(
                 "no image has a label: those that are not in the test split are taken as good"
             )
-        return table_of(self, file.parent, samples, lister, notes=notes, owners=owners)
+        table = table_of(self, file.parent, samples, lister, notes=notes, owners=owners)
+        return table if has_label else replace(table, unread_verdict=unread.verdict())
 
 
 def _tables_in(folder: Path) -> list[Path]:

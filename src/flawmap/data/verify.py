@@ -13,6 +13,7 @@ import numpy as np
 from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import ImageInfo, RgbArray, decode_image
 from flawmap.data.masks import read_mask
+from flawmap.data.pictures import Watch
 from flawmap.data.pool import Share, map_in_threads
 from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable
 from flawmap.errors import DataError
@@ -93,6 +94,7 @@ def verify(
     white_level: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     share: Share | None = None,
+    watch: Watch | None = None,
 ) -> Verification:
     """Decode every image and mask of a table in threads.
 
@@ -102,11 +104,12 @@ def verify(
         white_level: As for `images.read_image`.
         on_progress: Called as on_progress(done, total) after each image.
         share: Of several processes, each of which gets the whole result; None decodes all.
+        watch: Is shown every image as it was decoded, in the threads.
     """
     threads = threads or default_threads()
 
     def examine(sample: Sample) -> ImageFacts | Problem:
-        return _examine(sample, white_level)
+        return _examine(sample, white_level, watch)
 
     samples = table.samples if share is None else share.of(table.samples)
     results: list[ImageFacts | Problem] = []
@@ -155,7 +158,7 @@ def range_findings(facts: Sequence[ImageFacts], white_level: int | None) -> Iter
         )
 
 
-def _examine(sample: Sample, white_level: int | None) -> ImageFacts | Problem:
+def _examine(sample: Sample, white_level: int | None, watch: Watch | None) -> ImageFacts | Problem:
     content = hashlib.sha256()
     place = sample.path
     try:
@@ -180,6 +183,8 @@ def _examine(sample: Sample, white_level: int | None) -> ImageFacts | Problem:
         return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)
     except OSError as error:
         return Problem(place, error.strerror or str(error))
+    if watch is not None:
+        watch(sample, rgb)
     first = rgb[..., 0]
     return ImageFacts(
         sample=sample,

@@ -3,24 +3,31 @@
 Source: Pirnay and Chai, Inpainting Transformer for Anomaly Detection, arXiv 2104.13897. There is no
 official code; this is written from the paper.
 
-What differs, or is not settled by it: validation paints every patch of the held-out images instead
-of drawing windows, so that two losses differ by the weights alone; gradients are clipped to length
-1; pixels are kept with 11 bits; similarities are means over the colour channels, whose border px go
-on beyond the border; the maps of both scales are brought to full size and averaged before they are
-filtered, so that the filters are in px of the input whatever the scale, and count only what lies
-inside the image; the rate warms up over 100 steps; the mean over training images may be
-taken of some of them; places begin as waves along both axes, and weights as wide as Glorot's, since
-queries and keys from narrow ones are alike for thousands of steps.
-The preset for a CPU has a narrow network and a learning rate that falls. It learns quicker than the
-published form: what it paints is read off the covered patch's token and added to the image's mean
-colour, training windows are those of scoring, and the map is the difference itself.
+What differs, or is not settled by it:
+* Training: a step shows several windows of each of its images; the held-out images are looked at
+  every so many iterations, whatever an epoch of the data is, and every patch of them is painted, so
+  that two losses differ by the weights alone; training ends after so many looks without a gain, or
+  at the last iteration; the rate warms up over 100 steps; gradients are clipped to length 1.
+* Start: places begin as waves along both axes, weights as wide as Glorot's, since queries and keys
+  from narrow ones are alike for thousands of steps, and what is painted near mid-grey.
+* Pixels are kept with 11 bits; mirror images are those left to right.
+* Maps: similarities are means over the colour channels, whose border px go on beyond the border;
+  the maps of both scales are brought to full size and averaged before they are filtered, so that
+  the filters are in px of the input, and count only what lies inside the image; the mean over
+  training images may be taken of some of them.
+
+The preset for a CPU has a narrow network, a learning rate that falls, and a number of iterations
+that no early stop cuts short. It learns quicker than the published form: what it paints is read off
+the covered patch's token and added to the image's mean colour, places are those in the window, and
+training windows are those of scoring. Its map is the difference itself without a mean filter, its
+score the mean of the highest hundredth.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,11 +36,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flawmap.config import MethodConfig, Odd
+from flawmap.data.augment import random_turns
 from flawmap.encoders.encoder import Encoder
 from flawmap.errors import ConfigError, wrong_size
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.mfsa import WindowBlock
-from flawmap.methods.layers.similarity import gms, ssim
+from flawmap.methods.layers.similarity import at_two_scales, colour_difference, gms, ssim
 from flawmap.methods.layers.smoothing import smoothed
 from flawmap.methods.layers.windows import waves, window_starts
 from flawmap.training.optim import scheduled
@@ -281,7 +289,7 @@ class InTra(IterativeMethod):
             at = part % n
             index = self.in_window(self.starts[at])
             sequence = self.sequences(tokens, part // n, index, self.covered[at])
-            painted.append(self.paint(sequence, self.covered[at]).float())
+            painted.append(self.paint(sequence, self.covered[at]))
         return (torch.cat(painted).view(batch, n, 3, -1) + start[..., None]).flatten(2)
 
     def _seen(self, images: Tensor) -> Tensor:
@@ -379,7 +387,7 @@ class InTra(IterativeMethod):
     def loss(self, features: Features, step: int) -> Tensor:
         images = features[0].float()
         if self.training:
-            images = self._varied(images)
+            images = random_turns(images, rotations=self.config.rotations, flips=self.config.flips)
         each = self.config.windows
         corners, place = self._drawn(len(images) * each)
         image = torch.arange(len(images), device=images.device).repeat_interleave(each)
@@ -408,23 +416,6 @@ class InTra(IterativeMethod):
         return self._patch_loss(
             self.inpaint(images).flatten(0, 1), self.to_patches(images).flatten(0, 1)
         )
-
-    def _varied(self, images: Tensor) -> Tensor:
-        """Each image turned and mirrored at random, (B, 3, H, W)."""
-        config = self.config
-        quarters = torch.randint(4, (len(images),)).tolist() if config.rotations else None
-        mirrored = torch.randint(2, (len(images),)).tolist() if config.flips else None
-        if quarters is not None:
-            square = self.size[0] == self.size[1]
-            turns = quarters if square else [q // 2 * 2 for q in quarters]
-            images = torch.stack(
-                [image.rot90(q, (1, 2)) for image, q in zip(images, turns, strict=True)]
-            )
-        if mirrored is not None:
-            images = torch.stack(
-                [image.flip(2) if f else image for image, f in zip(images, mirrored, strict=True)]
-            )
-        return images
 
     def _patch_loss(self, painted: Tensor, wanted: Tensor) -> Tensor:
         """Of (W, 3 * K * K) patches; in float32, since similarities are quotients of small sums."""
@@ -455,20 +446,7 @@ class InTra(IterativeMethod):
         images = features[0].float()
         painted = self.reconstruction(features)
         with torch.autocast(images.device.type, enabled=False):
-            maps = []
-            for scale in (2, 4):
-                # What is over at the right and the bottom counts too.
-                over = (0, -self.size[1] % scale, 0, -self.size[0] % scale)
-                whole = [F.pad(x, over, mode="replicate") for x in (images, painted)]
-                a, b = (F.avg_pool2d(x, scale) for x in whole)
-                if self.config.compared == "gms":
-                    found = 1 - gms(a, b)
-                else:
-                    found = (a - b).abs().mean(dim=1, keepdim=True)
-                size = whole[0].shape[-2:]
-                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
-                maps.append(found[..., : self.size[0], : self.size[1]])
-            found = torch.stack(maps).mean(dim=0)
+            found = at_two_scales(_DIFFERENCES[self.config.compared], images, painted)
             return smoothed(found, self.config.mean_filter, self.config.sigma)
 
     def finalise(self, batches: Iterator[Features]) -> None:
@@ -500,6 +478,12 @@ class InTra(IterativeMethod):
             base=config.learning_rate,
             final=config.learning_rate * 0.01,
         )
+
+
+_DIFFERENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gms": lambda a, b: 1 - gms(a, b),
+    "colour": colour_difference,
+}
 
 
 def _require(config: InTraConfig, size: tuple[int, int]) -> None:

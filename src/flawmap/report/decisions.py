@@ -75,25 +75,29 @@ def other_thresholds(calibration: Calibration, category: str, result: CategoryRe
         return ""
     asked = result.threshold.asked
     rows: dict[float, str] = {}
-    # Of few good images each one is a step.
+    # With few good images the threshold moves from one score to the next.
     steps = (math.ceil(1000 * k / (result.threshold.n + 1)) / 1000 for k in range(1, 7))
+    in_force = result.threshold.value
     for rate in sorted({*RATES, asked, *(step for step in steps if step <= max(RATES))}):
         found = calibration.at(rate).threshold(category)
-        # Rates that good images are too few for all give the highest score.
-        if found is None or (found.value in rows and rate != asked):
+        # Rates that good images are too few for all give the highest score: the last one stands.
+        if found is None or (found.value == in_force and rate != asked):
             continue
         now = ' class="now"' if rate == asked else ""
         rows[found.value] = (
-            f'<tr{now}><td class="n">{100 * rate:g}%</td><td class="n">{number(found.value)}</td>'
-            f'<td class="n">{_share(result.images, 0, found.value)}</td>'
-            f'<td class="n">{_share(result.images, 1, found.value)}</td></tr>'
+            f'<tr{now}><td class="n">{100 * rate:g}%</td>'
+            f'<td class="n">at most {100 * found.bound:.3g}%</td>'
+            f'<td class="n">{number(found.value)}</td>'
+            f'<td class="n">{_wrong(result.images, 0, found.value)}</td>'
+            f'<td class="n">{_wrong(result.images, 1, found.value)}</td></tr>'
         )
     if len(rows) < 2:
         return ""
     table = scroll(
         "Other thresholds",
         '<thead><tr><th scope="col" class="n">rate asked for</th>'
-        '<th scope="col" class="n">threshold</th><th scope="col" class="n">good rejected</th>'
+        '<th scope="col" class="n">promised</th><th scope="col" class="n">threshold</th>'
+        '<th scope="col" class="n">good rejected</th>'
         f'<th scope="col" class="n">defects missed</th></tr></thead><tbody>{"".join(rows.values())}'
         "</tbody>",
         narrow=True,
@@ -106,7 +110,7 @@ def other_thresholds(calibration: Calibration, category: str, result: CategoryRe
     )
 
 
-def _share(images: Iterable[ImageResult], label: int, threshold: float) -> str:
+def _wrong(images: Iterable[ImageResult], label: int, threshold: float) -> str:
     """How many are decided wrongly, of how many."""
     scores = [r.score for r in images if r.sample.label == label]
     wrong = sum((score > threshold) != bool(label) for score in scores)

@@ -10,7 +10,7 @@ import yaml
 from flawmap.progress import duration
 from flawmap.report.charts import loss_chart
 from flawmap.report.text import esc, name
-from flawmap.wording import counted, shown
+from flawmap.wording import counted, precision_word, shown
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -104,7 +104,7 @@ def _calibrated_on(found: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("thresholds set anew on", found["root"]),
         ("fingerprint of these images", found["fingerprint"]),
         ("good images of these", images),
-        ("on", found.get("date")),
+        ("thresholds set anew at", found.get("date")),
     ]
 
 
@@ -115,7 +115,7 @@ def _model(detector: Detector) -> str:
     source = detector.source
     rows: list[tuple[str, object]] = [
         ("file", source and source.path),
-        ("contents of the file (SHA-256)", source and source.digest),
+        ("digest in its header", source and source.digest),
         ("fitted", fitted.finished),
         ("method", detector.config.method.name),
         ("models", "one per category" if detector.config.separate else "one for all categories"),
@@ -127,7 +127,7 @@ def _model(detector: Detector) -> str:
         ("note on the weights", spec.note),
         ("seed", detector.config.seed),
         ("fitted on device", fitted.device),
-        ("precision", fitted.precision),
+        ("precision", precision_word(fitted.precision)),
     ]
     rows += [(f"version of {key}", value) for key, value in fitted.versions.items()]
     return _fold("Model, method, encoder and versions", _rows(rows))

@@ -285,7 +285,7 @@ def _box(box: tuple[int, int, int, int], sx: float, sy: float) -> str:
 
 
 def _legend(scale: HeatScale, masks: bool, rebuilt: bool) -> str:
-    middle = "threshold" if scale.anchored else "middle"
+    middle = "threshold of a pixel" if scale.anchored else "middle"
     items = [
         '<span class="key"><span class="bar" aria-hidden="true"></span>'
         f"<span>usual <b>{number(scale.low)}</b></span>"
@@ -297,9 +297,15 @@ def _legend(scale: HeatScale, masks: bool, rebuilt: bool) -> str:
     if scale.anchored:
         items.append('<span class="swatch-box" aria-hidden="true"></span> region found')
     spans = "".join(f'<span class="legend-item">{item}</span>' for item in items)
-    middle = "in the middle what a good part would look like there, " if rebuilt else ""
+    between = "in the middle what a good part would look like there, " if rebuilt else ""
+    regions = (
+        " Regions lie above the threshold of a pixel, which is set like that of the image score, "
+        "which alone gives the verdict."
+        if scale.anchored
+        else ""
+    )
     return (
-        f'<div class="legend">{spans}</div><p class="quiet">Left the picture, {middle}right its '
-        "heat map, on one scale for the category. Point at a picture to see it without outlines."
-        "</p>"
+        f'<div class="legend">{spans}</div><p class="quiet">Left the picture, {between}right its '
+        f"heat map, on one scale for the category.{regions} Point at a picture to see it without "
+        "outlines.</p>"
     )

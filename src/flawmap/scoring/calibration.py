@@ -131,17 +131,18 @@ def standing_out(scores: npt.ArrayLike, threshold: float) -> list[int]:
         threshold: Set from them.
 
     Returns:
-        Positions of the scores as high as the threshold, the highest first; none where the
-        threshold itself does not stand out, or where there are fewer than 10 images.
+        Positions of all scores that stand out, the highest first; none where the threshold itself
+        does not, or where there are fewer than 10 images.
     """
     values = np.asarray(scores, dtype=np.float64).ravel()
     if values.size < _ENOUGH_TO_STAND_OUT:
         return []
     centre = np.median(values)
     deviation = 1.4826 * np.median(np.abs(values - centre))
-    if threshold <= centre + max(_STANDS_OUT * deviation, 1e-12):
+    limit = centre + max(_STANDS_OUT * deviation, 1e-12)
+    if threshold <= limit:
         return []
-    return [int(i) for i in np.argsort(-values, kind="stable") if values[i] >= threshold]
+    return [int(i) for i in np.argsort(-values, kind="stable") if values[i] > limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +153,8 @@ class CategoryCalibration:
         scores: (n,) float64 image scores.
         peaks: (n,) float64 highest map values, for the pixel threshold.
         exact: Whether the images were held out of the fit.
-        highest: File names of the images with the highest scores, the highest first; so many as
-            somebody may want to look at.
+        highest: Names of the images with the highest scores, with their folders, the highest
+            first; so many as somebody may want to look at.
     """
 
     scores: npt.NDArray[np.float64]
@@ -223,14 +224,14 @@ class Calibration:
             return ""
         text = _named(found, odd)
         text += f", where the median is {np.median(found.scores):.4g}"
-        text += ", so weaker flaws escape. Look at them: take out what is flawed and fit again"
-        # One more than they are out of n + 1: see `conformal`.
+        text += ", so weaker flaws escape. Have a look: take out what is flawed and fit again"
+        # The threshold falls to the next score below them: see `conformal`.
         rate = math.ceil(1000 * (len(odd) + 1) / (len(found.scores) + 1)) / 1000
         if rate < 0.5:
             without = conformal(found.scores, rate).value
             text += (
-                ", or leave them above the threshold, which a false-reject rate of "
-                f"{_percent(rate)} sets at {without:.4g}"
+                f"; or accept a false-reject rate of {_percent(rate)}, which sets the threshold at "
+                f"{without:.4g}"
             )
         what = f"the threshold of '{category}'" if category in self.categories else "the threshold"
         return f"{what} is set by {text}"

@@ -59,4 +59,5 @@ class GoodScores:
 
 def _highest(paths: list[str], scores: list[float]) -> tuple[str, ...]:
     order = np.argsort(-np.asarray(scores), kind="stable")[:_KEPT]
-    return tuple(Path(paths[i]).name for i in order)
+    # With their folders: names are often numbers that begin anew in each.
+    return tuple("/".join(Path(paths[i]).parts[-2:]) for i in order)

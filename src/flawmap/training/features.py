@@ -59,6 +59,7 @@ class FeatureReader:
             batch_size or config.training.batch_size,
             threads=self.run.threads,
             white_level=config.data.white_level,
+            kept=self.run.pictures,
         )
 
     def extract(self, method: Method, batch: Batch) -> Features:

@@ -17,7 +17,9 @@ import flawmap
 from flawmap.config import Config
 from flawmap.data.check import training_findings
 from flawmap.data.odd import odd_findings
+from flawmap.data.pictures import Pictures
 from flawmap.data.samples import Problem, SampleTable
+from flawmap.data.transform import Transform
 from flawmap.data.verify import ImageFacts, range_findings, verify
 from flawmap.detector import Detector, Fitted
 from flawmap.encoders.encoder import Encoder
@@ -27,6 +29,7 @@ from flawmap.errors import ConfigError, DataError
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.progress import Mute, Progress, Silent
 from flawmap.registry import METHODS
+from flawmap.resources import available_memory
 from flawmap.scoring.calibration import EVERY, Calibration
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.training import checkpoint
@@ -46,6 +49,10 @@ _LIBRARIES = ("torch", "timm", "numpy", "lightning-fabric", "pillow")
 
 _LEAST_CALIBRATION = 20
 """Held-out images of a category that set its threshold even where the time budget is over."""
+
+
+_MOST_PICTURES = 2**30
+"""Bytes of images that are kept from the first look at them: 5,400 of 256 px."""
 
 
 def fit_table(
@@ -288,7 +295,10 @@ class _Fit:
                 continue
             with run.progress.task("Calibrating", len(samples)) as task:
                 for done, (sample, geometry, raw) in enumerate(
-                    detector.raw_maps(samples, numbers=None if exact else numbers), start=1
+                    detector.raw_maps(
+                        samples, numbers=None if exact else numbers, kept=run.pictures
+                    ),
+                    start=1,
                 ):
                     found.add(sample, *detector.scorer.score(raw, geometry), exact=exact)
                     task.update(done)
@@ -311,6 +321,9 @@ class _Fit:
         white_level = self.config.data.white_level
         share = share_of(self.run.fabric)
         mine = wanted if share is None else share.of(wanted)
+        # Of several processes each learns from images that others have looked at.
+        kept = None if share is not None else self._room_for_pictures()
+        self.run.pictures = kept
         with self.progress.task("Reading images", len(mine)) as task:
             result = verify(
                 table,
@@ -318,6 +331,7 @@ class _Fit:
                 white_level=white_level,
                 on_progress=lambda done, total: task.update(done),
                 share=share,
+                watch=None if kept is None else kept.add,
             )
         result.require(skip_bad=self.skip_bad)
         for found in (
@@ -340,6 +354,11 @@ class _Fit:
                 hint="repair or add images, or name the other products with --category",
             )
         return _Checked(good, result.problems, result.content_fingerprint)
+
+    def _room_for_pictures(self) -> Pictures:
+        data = self.config.data
+        room = min(_MOST_PICTURES, (available_memory() or 0) // 8)
+        return Pictures(Transform(data.size, data.resize, data.crop_from), room)
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
         """The images without exact copies within a category; numbers each picture, or part."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from flawmap.config import Config
+from flawmap.data.pictures import Pictures
 from flawmap.progress import Progress
 from flawmap.resources import default_threads
 from flawmap.training.interrupt import Interrupted, PoliteStop
@@ -29,6 +30,7 @@ class Run:
         fabric: Device and precision; the other processes, if there are any.
         deadline: When the fit is to be over, on the monotonic clock; None for no limit.
         stop: Tells when the user has asked to stop.
+        pictures: Images that were decoded already.
         seconds: Time spent so far, by stage.
         last: When the last stage ended, on the monotonic clock.
     """
@@ -40,6 +42,7 @@ class Run:
     fabric: Fabric
     deadline: float | None
     stop: PoliteStop
+    pictures: Pictures | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.monotonic)
 
@@ -61,9 +64,11 @@ class Run:
             Interrupted: They have.
         """
         if self.stop.requested:
+            kept = self.folder.exists()
             raise Interrupted(
                 f"stopped while {stage}",
-                where=str(self.folder),
-                hint="give the same command with --resume to go on from the last checkpoint, "
-                "if one was written, else from the start",
+                where=str(self.folder) if kept else None,
+                hint="give the same command with --resume to go on from the last checkpoint"
+                if kept
+                else "give the same command again; there is nothing yet to go on from",
             )

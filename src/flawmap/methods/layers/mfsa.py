@@ -38,12 +38,20 @@ class WindowAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, asking: Tensor, x: Tensor) -> Tensor:
-        """What tokens find among those of their windows: (W, m, D) and (W, n, D) to (W, m, D)."""
-        w, m, width = asking.shape
+    def forward(self, queries: Tensor, x: Tensor) -> Tensor:
+        """Attend from some tokens of windows to all.
+
+        Args:
+            queries: (W, m, D).
+            x: (W, n, D).
+
+        Returns:
+            (W, m, D).
+        """
+        w, m, width = queries.shape
         q, k, v = (
             t.view(w, -1, self.heads, t.shape[-1] // self.heads).transpose(1, 2)
-            for t in (self.query(asking), self.key(x), self.value(x))
+            for t in (self.query(queries), self.key(x), self.value(x))
         )  # (W, heads, m or n, values)
         if x.is_cuda:
             mixed = F.scaled_dot_product_attention(q, k, v)
@@ -77,10 +85,10 @@ class WindowBlock(nn.Module):
             (W, n, D), or (W, 1, D).
         """
         normed = self.norm1(x)
-        asking = normed
+        queries = normed
         if only is not None:
             rows = torch.arange(len(x), device=x.device)
-            x, asking = x[rows, only, None], normed[rows, only, None]
-        x = x + self.attention(asking, normed)
+            x, queries = x[rows, only, None], normed[rows, only, None]
+        x = x + self.attention(queries, normed)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out

@@ -6,6 +6,8 @@ quality assessment (TIP 2004), for SSIM. Beyond a border the outermost px goes o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +48,42 @@ def gms(a: Tensor, b: Tensor) -> Tensor:
     ga, gb = gradient_magnitude(a), gradient_magnitude(b)
     similarity = (2 * ga * gb + GMS_C) / (ga.square() + gb.square() + GMS_C)
     return similarity.mean(dim=1, keepdim=True)
+
+
+def colour_difference(a: Tensor, b: Tensor) -> Tensor:
+    """The mean absolute difference of the channels.
+
+    Args:
+        a: (B, C, H, W) float32.
+        b: The same shape.
+
+    Returns:
+        (B, 1, H, W), at least 0.
+    """
+    return (a - b).abs().mean(dim=1, keepdim=True)
+
+
+def at_two_scales(compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The mean of a comparison of pictures of half and of quarter size.
+
+    Args:
+        compare: Takes two pictures and gives a map of their size.
+        a: (B, C, H, W) float32.
+        b: The same shape.
+
+    Returns:
+        (B, 1, H, W) float32.
+    """
+    height, width = a.shape[-2:]
+    maps = []
+    for scale in (2, 4):
+        # What is over at the right and the bottom counts too.
+        over = (0, -width % scale, 0, -height % scale)
+        whole = [F.pad(x, over, mode="replicate") for x in (a, b)]
+        found = compare(*(F.avg_pool2d(x, scale) for x in whole))
+        found = F.interpolate(found, whole[0].shape[-2:], mode="bilinear", align_corners=False)
+        maps.append(found[..., :height, :width])
+    return torch.stack(maps).mean(dim=0)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

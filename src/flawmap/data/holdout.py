@@ -1,0 +1,99 @@
+"""Good images kept for a test, and the table that says which."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from flawmap.data.samples import SampleTable
+from flawmap.errors import DataError, ExportError
+from flawmap.files import write_text
+from flawmap.types import Sample
+from flawmap.wording import shown
+
+COLUMNS = ("path", "category", "split", "label", "defect", "mask")
+_LABELS = {0: "good", 1: "defect", None: ""}
+
+
+def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
+    """The same images, of which some good ones to learn are kept for the test.
+
+    Args:
+        table: The images.
+        share: Of each category's good training images, in (0, 1).
+        seed: Decides which.
+
+    Raises:
+        DataError: A category has a single good image to learn, so that none can be spared, or
+            images are views of parts, which a table cannot tell.
+    """
+    if any(sample.group for sample in table.samples):
+        raise DataError(
+            "the data set says which images show one part, and a table cannot",
+            where=shown(table.root),
+            hint="its own layout has a test split",
+        )
+    kept: set[str] = set()
+    for number, category in enumerate(table.categories):
+        good = [s.path for s in table.select(category=category, split="train", label=0)]
+        if len(good) < 2:
+            raise DataError(
+                f"'{shown(category)}' has {len(good)} good image to learn: none can be spared",
+                where=shown(table.root),
+                expected="at least two",
+                hint="add good images",
+            )
+        n = min(len(good) - 1, max(1, round(share * len(good))))
+        order = np.random.default_rng([seed, number]).permutation(len(good))
+        kept.update(good[i] for i in order[:n])
+    return replace(
+        table,
+        samples=tuple(replace(s, split="test") if s.path in kept else s for s in table.samples),
+    )
+
+
+def write_table(samples: Sequence[Sample], path: Path) -> None:
+    """Write a CSV table that `flawmap.read_data` reads, with paths relative to its folder.
+
+    Raises:
+        DataError: A mask's name holds a semicolon, which parts masks in a table.
+        ExportError: The file cannot be written.
+    """
+    base = path.resolve().parent
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for sample in samples:
+        masks = [_beside(mask, base) for mask in sample.masks]
+        if unclear := [mask for mask in masks if ";" in mask]:
+            raise DataError(
+                "the name of a mask holds ';', which parts masks in a table",
+                where=shown(unclear[0]),
+                hint="rename it",
+            )
+        table.writerow(
+            (
+                _beside(sample.path, base),
+                sample.category,
+                sample.split,
+                _LABELS[sample.label],
+                sample.defect if sample.label == 1 else "",
+                ";".join(masks),
+            )
+        )
+    write_text(path, text.getvalue(), error=ExportError)
+
+
+def _beside(path: str, base: Path) -> str:
+    """Relative to the table's folder, as long as both lie on one drive."""
+    whole = os.path.abspath(path)  # noqa: PTH100
+    try:
+        return os.path.relpath(whole, base)
+    except ValueError:
+        return whole

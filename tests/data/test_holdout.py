@@ -1,0 +1,97 @@
+"""`flawmap split`: a table in which some good images are kept for a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flawmap.cli.main import run
+from flawmap.data import read_data
+from flawmap.data.holdout import hold_out, write_table
+from flawmap.errors import DataError
+from flawmap.types import Sample
+
+WriteImage = Callable[..., Path]
+
+
+@pytest.fixture
+def parts(tmp_path: Path, write_image: WriteImage) -> Path:
+    for i in range(10):
+        write_image(tmp_path / "bolt" / "good" / f"{i}, ü.png", i)
+    for i in range(3):
+        write_image(tmp_path / "bolt" / "dent" / f"{i}.png", 100 + i)
+    return tmp_path / "bolt"
+
+
+def test_some_good_images_are_kept_and_nothing_else_changes(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "lists" / "bolt.csv"
+    output.parent.mkdir()
+    assert run(["split", str(parts), "-o", str(output), "--test", "30%"]) == 0
+    shown = capsys.readouterr()
+    assert "bolt             7             3                3" in shown.out
+    assert f"flawmap fit {output}" in shown.err
+    before, after = read_data(parts), read_data(output)
+    assert {s.path for s in after.samples} == {s.path for s in before.samples}
+    assert len(after.select(split="train", label=0)) == 7
+    assert len(after.select(split="test", label=0)) == 3
+    assert {(s.split, s.defect) for s in after.select(label=1)} == {("test", "dent")}
+    # The same seed keeps the same images, another one others.
+    text = output.read_text(encoding="utf-8")
+    for seed, same in ((0, True), (1, False)):
+        command = ["split", str(parts), "-o", str(output), "--test=0.3", f"--seed={seed}", "-q"]
+        assert run(command) == 0
+        assert (output.read_text(encoding="utf-8") == text) == same
+
+
+def test_counts_as_json(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["split", str(parts), "-o", str(tmp_path / "a.csv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["categories"] == {"bolt": {"train": 8, "test_good": 2, "test_defect": 3}}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "a.txt"], "a CSV file"),
+        (["-o", "a.csv", "--test", "1"], "share of good images to test with must lie between"),
+        (["-o", "mine.csv"], "mine.csv"),
+    ],
+)
+def test_what_is_refused(
+    parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("a list of mine\n")
+    assert run(["split", str(parts), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == "a list of mine\n"
+
+
+def test_the_last_good_image_is_not_taken_away(tmp_path: Path, write_image: WriteImage) -> None:
+    write_image(tmp_path / "nut" / "1.png", 1)
+    with pytest.raises(DataError, match="none can be spared"):
+        hold_out(read_data(tmp_path / "nut"), 0.2, 0)
+    write_image(tmp_path / "nut" / "2.png", 2)
+    table = hold_out(read_data(tmp_path / "nut"), 0.9, 0)
+    assert [len(table.select(split=split)) for split in ("train", "test")] == [1, 1]
+
+
+def test_masks_are_named_and_must_be_clear(tmp_path: Path, write_image: WriteImage) -> None:
+    image = str(write_image(tmp_path / "a" / "1.png"))
+    masks = tuple(str(write_image(tmp_path / "b" / name)) for name in ("1.png", "2.png"))
+    sample = Sample(image, "nut", "test", 1, "dent", masks)
+    write_table([sample], tmp_path / "c.csv")
+    (found,) = read_data(tmp_path / "c.csv", check=False).samples
+    assert found == sample
+    with pytest.raises(DataError, match="holds ';'"):
+        write_table([Sample(image, "nut", "test", 1, "", ("a;b.png",))], tmp_path / "c.csv")
