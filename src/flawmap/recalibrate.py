@@ -178,6 +178,13 @@ def _measured_anew(
     old = found.calibration
     fitted = found.info["fitted"]["data"]
     white = found.config["data"]["white_level"]
+    if data.unread_verdict:
+        raise DataError(
+            "no image has a label, so all would be taken as good; but a column seems to tell good "
+            f"from defective: {data.unread_verdict}",
+            where=shown(data.root),
+            hint="rename the column to 'label', with the values good and defect",
+        )
     samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
     measured = measure(samples)
     categories = measured.categories()

@@ -160,6 +160,16 @@ def test_scores_that_are_taken_the_place_of_are_kept(
     assert (tmp_path / "m.flawmap.old").read_bytes() == before
 
 
+def test_a_column_of_verdicts_under_another_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    write_images(tmp_path / "photos", [10, 250])
+    (tmp_path / "list.csv").write_text("path,class\nphotos/0.png,OK\nphotos/1.png,NG\n")
+    assert run(["calibrate", str(model), str(tmp_path / "list.csv"), "--category", "cable"]) == 3
+    assert "seems to tell good from defective: class (NG, OK)" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("brightness")
 def test_the_bundle_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_bundle(tmp_path / "m.flawmap")

@@ -43,9 +43,13 @@ def test_some_good_images_are_kept_and_nothing_else_changes(
     # The same seed keeps the same images, another one others.
     text = output.read_text(encoding="utf-8")
     for seed, same in ((0, True), (1, False)):
-        command = ["split", str(parts), "-o", str(output), "--test=0.3", f"--seed={seed}", "-q"]
+        again = tmp_path / "lists" / f"{seed}.csv"
+        command = ["split", str(parts), "-o", str(again), "--test=0.3", f"--seed={seed}", "-q"]
         assert run(command) == 0
-        assert (output.read_text(encoding="utf-8") == text) == same
+        assert (again.read_text(encoding="utf-8") == text) == same
+    # Nobody's table is written over, not even one that it wrote.
+    assert run(["split", str(parts), "-o", str(output), "-q"]) == 2
+    assert output.read_text(encoding="utf-8") == text
 
 
 def test_counts_as_json(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

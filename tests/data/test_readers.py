@@ -544,6 +544,11 @@ class TestTable:
     def test_other_columns_are_ignored(self, images: Path, text: str) -> None:
         assert [s.label for s in self.read(images, text).samples] == [0, 0]
 
+    def test_a_misspelt_key_is_named(self, images: Path) -> None:
+        (images / "t.jsonl").write_text('{"path": "images/a.png", "lable": 1}')
+        with pytest.raises(DataError, match="line 1: unknown key 'lable'; did you mean 'label'"):
+            read_data(images / "t.jsonl")
+
     def test_an_open_quote_is_named(self, images: Path) -> None:
         with pytest.raises(DataError, match="line 2: no valid CSV"):
             self.read(images, 'path,label\n"images/a.png,good\n')

@@ -46,7 +46,7 @@ Every command takes --help and --debug (show where an error comes from).
 
 \b
 Exit codes:
-  0  done                           6   the model file is missing, damaged or too new
+  0  done                           6   the model is missing, damaged or not writable
   1  unexpected error               7   a result cannot be written
   2  a wrong option or name         9   a benchmark failed in part, or has no results
   3  something wrong with the data  10  predict --fail-on-defect found a defect

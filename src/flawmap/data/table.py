@@ -13,7 +13,7 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -333,6 +333,8 @@ def _json_rows(file: io.TextIOWrapper, wrong: list[str], unread: _Unread) -> Ite
                     row[column] = _json_masks(given)
                 elif column:
                     row[column] = _json_text(key, given)
+                elif meant := _nearest(key, _COLUMNS.values()):
+                    raise _WrongLineError(f"unknown key '{shown(key)}'; did you mean '{meant}'?")
                 elif given is not None:
                     unread.add(key, given)
         except _WrongLineError as error:
@@ -379,15 +381,20 @@ def _check_header(names: list[str], columns: list[str], where: str) -> None:
         )
     for name, column in zip(names, columns, strict=True):
         known = [c for c in ("category", "split", "label", "mask", "defect") if c not in columns]
-        guess = difflib.get_close_matches(name.strip().casefold(), known, n=1, cutoff=0.8)
         # Passing over a misspelt 'label' would train on defects.
-        if not column and guess:
+        if not column and (guess := _nearest(name, known)):
             raise DataError(
                 f"unknown column '{name}'",
                 where=where,
                 given=", ".join(names),
-                hint=f"did you mean '{guess[0]}'? If not, rename or drop the column",
+                hint=f"did you mean '{guess}'? If not, rename or drop the column",
             )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The column that a misspelt one seems to mean, or ""."""
+    found = difflib.get_close_matches(name.strip().casefold(), set(known), n=1, cutoff=0.8)
+    return found[0] if found else ""
 
 
 def _sample(row: _Row, base: Path) -> Sample:
