@@ -30,7 +30,11 @@ def run(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", parser=as_path, metavar="FILE", help="The model that is written; one that was there is kept as FILE.old."
+            "--output",
+            "-o",
+            parser=as_path,
+            metavar="FILE",
+            help="The model that is written; one that was there is kept as FILE.old.",
         ),
     ],
     method: Annotated[
