@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import flawmap
 from flawmap.data import read_data, read_image
 
 Load = Callable[[str], ModuleType]
@@ -109,6 +110,24 @@ def test_a_photograph_is_learnt_and_painted(rows: Run, photo: Path) -> None:
     assert np.isfinite([row["psnr_inpainted"], row["gain_db"]]).all()
     # Neighbours know nothing of noise: the best guess is the mean, whose error is its variance.
     assert row["psnr_mean_colour"] == pytest.approx(-10 * np.log10(1 / 12), abs=0.5)
+
+
+@pytest.mark.slow
+def test_every_map_of_what_is_painted_is_judged(rows: Run, rings: Path, tmp_path: Path) -> None:
+    options = {
+        **{"data.size": 64, "method.patch": 8, "method.window": 3, "method.width": 48},
+        **{"method.depth": 2, "training.iterations": 2, "training.validation_fraction": 0},
+        "training.precision": "float32",
+    }
+    model = tmp_path / "rings.flawmap"
+    fitted = flawmap.fit(rings, output=model, method="intra", options=options)
+    found = rows("intra_maps", f"rings={model}={rings}", "--images", 3)
+    ways = {(row["compared"], row["map"], row["mean_filter"]) for row in found}
+    assert len(ways) == len(found) == 12
+    assert all(0 <= row["AUPRO"] <= 1 for row in found)
+    # The mean of the images that were learnt is found anew, as the fit would have.
+    assert fitted.fitted.data["held_out_images"] >= 3
+    assert len({row["AUPRO"] for row in found}) > 6
 
 
 def test_a_folder_without_images_to_paint_is_refused(rows: Run, photo: Path) -> None:
