@@ -1,10 +1,10 @@
 """InTra: how well a covered patch is painted, beside the mean of its neighbours.
 
-    python benchmarks/intra_inpainting.py TEXTURE.jpg --minutes 15
+    python benchmarks/intra_inpainting.py TILES TEXTURE.jpg --minutes 15
 
-cuts squares from one photograph of a texture (a folder of good images works as well), fits the
-preset for a CPU on those of its upper half for the time given, and paints every patch of the
-others. Told is the PSNR over all their pixels (of a range of 1), beside two guesses that know only
+fits the preset for a CPU on good images of a folder for the time given, and paints every patch of
+others; or cuts squares from one photograph of a texture, and learns those of its upper half. Each
+of the data has a fit of its own. Told is the PSNR over all their pixels (of a range of 1), beside two guesses that know only
 the eight patches around the covered one: their mean px by px, and their mean colour.
 """
 
@@ -32,7 +32,9 @@ from flawmap.types import Sample
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="a photograph, or a folder of good images")
+    parser.add_argument(
+        "data", type=Path, nargs="+", help="a photograph, or a folder of good images"
+    )
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
     parser.add_argument("--position", default="local")
@@ -43,28 +45,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if args.data.is_dir():
-            train, test = of_folder(args)
-        else:
-            train, test = squares(args, Path(folder))
-        row = fitted(args, train, test)
-    say(str(row))
-    write_results(
-        args.out / "intra_inpainting.json", [row], meta(data=args.data.name, size=args.size)
-    )
+    rows = []
+    for data in args.data:
+        with tempfile.TemporaryDirectory() as folder:
+            files = of_folder(args, data) if data.is_dir() else squares(args, data, Path(folder))
+            rows.append({"data": data.stem, **fitted(args, data, *files)})
+        say(str(rows[-1]))
+    write_results(args.out / "intra_inpainting.json", rows, meta(size=args.size, seed=args.seed))
 
 
-def of_folder(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+def of_folder(args: argparse.Namespace, data: Path) -> tuple[list[Path], list[Path]]:
     """Files to learn and others to be painted, drawn from a folder.
 
     Raises:
         SystemExit: There are too few.
     """
-    files = sorted(args.data.glob(args.pattern))
+    files = sorted(data.glob(args.pattern))
     if len(files) <= args.images:
         raise SystemExit(
-            f"{args.data}: {len(files)} files fit --pattern '{args.pattern}', expected more than "
+            f"{data}: {len(files)} files fit --pattern '{args.pattern}', expected more than "
             f"--images {args.images}, which are learnt: others are painted; give fewer --images "
             "or another --pattern"
         )
@@ -72,10 +71,10 @@ def of_folder(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     return files[: args.images], files[args.images :][-args.test_images :]
 
 
-def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Path]]:
+def squares(args: argparse.Namespace, data: Path, folder: Path) -> tuple[list[Path], list[Path]]:
     """Squares of the input's size: those to learn from the upper half of the photograph, those to
     be painted from the lower one, so that they share no px."""
-    photo = Image.open(args.data).convert("RGB")
+    photo = Image.open(data).convert("RGB")
     border = photo.height // 2
     side = min(args.size, border, photo.width)
     generator = np.random.default_rng(args.seed)
@@ -94,8 +93,10 @@ def squares(args: argparse.Namespace, folder: Path) -> tuple[list[Path], list[Pa
     return parts[0], parts[1]
 
 
-def fitted(args: argparse.Namespace, train: list[Path], test: list[Path]) -> dict[str, Any]:
-    table = good_table(train, "texture", args.data)
+def fitted(
+    args: argparse.Namespace, data: Path, train: list[Path], test: list[Path]
+) -> dict[str, Any]:
+    table = good_table(train, "texture", data)
     options = {
         "method.position": args.position,
         "data.size": args.size,
