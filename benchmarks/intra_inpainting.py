@@ -1,11 +1,12 @@
 """InTra: how well a covered patch is painted, beside the mean of its neighbours.
 
-    python benchmarks/intra_inpainting.py TILES TEXTURE.jpg --minutes 15
+    python benchmarks/intra_inpainting.py tiles=DIR bricks=PHOTO.jpg --minutes 15
 
 fits the preset for a CPU on good images of a folder for the time given, and paints every patch of
 others; or cuts squares from one photograph of a texture, and learns those of its upper half. Each
-of the data has a fit of its own. Told is the PSNR over all their pixels (of a range of 1), beside two guesses that know only
-the eight patches around the covered one: their mean px by px, and their mean colour.
+of the data has a fit of its own. Told is the PSNR over all their pixels (of a range of 1), beside
+two guesses that know only the eight patches around the covered one: their mean px by px, and their
+mean colour.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from flawmap.types import Sample
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "data", type=Path, nargs="+", help="a photograph, or a folder of good images"
+        "data", nargs="+", metavar="NAME=PATH", help="a photograph, or a folder of good images"
     )
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
@@ -46,10 +47,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     rows = []
-    for data in args.data:
+    for place in args.data:
+        name, _, path = place.rpartition("=")
+        data = Path(path)
         with tempfile.TemporaryDirectory() as folder:
             files = of_folder(args, data) if data.is_dir() else squares(args, data, Path(folder))
-            rows.append({"data": data.stem, **fitted(args, data, *files)})
+            rows.append({"data": name or data.stem, **fitted(args, data, *files)})
         say(str(rows[-1]))
     write_results(args.out / "intra_inpainting.json", rows, meta(size=args.size, seed=args.seed))
 
