@@ -259,16 +259,25 @@ def good_table(paths: Iterable[Path], category: str, root: Path) -> SampleTable:
 
 def median_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
     """The median time of a run, after one to warm up."""
+    return medians_in_turn([run], repeats, device)[0]
+
+
+def medians_in_turn(
+    runs: Sequence[Callable[[], object]], repeats: int, device: torch.device
+) -> list[float]:
+    """The median time of each run, one after the other again and again, after one to warm up."""
     import torch
 
-    times = []
+    times: list[list[float]] = []
     for _ in range(repeats + 1):
-        began = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+        times.append([])
+        for run in runs:
+            began = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[-1].append(time.perf_counter() - began)
+    return [statistics.median(each) for each in zip(*times[1:], strict=True)]
 
 
 def full_mask(sample: Sample) -> np.ndarray | None:

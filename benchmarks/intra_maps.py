@@ -15,6 +15,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def judged(model: Path, data: Path, images: int, taught: int) -> list[dict[str, 
     return rows
 
 
+@dataclass(frozen=True)
 class Painted:
     """Pictures, and what a model painted of them.
 
@@ -88,9 +90,8 @@ class Painted:
         painted: The same shape.
     """
 
-    def __init__(self, images: Tensor, painted: Tensor) -> None:
-        self.images = images
-        self.painted = painted
+    images: Tensor
+    painted: Tensor
 
 
 def painted(detector: flawmap.Detector, samples: Sequence[Sample]) -> Painted:

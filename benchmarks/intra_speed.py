@@ -12,7 +12,6 @@ computes it natively, in bfloat16. The data are random: nothing here depends on 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import median_seconds, meta, say, write_results
+from common import medians_in_turn, meta, say, write_results
 from flawmap.config import EncoderConfig, TrainingConfig, make_config
 from flawmap.encoders.encoder import build
 from flawmap.methods.intra import InTra
@@ -62,11 +61,7 @@ def measured(args: argparse.Namespace, preset: str, precision: str) -> dict[str,
     images = images.to(fabric.device)
 
     def timed(*runs: Callable[[], Any]) -> list[float]:
-        """The median time of each, one after the other again and again."""
-        times = [
-            [median_seconds(run, 1, fabric.device) for run in runs] for _ in range(args.repeats)
-        ]
-        return [statistics.median(each) for each in zip(*times, strict=True)]
+        return medians_in_turn(runs, args.repeats, fabric.device)
 
     row: dict[str, Any] = {"preset": preset, "precision": precision}
     with torch.inference_mode(), fabric.autocast():

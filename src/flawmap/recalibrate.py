@@ -11,6 +11,7 @@ from typing import Any
 
 from flawmap import bundle as bundles
 from flawmap.bundle import Bundle
+from flawmap.data.check import unread_verdicts
 from flawmap.data.detect import read_data
 from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.data.verify import verify
@@ -178,13 +179,8 @@ def _measured_anew(
     old = found.calibration
     fitted = found.info["fitted"]["data"]
     white = found.config["data"]["white_level"]
-    if data.unread_verdict:
-        raise DataError(
-            "no image has a label, so all would be taken as good; but a column seems to tell good "
-            f"from defective: {data.unread_verdict}",
-            where=shown(data.root),
-            hint="rename the column to 'label', with the values good and defect",
-        )
+    for finding in unread_verdicts(data):
+        raise DataError(finding.message, where=shown(data.root), hint=finding.hint)
     samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
     measured = measure(samples)
     categories = measured.categories()

@@ -93,6 +93,18 @@ def require_sound(table: SampleTable, *, skip_bad: bool = False, training: bool 
     raise DataError(message, where=shown(table.root), hint=hint)
 
 
+def unread_verdicts(table: SampleTable) -> Iterable[Finding]:
+    """An error if a column that is not read seems to tell good images from others."""
+    if table.unread_verdict:
+        yield Finding(
+            "error",
+            "no image has a label, so all would be taken as good; but a column seems to tell good "
+            f"from defective: {table.unread_verdict}",
+            "rename the column to 'label', with the values good and defect; one that means "
+            "something else, rename otherwise or drop",
+        )
+
+
 def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
     if not table.samples:
         yield Finding(
@@ -129,14 +141,8 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
             "say that they are good, or move them to the test split",
             tuple(unknown),
         )
-    if table.unread_verdict and training and any(taught.values()):
-        yield Finding(
-            "error",
-            "no image has a label, so all would be learnt as good; but a column seems to tell good "
-            f"from defective: {table.unread_verdict}",
-            "rename the column to 'label', with the values good and defect; one that means "
-            "something else, rename otherwise or drop",
-        )
+    if training and any(taught.values()):
+        yield from unread_verdicts(table)
     if table.orphan_masks:
         count = counted(len(table.orphan_masks), "mask has", "masks have")
         yield Finding(
