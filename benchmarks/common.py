@@ -44,16 +44,20 @@ def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> d
     """What a results file says of figures that come from cells of `flawmap bench`.
 
     Args:
-        cells: Whose versions, seeds and encoder are told.
-        beside: Others, whose commits, devices and dates count too.
+        cells: Whose seeds and encoder are told.
+        beside: Others, whose commits, devices, dates and versions count too.
     """
 
     def of_all(key: str) -> str:
         return "; ".join(sorted({str(c.environment[key]) for c in (*cells, *beside)}))
 
+    def of_versions(cell: StoredCell) -> str:
+        return ", ".join(f"{k} {v}" for k, v in cell.environment["versions"].items())
+
     about = {
         **cells[0].environment,
         **{key: of_all(key) for key in ("commit", "device", "date")},
+        "versions": "; ".join(sorted({of_versions(c) for c in (*cells, *beside)})),
         "seeds": sorted({cell.seed for cell in cells}),
         "encoder": cells[0].encoder,
     }

@@ -11,12 +11,13 @@ are in the results file are kept, and only the others are measured.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,52 +132,56 @@ def main() -> None:
     study = STUDIES[args.study]()
     path = args.out / f"{args.study}_defaults.json"
     about = meta(weights=args.encoder, seed=0, images=args.images)
-    known, commits = kept(path, about)
-    rows = []
+    rows = kept(path, about)
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(args.jobs, context) as pool,
     ):
-        under_way = []
+        under_way = {}
         for name, category, table in drawn_tables(args.data, args.images, Path(folder)):
             judged = with_kinds(table, study.kinds)
             for method, options in study.lines:
                 options = {"calibration.strategy": "off", "encoder.name": args.encoder, **options}
-                line = named(make_config(method=method, overrides=options), study.named)
-                row = {"data": name, "category": category, **line}
-                old = known.get(place(row))
-                found = None if old else pool.submit(judge, judged, method, options)
-                under_way.append((row, old, found))
-        for row, old, found in under_way:
-            rows.append({**row, **(old if found is None else found.result())})
-            say(str(rows[-1]))
-    if any(found is not None for _, _, found in under_way):
-        commits.add(about["commit"])
-    write_results(path, rows, {**about, "commit": "; ".join(sorted(commits))})
+                config = make_config(method=method, overrides=options)
+                row = {
+                    "data": name,
+                    "category": category,
+                    **named(config, study.named),
+                    "configuration": digest(config),
+                    "commit": about["commit"],
+                }
+                old = next((r for r in rows if place(r) == place(row)), None)
+                if old is None or old.get("configuration") != row["configuration"]:
+                    under_way[pool.submit(judge, judged, method, options)] = row
+        # Each as it ends: what was measured is kept if a later line fails.
+        for found in as_completed(under_way):
+            row = {**under_way[found], **found.result()}
+            rows = [*(r for r in rows if place(r) != place(row)), row]
+            say(str(row))
+            write_results(path, sorted(rows, key=place), about)
 
 
-def kept(path: Path, about: Mapping[str, Any]) -> tuple[dict[str, Options], set[str]]:
-    """Of a results file of the same settings: the figures by their line, and its commits."""
+def kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a results file of the same settings, of whatever data."""
     if not path.is_file():
-        return {}, set()
+        return []
     old = json.loads(path.read_text(encoding="utf-8"))
-    if any(old["meta"].get(key) != about[key] for key in ("weights", "seed", "images")):
-        return {}, set()
-    found = {}
-    for row in old["rows"]:
-        figures = {key: value for key, value in row.items() if is_figure(key)}
-        found[place({k: v for k, v in row.items() if k not in figures})] = figures
-    return found, set(old["meta"]["commit"].split("; "))
+    same = all(old["meta"].get(key) == about[key] for key in ("weights", "seed", "images"))
+    return list(old["rows"]) if same else []
 
 
-def is_figure(column: str) -> bool:
-    return column.startswith("image AUROC") or column == "AUPRO"
+def digest(config: Config) -> str:
+    """Of all options: a line of other defaults is another line."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
 
 
 def place(row: Mapping[str, Any]) -> str:
     """What tells a line from all others, of any data."""
-    return json.dumps(row)
+    about = ("configuration", "commit", "AUPRO")
+    return json.dumps(
+        {k: v for k, v in row.items() if k not in about and not k.startswith("image AUROC")}
+    )
 
 
 def with_kinds(table: SampleTable, kinds: Sequence[str] | None) -> SampleTable:

@@ -39,7 +39,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     rows = [row for seed in args.seeds for row in compare(args, seed)]
-    write_results(args.out / "forgetting.json", rows, meta(data="cookie, magnetic tile, ELPV mono"))
+    about = meta(
+        data="cookie, magnetic tile, ELPV mono",
+        iterations=args.iterations,
+        test_images=f"at most {args.test_images} good and {args.test_images} defects of each",
+    )
+    write_results(args.out / "forgetting.json", rows, about)
 
 
 def compare(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
@@ -54,6 +59,11 @@ def compare(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         say(f"seed {seed}: {what}")
         if output.is_file():
             detector = flawmap.load(output)
+            if detector.config.training.iterations != args.iterations:
+                raise SystemExit(
+                    f"{output}: learnt for {detector.config.training.iterations} iterations, "
+                    f"--iterations is {args.iterations}; name another folder with --models"
+                )
         else:
             detector = flawmap.fit(
                 table,

@@ -56,7 +56,7 @@ OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
 
-DETAILS = frozenset({"stages", "values"})
+DETAILS = frozenset({"stages", "values", "configuration", "commit"})
 """What a results file keeps and no table shows."""
 
 Row = Mapping[str, Any]
@@ -137,6 +137,9 @@ def wide(shown: Table) -> str:
         if column.name not in of_one or line.data.rpartition("/")[2] == first
     }
     order = sorted(keys, key=lambda key: (shown.columns.index(key[1]), key[0]))
+    # What holds for every line needs no mark at each.
+    of_all = set.intersection(*(set(line.marks) for line in shown.lines))
+    footnotes = [text for text in shown.footnotes if text not in of_all]
     lines: dict[str, dict[str, Any]] = {}
     for line in shown.lines:
         lines.setdefault(line.label, {})[line.data.rpartition("/")[2]] = line
@@ -149,14 +152,18 @@ def wide(shown: Table) -> str:
             best = value is not None and value.best and column.name not in of_one
             figures.append(f"**{text}**" if best else text)
         seeds = {len(line.seeds) for line in members.values()}
-        body.append([label, "/".join(map(str, sorted(seeds))), *figures])
+        mine = {mark for line in members.values() for mark in line.marks} - of_all
+        marks = sorted(footnotes.index(mark) + 1 for mark in mine)
+        raised = f"<sup>{','.join(map(str, marks))}</sup>" if marks else ""
+        body.append([f"{label}{raised}", "/".join(map(str, sorted(seeds))), *figures])
     titles = (
         column.title if column.name in of_one else f"{category} {column.title}"
         for category, column in order
     )
     head = ["method", "seeds", *titles]
-    notes = "\n".join(f"- {note}" for note in shown.notes)
-    return f"{markdown(head, body, n_text=1)}\n\n{notes}"
+    below = "\n".join(f"{i}. {text}" for i, text in enumerate(footnotes, start=1))
+    notes = "\n".join(f"- {note}" for note in [*sorted(of_all), *shown.notes])
+    return "\n\n".join(part for part in (markdown(head, body, n_text=1), below, notes) if part)
 
 
 def over_seeds(

@@ -39,6 +39,8 @@ from flawmap.registry import METHODS
         ("dinomaly", "method.final_learning_rate", 0.1, {"method.schedule": "constant"}, "cosine"),
         ("dmdd", "method.width", 16, {"method.segmentation": False}, "segmentation=true"),
         ("dmdd", "method.scale_images", 9, {"method.map": "distance"}, "two maps"),
+        ("dmdd", "method.attention", "none", {"method.map": "distance"}, "another method.map"),
+        ("dinomaly", "method.width", 96, {"encoder.name": "vit_base_patch16_dinov3"}, "convol"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(

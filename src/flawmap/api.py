@@ -21,14 +21,16 @@ from flawmap.config import (
     read_file,
     read_pairs,
 )
+from flawmap.data.check import require_sound
 from flawmap.data.detect import existing, read_data
-from flawmap.data.samples import SampleTable
+from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.data.verify import verify
-from flawmap.errors import ConfigError, FitError, unknown_name
+from flawmap.errors import ConfigError, DataError, FitError, unknown_name
 from flawmap.files import FolderLock, as_path, is_page, require_writable
 from flawmap.progress import Progress
 from flawmap.quantities import seconds
 from flawmap.registry import METHODS
+from flawmap.wording import shown
 
 if TYPE_CHECKING:
     from flawmap.detector import Detector
@@ -130,9 +132,9 @@ def fit(
             "a fit can be resumed only if it writes a model", where="resume", hint="give output"
         )
     if not isinstance(data, SampleTable):
-        # What cannot be listed is named by the fit, together with what cannot be decoded.
-        data = read_data(
-            data, format=format, categories=categories, seed=config.seed, skip_bad=True
+        data = _to_learn(
+            read_data(data, format=format, categories=categories, seed=config.seed, check=False),
+            skip_bad,
         )
     elif categories is not None:
         data = data.only(categories)
@@ -349,6 +351,22 @@ def evaluate(
     return result
 
 
+def _to_learn(table: SampleTable, skip_bad: bool) -> SampleTable:
+    """A table that can be learnt.
+
+    Raises:
+        DataError: It cannot, perhaps because of what cannot be listed: that is named first.
+    """
+    try:
+        # What cannot be listed is named by the fit, together with what cannot be decoded.
+        require_sound(table, skip_bad=True)
+    except DataError:
+        if not skip_bad:
+            raise_unreadable(table.problems, where=shown(table.root))
+        raise
+    return table
+
+
 def _is_given(name: str, value: object) -> bool:
     """Whether somebody gave this option of a fit; 0 is something, too."""
     return bool(value) if name == "options" else value is not None and value is not False
@@ -361,11 +379,19 @@ def _alone(path: Path) -> Iterator[None]:
     Raises:
         FitError: Another process holds it.
     """
-    if os.environ.get("RANK", "0") != "0":
+    # As torch tells it; clusters set RANK too.
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         # Of the processes that torchrun starts, the first one writes.
         yield
         return
-    lock = FolderLock(path.parent, f".{path.name}.lock")
+    try:
+        lock = FolderLock(path.parent, f".{path.name}.lock")
+    except OSError as error:
+        raise FitError(
+            f"the model cannot be held for this fit: {error.strerror or error}",
+            where=str(path.parent / f".{path.name}.lock"),
+            hint="remove this file if no other fit writes the model, or write to another --output",
+        ) from error
     if not lock.acquire():
         raise FitError(
             "another fit is writing this model",

@@ -35,10 +35,9 @@ from flawmap.methods.base import Method, OnePassMethod
 from flawmap.registry import METHODS
 from flawmap.resources import one_blas_thread, require_device
 from flawmap.scoring import Calibration, Scorer
-from flawmap.scoring.calibration import EVERY
 from flawmap.scoring.maps import Smoothing, resample
 from flawmap.training.device import make_fabric, precision_of
-from flawmap.types import Batch, FloatArray, Geometry, Prediction, RawMap, Sample
+from flawmap.types import EVERY, Batch, FloatArray, Geometry, Prediction, RawMap, Sample
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 

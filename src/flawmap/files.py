@@ -129,7 +129,11 @@ class FolderLock:
 
     def remove(self) -> None:
         """Take the lock's file away, and let go; for whoever holds it."""
-        self._path.unlink(missing_ok=True)
+        if os.name == "nt":
+            # Windows keeps what is open; there nobody waits for this file.
+            self.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
         self.close()
 
 
@@ -172,6 +176,16 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         return found
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is there, as far as this user may see; `Path.is_dir` may raise."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there, as far as this user may see; `Path.is_file` may raise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def is_page(path: Path) -> bool:
     """Whether a file is an HTML page."""
     with path.open("rb") as file:
@@ -191,14 +205,14 @@ def require_writable(path: Path, option: str, *, own: Callable[[Path], bool]) ->
             another kind is there.
     """
     folder = path.parent
-    if path.is_dir():
+    if is_folder(path):
         raise ConfigError(
             "the output is a folder",
             where=option,
             given=path,
             expected="the name of a file, such as model.flawmap or report.html",
         )
-    if path.is_file() and path.stat().st_size and not own(path):
+    if is_file(path) and path.stat().st_size and not own(path):
         raise ConfigError(
             "a file of another kind is there, and would be lost",
             where=option,

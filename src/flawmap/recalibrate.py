@@ -13,17 +13,17 @@ from flawmap import bundle as bundles
 from flawmap.bundle import Bundle
 from flawmap.data.check import unread_verdicts
 from flawmap.data.detect import read_data
+from flawmap.data.inputs import with_categories
 from flawmap.data.samples import SampleTable, raise_unreadable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
-from flawmap.outputs.inputs import with_categories
 from flawmap.progress import Progress, Silent
 from flawmap.quantities import require_rate
 from flawmap.resources import require_device
-from flawmap.scoring.calibration import EVERY, Calibration, Threshold
+from flawmap.scoring.calibration import Calibration, Threshold
 from flawmap.scoring.good_scores import GoodScores
-from flawmap.types import Sample, categories_of
+from flawmap.types import EVERY, Sample, categories_of
 from flawmap.wording import counted, shown
 
 PathLike = str | os.PathLike[str]
@@ -234,23 +234,11 @@ def _good_images(
         raise DataError("none of the good images can be read", where=shown(table.root))
     # Pictures are compared, not names: a copy under another name was learnt as well.
     learnt = set(fitted.get("learnt_pictures", ()))
-    unseen = [fact for fact in checked.facts if fact.pixels.hex() not in learnt]
-    # A copy would count as one more independent image, and the threshold promise too much.
-    distinct: dict[tuple[str, bytes], Sample] = {}
-    for fact in unseen:
-        distinct.setdefault((fact.sample.category, fact.pixels), fact.sample)
-    good = list(distinct.values())
-    if copies := len(unseen) - len(good):
-        what = counted(copies, "exact copy", "exact copies")
-        notes.append(f"{what} of other good images {'is' if copies == 1 else 'are'} left out")
+    unseen = {f.sample.path: f.pixels for f in checked.facts if f.pixels.hex() not in learnt}
     if left_out := len(checked.facts) - len(unseen):
         what = counted(left_out, "image that the detector has", "images that the detector has")
         notes.append(f"left out: {what} learnt, which would score too low")
-    if any(s.split == "test" for s in good):
-        notes.append(
-            "images of the test split set the thresholds: an evaluation on that split is no longer "
-            "independent of them"
-        )
+    good = [f.sample for f in checked.facts if f.sample.path in unseen]
     if not good:
         raise DataError(
             "there is no good image to set a threshold from",
@@ -262,7 +250,19 @@ def _good_images(
     named = _named(table, good, tuple(fitted.get("categories", ())), category)
     if others := len(good) - len(named):
         notes.append(f"left out: {counted(others, 'good image')} of other products")
-    return named, unreadable
+    # A copy would count as one more independent image, and the threshold promise too much.
+    distinct: dict[tuple[str, bytes], Sample] = {}
+    for sample in named:
+        distinct.setdefault((sample.category, unseen[sample.path]), sample)
+    if copies := len(named) - len(distinct):
+        what = counted(copies, "exact copy", "exact copies")
+        notes.append(f"{what} of other good images {'is' if copies == 1 else 'are'} left out")
+    if any(s.split == "test" for s in distinct.values()):
+        notes.append(
+            "images of the test split set the thresholds: an evaluation on that split is no longer "
+            "independent of them"
+        )
+    return list(distinct.values()), unreadable
 
 
 def _named(

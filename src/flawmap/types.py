@@ -21,6 +21,10 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 GOOD = "good"
+"""The name of what has no defect."""
+
+EVERY = "*"
+"""In place of a category: all of them together."""
 
 
 @dataclass(frozen=True, slots=True)

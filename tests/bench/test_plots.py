@@ -118,3 +118,23 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match="flawmap\\[bench\\]"):
         plot(cells, tmp_path / "p.svg")
+
+
+def test_many_lines_are_told_apart_and_what_is_partial_is_hollow(
+    stored: Make, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    from flawmap.bench.plots import _colour, _marker
+
+    names = [f"line {i}" for i in range(30)]
+    assert len({_marker(names, name) for name in names}) == 30
+    places = [(name, "separate") for name in names]
+    assert len({_colour(places, place) for place in places}) == 30
+    cost = {"fit_seconds": 10.0, "images_per_second": 5.0, "parameters": 1e6}
+    whole = {"x": {"image_auroc": 0.9}, "y": {"image_auroc": 0.8}}
+    cells = [stored("a", whole, cost=cost), stored("b", {"x": whole["x"]}, cost=cost)]
+    target = tmp_path / "plot.svg"
+    plot(cells, target, join=True)
+    assert "hollow: not over all categories or seeds" in target.read_text(encoding="utf-8")
+    plot(cells[:1], target)
+    assert "hollow" not in target.read_text(encoding="utf-8")

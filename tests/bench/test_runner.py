@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 
 from flawmap.bench import runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
+from flawmap.bench.groups import current
 from flawmap.bench.results import Outcome
 from flawmap.bench.runner import expected_seconds, run_cells
 from flawmap.bench.store import Store
@@ -80,6 +82,8 @@ class Stage:
         monkeypatch.setattr(
             runner, "stage_command", lambda stage, job: [sys.executable, self.script, stage, job]
         )
+        # Its own pace would be most of the time that these tests take.
+        monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
         self.plan({})
 
     def plan(self, plan: dict[str, str]) -> None:
@@ -532,3 +536,68 @@ def test_the_time_of_a_cell_comes_from_the_nearest_that_have_run(rings: Path) ->
     here = {("patchcore", "rings"): [(10.0, n), (20.0, n)]}
     assert expected_seconds(cell, quick | slow | here) == pytest.approx(15.0)
     assert expected_seconds(other, quick | slow | here) == pytest.approx(4.0)
+
+
+def test_what_other_code_has_learnt_begins_anew(
+    stage: Stage, cells: list[Cell], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.plan({"score-0": "slow"})
+    notes = Notes()
+    with Store(path, create=True) as store:
+        thread = stage.interrupt_at("score-0")
+        with pytest.raises(Interrupted):
+            run_cells(cells[:1], store)
+        thread.join()
+        stage.calls()
+        stage.plan({})
+        monkeypatch.setattr(runner, "code", lambda: {"commit": "another", "versions": {}})
+        assert run_cells(cells[:1], store, progress=notes).done == 1
+        assert stage.calls() == ["fit-0", "score-0"]
+    assert any("had another commit" in text for text in notes.texts)
+
+
+def test_data_that_is_as_it_was_counts_again(
+    stage: Stage, rings: Path, path: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "rings"
+    shutil.copytree(rings, changed)
+    with Store(path, create=True) as store:
+        run_cells(cells_for(changed, seeds=[0]), store)
+        spare = next((changed / "train" / "good").iterdir())
+        spare.rename(tmp_path / "spare.png")
+        run_cells(cells_for(changed, seeds=[0]), store)
+        (tmp_path / "spare.png").rename(spare)
+        back = cells_for(changed, seeds=[0])
+        assert run_cells(back, store).before == 1
+        assert [c.key for c in current(store.cells())] == [back[0].key]
+        assert store.cells()[-1].key == back[0].key
+
+
+def test_what_another_process_finished_or_failed_is_told(
+    stage: Stage, cells: list[Cell], path: Path
+) -> None:
+    stage.plan({"fit-0": "slow"})
+    with Store(path, create=True) as store, Store(path) as other:
+
+        def meanwhile() -> None:
+            while "fit-0" not in (stage.log.read_text() if stage.log.exists() else ""):
+                time.sleep(0.02)
+            with Store(path) as other:
+                for cell in cells[1:]:
+                    assert other.claim(cell, "another") == "ours"
+                other.fail(cells[1].key, "another", {"message": "it broke"}, {})
+                figures = {"rings": {"image_auroc": 0.5}}
+                other.finish(cells[2].key, "another", Outcome(figures, [], {}, {}))
+            stage.plan({})
+            stop.set()
+
+        stop = threading.Event()
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        stage.script.write_text(stage.script.read_text().replace("range(600)", "range(30)"))
+        summary = run_cells(cells, store)
+        thread.join()
+        assert stop.is_set()
+        assert (summary.done, summary.before) == (1, 1)
+        assert ["it broke" in text for text in summary.failed] == [True]
+        assert other.error(cells[0].key) == {}

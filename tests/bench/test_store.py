@@ -233,6 +233,12 @@ def test_an_export_is_taken_over_and_what_the_file_has_itself_stays(
         assert store.add(read_cells(text)) == 1
         assert store.add(read_cells(text)) == 0
         found = {c.data: c for c in store.cells()}
+        # What was measured elsewhere counts as older.
+        later = cell.config.model_copy(update={"seed": 9})
+        assert store.claim(dataclasses.replace(cell, config=later), "me") == "ours"
+        stored = dataclasses.replace(found[cell.data], key="older", seed=8)
+        assert store.add([stored]) == 1
+        assert [c.seed for c in store.cells() if c.data == cell.data] == [8, 0, 9]
         assert found[cell.data].figures == better.figures
         assert found["other"] == read_cells(text)[0]
         assert store.claim(other, "me") == "done"
@@ -256,3 +262,17 @@ def test_an_import_leaves_alone_what_runs_and_takes_no_failure_over(
         store.claim(cell, "me")
         assert store.add(read_cells(done)) == 0
         assert store.finish(cell.key, "me", OUTCOME)
+
+
+def test_the_claim_of_a_dead_process_can_be_forgotten(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "a.sqlite", create=True) as store:
+        store.claim(cell, "me")
+        assert store.under_way() == 1
+        store.forget_failed()
+        assert len(store.cells()) == 1
+        monkeypatch.setattr("flawmap.bench.store.STALE_SECONDS", -1.0)
+        assert store.under_way() == 0
+        assert store.forget_failed() == 0
+        assert store.cells() == []

@@ -450,7 +450,7 @@ def test_failures_and_shared_machines_are_told(stored: Make) -> None:
     assert any("while other cells ran" in f for f in table.footnotes)
     resumed = stored("a", {"x": {"image_auroc": 0.5}}, cost={"fit_resumed": True})
     (mark,) = make_table([resumed], columns=COLUMNS).footnotes
-    assert "its seconds and its peak memory are those of the last part" in mark
+    assert "its seconds and memory are not counted" in mark
     with pytest.raises(BenchError, match=r"is finished; those that failed:\n  b on parts/x"):
         make_table([failed])
     with pytest.raises(BenchError) as caught:
@@ -506,3 +506,74 @@ def test_the_words_of_a_cell() -> None:
     assert cell(column, Value(12345.67)) == "12,345.7"
     assert cell(column, None) == "–"
     assert cell(column, Value(1.0, text="1.00")) == "1.00"
+
+
+def test_means_over_other_categories_are_no_match(stored: Make) -> None:
+    """A metric that was measured in some categories alone, as after a grid that was stopped."""
+
+    def cell(label: str, category: str, seed: int, **more: float) -> StoredCell:
+        return stored(label, {category: {"image_auroc": 0.9, **more}}, seed=seed)
+
+    cells = [cell("a", c, seed, aupro=0.5) for c in "xyz" for seed in (0, 1)]
+    cells += [cell("b", c, seed, aupro=0.9) for c in "xy" for seed in (0, 1)]
+    cells += [cell("b", "z", seed) for seed in (0, 1)]
+    cells += [cell("c", c, 0, aupro=0.7) for c in "xyz"]
+    cells += [cell("c", "x", 1, aupro=0.1), cell("c", "y", 1), cell("c", "z", 1)]
+    cells += [cell("d", c, seed, aupro=0.3) for c in "xyz" for seed in (0, 1)]
+    first, second, third, _ = make_table(cells, columns=COLUMNS).lines
+    assert first.values["aupro"].best
+    assert second.values["aupro"].mean == pytest.approx(0.9)
+    assert not second.values["aupro"].best
+    assert "AUPRO: over 2 of 3 categories" in second.marks
+    # A mean over one category does not stand in one mean with those over all.
+    assert third.values["aupro"].mean == pytest.approx(0.7)
+    assert "AUPRO: over 1 of these 2 seeds" in third.marks
+
+
+def test_the_part_of_a_fit_that_was_resumed_is_no_cost(stored: Make) -> None:
+    def cell(seed: int, **cost: object) -> StoredCell:
+        return stored("a", {"x": {"image_auroc": 0.9}}, seed=seed, cost=cost)
+
+    cells = [
+        cell(0, fit_seconds=20.0),
+        cell(1, fit_seconds=3.0, fit_resumed=True, images_per_second=4.0),
+    ]
+    (line,) = make_table(cells, columns=(*COLUMNS, "images_per_second")).lines
+    assert line.values["fit_seconds"].mean == 20.0
+    assert line.values["images_per_second"].mean == 4.0
+    assert any("stopped and resumed" in mark for mark in line.marks)
+    assert "fit, s: over 1 of these 2 seeds" in line.marks
+    # Where no time is shown, nothing of times needs to be said.
+    (line,) = make_table(cells, columns=("image_auroc",)).lines
+    assert line.marks == ()
+
+
+def test_times_are_compared_on_one_quiet_machine_alone(stored: Make) -> None:
+    def cell(label: str, seconds: float, jobs: int, device: str = "it") -> StoredCell:
+        return stored(
+            label,
+            {"x": {"image_auroc": 0.9}},
+            cost={"fit_seconds": seconds},
+            environment={"jobs": jobs, "device": device, "versions": {}},
+        )
+
+    def best(*cells: StoredCell) -> list[str]:
+        lines = make_table(cells, columns=COLUMNS).lines
+        return [line.label for line in lines if line.values["fit_seconds"].best]
+
+    assert best(cell("a", 9, 1), cell("b", 5, 1)) == ["b"]
+    assert best(cell("a", 9, 1), cell("b", 5, 2), cell("c", 10, 1)) == ["a"]
+    assert best(cell("a", 9, 1), cell("b", 5, 1, "another")) == []
+
+
+def test_several_weights_of_an_encoder_are_told(stored: Make) -> None:
+    def marks(*digests: str | None) -> tuple[str, ...]:
+        cells = [
+            stored("a", {"x": {"image_auroc": 0.9}}, seed=i, environment={"encoder_sha256": d})
+            for i, d in enumerate(digests)
+        ]
+        (line,) = make_table(cells, columns=COLUMNS).lines
+        return line.marks
+
+    assert marks("1", "1", None) == ()
+    assert marks("1", "2") == ("several weights of the encoder",)

@@ -295,3 +295,17 @@ def test_a_bundle_says_where_its_thresholds_come_from(tmp_path: Path, brightness
     data = bundles.read(bundle).info["fitted"]["data"]
     assert data["calibrated_on"]["images"] == {"screw": 30}
     assert data["calibrated_on"]["root"] == str(photos)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_copies_in_folders_of_one_product_count_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    for day in ("monday", "tuesday"):
+        write_images(tmp_path / "cable" / day, [10, 20, 30])
+    write_images(tmp_path / "cable" / "tuesday", [10, 20, 30, 40])
+    data = str(tmp_path / "cable")
+    assert run(["calibrate", str(model), data, "--false-reject-rate", "0.25"]) == 0
+    assert "3 exact copies" in capsys.readouterr().err
+    assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [10, 20, 30, 40]

@@ -193,3 +193,12 @@ def test_device_and_weights_reach_the_loader(photos: Path, loaded: dict[str, Any
         "device": "cpu",
         "encoder_weights": Path("w.pth"),
     }
+
+
+def test_what_cannot_be_listed_is_among_the_skipped(photos: Path) -> None:
+    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    out = photos.parent / "out"
+    assert run(["predict", "m.flawmap", str(photos), "-o", str(out), "--skip-bad", "-q"]) == 0
+    skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [Path(s["path"]).name for s in skipped] == ["gone.png"]
+    assert skipped[0]["reason"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,24 @@ def test_masks_are_named_and_must_be_clear(tmp_path: Path, write_image: WriteIma
     assert found == sample
     with pytest.raises(DataError, match="holds ';'"):
         write_table([Sample(image, "nut", "test", 1, "", ("a;b.png",))], tmp_path / "c.csv")
+
+
+def test_copies_lie_on_one_side(tmp_path: Path, write_image: WriteImage) -> None:
+    for i in range(10):
+        write_image(tmp_path / "bolt" / "good" / f"{i}.png", 10 * i)
+        write_image(tmp_path / "bolt" / "good" / f"{i} copy.png", 10 * i)
+    write_image(tmp_path / "bolt" / "dent" / "a.png", 200)
+    for seed in range(5):
+        table = hold_out(read_data(tmp_path / "bolt"), 0.3, seed)
+        sides = {
+            split: {Path(s.path).name[0] for s in table.select(split=split, label=0)}
+            for split in ("train", "test")
+        }
+        assert not sides["train"] & sides["test"]
+        assert len(sides["test"]) == 3
+
+
+def test_what_a_table_cannot_say_is_refused(parts: Path) -> None:
+    table = replace(read_data(parts), one_vs_rest=True)
+    with pytest.raises(DataError, match="each class is a task of its own"):
+        hold_out(table, 0.2, 0)

@@ -131,6 +131,13 @@ class TestEightBit:
         image = decode(encoded(paletted, "PNG", transparency=0))
         np.testing.assert_array_equal(image, [[[0, 0, 0], [40, 50, 60]]])
 
+    def test_a_colour_that_stands_for_nothing_is_black(self) -> None:
+        colours = np.array([[[255, 255, 255], [40, 50, 60]]], dtype=np.uint8)
+        image = decode(encoded(Image.fromarray(colours), "PNG", transparency=(255, 255, 255)))
+        np.testing.assert_array_equal(image, [[[0, 0, 0], [40, 50, 60]]])
+        image = decode(encoded(Image.fromarray(colours[..., 0]), "PNG", transparency=255))
+        np.testing.assert_array_equal(image, [[[0, 0, 0], [40, 40, 40]]])
+
     def test_alpha_is_composited_over_black(self) -> None:
         rgba = np.array([[[200, 100, 50, 255], [200, 100, 50, 51], [9, 9, 9, 0]]], dtype=np.uint8)
         for format in ("PNG", "TIFF"):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import flawmap
 from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
 from flawmap.data.detect import recognise
+from flawmap.data.inputs import find_images
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
-from flawmap.outputs.inputs import find_images
 from flawmap.registry import FORMATS
 
 WriteImage = Callable[..., Path]
@@ -69,6 +70,38 @@ class TestFolder:
         table = read_data(tmp_path / "gear", format="folder")
         assert summary(table) == {("gear", "train", 0, "good"): 3}
         assert "monday" in table.notes[0]
+
+    def test_days_that_say_what_is_good_are_one_product(
+        self, tmp_path: Path, write_image: WriteImage
+    ) -> None:
+        for day in ("monday", "tuesday"):
+            for name in ("good/1.png", "bad/2.png", "scratch/3.png"):
+                write_image(tmp_path / "gear" / day / name)
+        table = read_data(tmp_path / "gear", format="folder")
+        assert summary(table) == {
+            ("gear", "train", 0, "good"): 2,
+            ("gear", "test", 1, "bad"): 2,
+            ("gear", "test", 1, "scratch"): 2,
+        }
+
+    @pytest.mark.parametrize("inner", ["NG", "test", "masks"])
+    @pytest.mark.parametrize("good", ["good", "monday"])
+    def test_what_lies_deeper_is_never_taken_as_good_either(
+        self, tmp_path: Path, write_image: WriteImage, good: str, inner: str
+    ) -> None:
+        for name in ("1.png", "late/2.png", f"late/{inner}/3.png"):
+            write_image(tmp_path / "gear" / good / name)
+        with pytest.raises(DataError, match=f"'{inner}', which means defects") as caught:
+            read_data(tmp_path / "gear", format="folder")
+        assert str(caught.value.where).endswith(f"late/{inner}")
+
+    def test_a_parent_folder_gives_the_product_its_name(
+        self, tmp_path: Path, write_image: WriteImage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_image(tmp_path / "gear" / "1.png")
+        (tmp_path / "gear" / "notes").mkdir()
+        monkeypatch.chdir(tmp_path / "gear" / "notes")
+        assert read_data("..").categories == ("gear",)
 
     def test_splits_are_never_taken_as_good(self, mvtec: Path) -> None:
         with pytest.raises(DataError, match="would train on defects") as caught:
@@ -753,3 +786,67 @@ def test_a_table_that_cannot_be_read_is_named(
     with pytest.raises(DataError, match="cannot be read: Permission denied") as caught:
         read_data(table)
     assert caught.value.where == str(table)
+
+
+def test_masks_among_good_training_images_are_not_learnt(
+    tmp_path: Path, write_image: WriteImage
+) -> None:
+    for name in ("train/good/images/1.png", "train/good/masks/1.png", "test/good/2.png"):
+        write_image(tmp_path / "gear" / name)
+    with pytest.raises(DataError, match="'masks', which means defects"):
+        read_data(tmp_path / "gear", format="mvtec")
+
+
+def test_a_folder_that_may_not_be_entered_is_no_product(
+    tmp_path: Path, write_image: WriteImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as lost+found, for whoever is not root; Python before 3.14 asks with an error."""
+    for product in ("bolt", "nut"):
+        for name in ("train/good/1.png", "test/good/2.png"):
+            write_image(tmp_path / product / name)
+    (tmp_path / "lost+found").mkdir()
+    real, listed = os.stat, os.scandir
+
+    def refuse(path: object, *arguments: object, **options: object) -> object:
+        if "lost+found/" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)  # type: ignore[call-overload]
+
+    def closed(path: object) -> object:
+        if "lost+found" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "scandir", closed)
+    table = read_data(tmp_path, check=False)
+    assert table.format == "mvtec"
+    assert table.categories == ("bolt", "nut")
+
+
+def test_a_fit_names_what_is_missing_before_what_follows_from_it(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,category\na.png,nut\nb.png,nut\n")
+    for categories in (None, ["nut"]):
+        with pytest.raises(DataError, match=r"a\.png"):
+            flawmap.fit(table, categories=categories)
+    with pytest.raises(DataError, match="there are no images"):
+        flawmap.fit(table, skip_bad=True)
+    with pytest.raises(ConfigError, match="unknown category 'bolt'"):
+        flawmap.fit(table, categories=["bolt"])
+
+
+def test_the_number_of_a_kind_is_no_verdict_beside_a_label(
+    tmp_path: Path, write_image: WriteImage
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text(
+        "path,label,defect\na.png,good,\nb.png,defect,0\nc.png,defect,1\n"
+    )
+    table = read_data(tmp_path / "t.csv")
+    assert summary(table) == {
+        ("default", "train", 0, "good"): 1,
+        ("default", "test", 1, "0"): 1,
+        ("default", "test", 1, "1"): 1,
+    }

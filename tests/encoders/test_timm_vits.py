@@ -38,6 +38,8 @@ def levels(encoder: Encoder, size: int) -> list[torch.Tensor]:
         ("deit_small_distilled_patch16_224", 2, 16, 96),
         ("deit_tiny_patch16_224", 1, 16, 96),
         ("beit_base_patch16_224", 1, 16, 224),
+        # Its patches are single px of what a convolutional stem gives.
+        ("vit_tiny_r_s16_p8_224", 1, 32, 96),
     ],
 )
 def test_every_make_gives_the_stream_after_its_blocks(

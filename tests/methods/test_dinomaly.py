@@ -125,7 +125,7 @@ def test_the_whole_loss_is_the_mean_over_both_groups_without_the_cls_token(vit: 
     features = (rand(2, 17, 384), rand(2, 17, 384, seed=1))
     total = 0.0
     with torch.no_grad():
-        for target, output in zip(features, method.reconstruct(features), strict=True):
+        for target, output in zip(features, method.decoded(features), strict=True):
             for t, o in zip(target[:, 1:].double(), output[:, 1:].double(), strict=True):
                 total += (1 - float((t * o).sum() / (t.norm() * o.norm()))) / 4
         for step in (0, 500, 5000):
@@ -152,7 +152,7 @@ def test_the_decoder_is_read_in_reverse(vit: Encoder) -> None:
     method = make(vit, depth=4)
     features = (rand(1, 17, 384), rand(1, 17, 384, seed=1))
     with torch.inference_mode():
-        shallow, deep = method.reconstruct(features)
+        shallow, deep = method.decoded(features)
         x = method.bottleneck((features[0] + features[1]) / 2)
         outputs = []
         for block in method.decoder:
@@ -166,7 +166,7 @@ def test_the_map_leaves_out_the_cls_token(vit: Encoder) -> None:
     method = make(vit)
     features = [rand(1, 17, 384), rand(1, 17, 384, seed=1)]
     with torch.inference_mode():
-        outputs = method.reconstruct(tuple(features))
+        outputs = method.decoded(tuple(features))
         found = method.anomaly_map(tuple(features))
     wanted = torch.zeros(16)
     for target, output in zip(features, outputs, strict=True):
@@ -233,7 +233,7 @@ def test_convolutional_levels_meet_on_one_grid(conv: Encoder) -> None:
     assert deep.shape == (2, 16, conv.channels[1] + conv.channels[2])
     lengths = shallow.norm(dim=-1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
-    outputs = method.reconstruct((shallow, deep))
+    outputs = method.decoded((shallow, deep))
     assert [o.shape for o in outputs] == [shallow.shape, deep.shape]
 
 
@@ -408,14 +408,14 @@ def test_jitter_is_in_proportion_to_the_length_of_a_token(vit: Encoder) -> None:
     token = rand(1, 17, 384)
     token[:, 3] *= 100
     torch.manual_seed(0)
-    method.reconstruct((token, token))
+    method.decoded((token, token))
     noise = (seen[0] - token)[0]
     scale = noise.std(dim=-1) / (token[0].norm(dim=-1) * 10 / 384)
     torch.testing.assert_close(scale, torch.ones(17), rtol=0.15, atol=0.0)
     assert not [m for m in method.bottleneck if isinstance(m, Dropout) and m.p]
     method.eval()
     with torch.no_grad():
-        first, second = method.reconstruct((token, token)), method.reconstruct((token, token))
+        first, second = method.decoded((token, token)), method.decoded((token, token))
     assert torch.equal(first[0], second[0])
 
 
@@ -511,7 +511,7 @@ def test_what_a_convolutional_encoder_cannot_do(conv: Encoder) -> None:
     method = make(conv, size=64, width=64, constraint="one-group")
     (target,) = method.extract(torch.rand(1, 3, 64, 64))
     assert target.shape == (1, 16, sum(conv.channels))
-    assert method.reconstruct((target,))[0].shape == target.shape
+    assert method.decoded((target,))[0].shape == target.shape
 
 
 def test_a_hook_on_the_gradient_is_the_same() -> None:

@@ -69,7 +69,7 @@ def test_distances_are_cosines_over_the_channels() -> None:
 def test_the_levels_come_back_in_their_shapes(lite: Encoder, size: int) -> None:
     method = make(lite)
     features = method.extract(images(size=size))
-    restored = method.restore_levels(features)
+    restored = method.decoded(features)
     assert [r.shape for r in restored] == [f.shape for f in features]
     assert method.anomaly_map(features).shape == (2, 1, *features[0].shape[-2:])
 
@@ -79,7 +79,7 @@ def test_an_encoder_that_rounds_sizes_down() -> None:
     method = make(unweighted("convnext_atto"))
     features = method.extract(images(size=62))
     assert [f.shape[-1] for f in features] == [15, 7, 3]
-    restored = method.restore_levels(features)
+    restored = method.decoded(features)
     assert [r.shape for r in restored] == [f.shape for f in features]
     assert method.anomaly_map(features).shape == (2, 1, 15, 15)
     method.loss(features, 0).backward()

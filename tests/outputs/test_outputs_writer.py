@@ -11,7 +11,7 @@ from PIL import Image
 
 from flawmap.errors import ConfigError, DataError, ExportError
 from flawmap.outputs import PredictionWriter, read_map_png
-from flawmap.types import Prediction, Region, Sample
+from flawmap.types import Prediction, Region
 
 
 def predicted(path: Path, *, value: float = 2.0) -> Prediction:
@@ -101,7 +101,7 @@ def test_what_was_written_before_a_failure_is_complete(
 def test_skipped_images_are_listed_apart_and_forgotten_by_the_next_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with PredictionWriter(out, roots=[]) as writer:
-        writer.skip(Sample("x.png", "", "test", None), DataError("it is truncated", where="x.png"))
+        writer.skip("x.png", "it is truncated")
     line = json.loads((out / "skipped.jsonl").read_text())
     assert line == {"path": "x.png", "reason": "it is truncated"}
     with PredictionWriter(out, roots=[]):

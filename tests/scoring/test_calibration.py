@@ -7,13 +7,13 @@ import pytest
 
 from flawmap.errors import ConfigError
 from flawmap.scoring.calibration import (
-    EVERY,
     Calibration,
     CategoryCalibration,
     conformal,
     needed,
     standing_out,
 )
+from flawmap.types import EVERY
 
 
 def test_the_threshold_is_the_conformal_order_statistic() -> None:

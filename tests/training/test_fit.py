@@ -319,3 +319,43 @@ def test_each_image_of_a_fit_is_decoded_once(rings: Path, monkeypatch: pytest.Mo
     found = flawmap.fit(rings, method="patchcore", options=options)
     assert found.calibration.categories
     assert read == []
+
+
+def test_a_picture_that_one_product_teaches_sets_no_threshold_of_another(
+    rings: Path, tmp_path: Path
+) -> None:
+    pictures = sorted((rings / "train" / "good").iterdir())
+    for product in ("bolt", "nut"):
+        (tmp_path / product).mkdir()
+        for picture in pictures:
+            shutil.copy(picture, tmp_path / product)
+    options = {"data.size": 64, "calibration.strategy": "holdout", "calibration.fraction": 0.5}
+    notes = Notes()
+    detector = flawmap.fit(tmp_path, method="patchcore", options=options, progress=notes)
+    held = detector.calibration.categories.values()
+    assert sum(len(c.scores) for c in held) < 12
+    assert any("learnt as another product's" in text for text in notes.texts)
+    apart = flawmap.fit(tmp_path, method="patchcore", options=options, separate=True)
+    assert [len(c.scores) for c in apart.calibration.categories.values()] == [6, 6]
+
+
+def test_what_was_learnt_for_hours_is_not_removed(rings: Path, tmp_path: Path) -> None:
+    output = tmp_path / "m.flawmap"
+    for folder in ("m.flawmap.run", "m.flawmap.run.old"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.safetensors").write_text(folder)
+    flawmap.fit(rings, method="patchcore", output=output, options={"data.size": 64})
+    assert (tmp_path / "m.flawmap.run.old" / "a.safetensors").read_text() == "m.flawmap.run.old"
+    assert (tmp_path / "m.flawmap.run.old2" / "a.safetensors").read_text() == "m.flawmap.run"
+
+
+def test_another_user_s_lock_is_explained(
+    rings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, name: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("flawmap.api.FolderLock", refuse)
+    with pytest.raises(FitError, match="Permission denied") as caught:
+        flawmap.fit(rings, output=tmp_path / "m.flawmap")
+    assert str(caught.value.where).endswith(".m.flawmap.lock")

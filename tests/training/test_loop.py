@@ -67,6 +67,7 @@ def test_ctrl_c_saves_and_resume_reaches_the_same_weights(
     assert (tmp_path / "x.flawmap.run" / "model-0.safetensors").exists()
     resumed = flawmap.fit(rings, output=output, method="dinomaly", options=OPTIONS, resume=True)
     assert same(resumed, whole)
+    assert resumed.fitted.curves["*"]["losses"] == whole.fitted.curves["*"]["losses"]
     assert not (tmp_path / "x.flawmap.run").exists()
 
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _LIBRARIES = ("torch", "timm", "numpy", "scipy")
 
 
+def code() -> dict[str, Any]:
+    """Whose result a figure is: the commit, and the versions of what it is built on."""
+    versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
+    versions |= {name: v for name in _LIBRARIES if (v := version_of(name)) is not None}
+    return {"commit": source_commit(), "versions": versions}
+
+
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """Device, threads, versions, commit and date, as plain JSON values.
 
@@ -30,14 +37,11 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     from flawmap.training.device import describe_device, device_of
 
     device = device or torch.device(device_of("auto"))
-    versions = {"flawmap": flawmap.__version__, "python": platform.python_version()}
-    versions |= {name: v for name in _LIBRARIES if (v := version_of(name)) is not None}
     return {
+        **code(),
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": source_commit(),
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
-        "versions": versions,
     }
 
 

@@ -15,6 +15,12 @@ from flawmap.config import Config, Section
 
 Figures = Mapping[str, float]
 
+SHARED = "times were taken while other cells ran on the same machine"
+RESUMED = "a fit was stopped and resumed: its seconds and memory are not counted"
+"""What must be known of a line's costs."""
+
+_OF_A_FIT = ("fit_seconds", "fit_peak_memory_mib", "fit_peak_gpu_memory_mib")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,12 +59,22 @@ class Group:
         }
 
     def costs(self, seed: int, categories: Collection[str]) -> list[dict[str, Any]]:
-        """What each model of a seed cost that has any of these categories."""
+        """What each model of a seed cost that has any of these categories.
+
+        Of a fit that was stopped and resumed only the last part is known, which is no cost of it.
+        """
         found: dict[tuple[str, ...], dict[str, Any]] = {}
         for cell in self.cells:
             if cell.seed == seed and set(cell.categories) & set(categories):
-                found.setdefault(cell.categories, {}).update(cell.cost)
+                lost = _OF_A_FIT if cell.cost.get("fit_resumed") else ()
+                cost = {name: value for name, value in cell.cost.items() if name not in lost}
+                found.setdefault(cell.categories, {}).update(cost)
         return list(found.values())
+
+    @property
+    def shared_the_machine(self) -> bool:
+        """Whether other cells ran while times were taken."""
+        return any(c.environment.get("jobs", 1) > 1 for c in self.cells)
 
     def about(self) -> dict[str, str]:
         """Device, commit and date of the cells that count; several with semicolons between."""
@@ -95,16 +111,17 @@ class Group:
         elif len(counted) < len(self.seeds):
             found.append(f"{len(counted)} of {len(self.seeds)} seeds")
         if any(c.cost.get("fit_resumed") for c in self.cells):
-            found.append(
-                "a fit was stopped and resumed: its seconds and its peak memory are those of the "
-                "last part"
-            )
-        if any(c.environment.get("jobs", 1) > 1 for c in self.cells):
-            found.append("times were taken while other cells ran on the same machine")
+            found.append(RESUMED)
+        if self.shared_the_machine:
+            found.append(SHARED)
         for key, what in (("device", "devices"), ("precision", "precisions")):
             several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
             if len(several) > 1:
                 found.append(f"several {what}: {', '.join(several)}")
+        if len({c.environment.get("encoder_sha256") for c in self.cells} - {None}) > 1 and not any(
+            "chosen" in c.config for c in self.cells
+        ):
+            found.append("several weights of the encoder")
         if any(
             0 < (figures.get("n_defects_with_mask") or 0) < (figures.get("n_defect") or 0)
             for cell in self.cells
@@ -136,23 +153,12 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
     """The lines of a table, and what was left out.
 
     What has the same name but other options, or a unified model of other categories, is another
-    line. Cells of data that has changed since are left out: a category's images are those that the
-    last cell saw, with any seed. Where a cell does not say which these are, as older ones do not,
-    it is judged by the last cell of its own seed.
+    line. Cells of data that has changed since are left out, see `current`.
 
     Args:
         done: Finished cells with figures, the oldest first.
     """
-    prints = {(c.data, c.seed, c.categories): c.fingerprint for c in done}
-    versions = {
-        (c.data, category): version for c in done for category, version in c.data_versions.items()
-    }
-    kept = [
-        c
-        for c in done
-        if prints[c.data, c.seed, c.categories] == c.fingerprint
-        and all(versions[c.data, name] == version for name, version in c.data_versions.items())
-    ]
+    kept = current(done)
     notes = []
     if old := len(done) - len(kept):
         notes.append(f"{old} cells are left out: they were measured on data that has changed since")
@@ -174,6 +180,27 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
             )
         )
     return _told_apart(groups), notes
+
+
+def current(done: Sequence[StoredCell]) -> list[StoredCell]:
+    """The cells of data as it is now.
+
+    A category's images are those that the last cell saw, with any seed. Where a cell does not say
+    which these are, as older ones do not, it is judged by the last cell of its own seed.
+
+    Args:
+        done: Finished cells with figures, the oldest first.
+    """
+    prints = {(c.data, c.seed, c.categories): c.fingerprint for c in done}
+    versions = {
+        (c.data, category): version for c in done for category, version in c.data_versions.items()
+    }
+    return [
+        c
+        for c in done
+        if prints[c.data, c.seed, c.categories] == c.fingerprint
+        and all(versions[c.data, name] == version for name, version in c.data_versions.items())
+    ]
 
 
 def _identity(cell: StoredCell) -> tuple[str, ...]:

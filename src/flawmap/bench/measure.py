@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawmap.bench.environment import environment, peak_memory_mib
+from flawmap.bench.environment import environment, peak_memory_mib, source_commit
 from flawmap.config import validate
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
@@ -135,6 +135,7 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ],
         "environment": {
             **environment(detector.fabric.device),
+            "commit": _commits(job),
             "jobs": job["jobs"],
             "encoder_sha256": detector.encoder.fingerprint,
             "precision": detector.fitted.precision,
@@ -186,6 +187,12 @@ def throughput(detector: Detector, samples: Sequence[Sample]) -> float:
     began = time.perf_counter()
     n = sum(1 for _ in detector.predict_samples(chosen))
     return n / (time.perf_counter() - began)
+
+
+def _commits(job: Mapping[str, Any]) -> str | None:
+    """Those that the cell began and ended with, which differ if one was made in between."""
+    found = [commit for commit in (job.get("commit"), source_commit()) if commit]
+    return "; ".join(dict.fromkeys(found)) or None
 
 
 def _table(job: Mapping[str, Any]) -> SampleTable:

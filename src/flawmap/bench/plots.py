@@ -17,6 +17,7 @@ AGAINST = ("images_per_second", "parameters", "fit_seconds")
 """The costs that `flawmap bench plot` draws by default, one panel each."""
 
 _MARKERS = "osD^vP*X<>hp"
+_FEW_COLOURS = 10
 _ENDINGS = (".svg", ".png", ".pdf")
 
 
@@ -76,14 +77,16 @@ def plot(
         axes = figure.subplots(1, len(against), squeeze=False)[0]
         for panel, cost in zip(axes, against, strict=True):
             _panel(panel, lines, column, cost, labels, data, join)
-        footnote = f"{MARK} {column.footnote}" if column.footnote else ""
+        notes = [f"{MARK} {column.footnote}"] if column.footnote else []
+        if not all(line.complete and line.values[metric].complete for line in lines):
+            notes.append("hollow: not over all categories or seeds")
         figure.legend(
             handles=_legend(labels, data),
             loc="outside lower center",
             ncols=min(6, 2 * len(against)),
             frameon=False,
             # Room is kept for a legend, not for text beside it.
-            title=textwrap.fill(footnote, 60 * len(against)),
+            title=textwrap.fill("; ".join(notes), 60 * len(against)),
             title_fontsize=7,
         )
         with atomic_path(target, error=ExportError) as path:
@@ -104,14 +107,14 @@ def _panel(
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     column = COSTS[cost]
-    joined: dict[str, list[tuple[float, float]]] = {}
+    joined: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for line in lines:
         x, y = line.values.get(cost), line.values[metric.name]
         if x is None or x.mean is None or y.mean is None:
             continue
         colour = _colour(data, (line.data, line.setting))
         place = (x.mean * column.scale, metric.scale * y.mean)
-        joined.setdefault(colour, []).append(place)
+        joined.setdefault((line.data, line.setting), []).append(place)
         panel.errorbar(
             *place,
             xerr=None if x.spread is None else x.spread * column.scale,
@@ -119,10 +122,12 @@ def _panel(
             fmt=_marker(labels, line.label),
             color=colour,
             capsize=2,
+            # Figures over fewer categories or seeds are no match for the others.
+            markerfacecolor=colour if line.complete and y.complete else "none",
         )
     if join:
-        for colour, places in joined.items():
-            panel.plot(*zip(*sorted(places), strict=True), color=colour, alpha=0.5)
+        for key, places in joined.items():
+            panel.plot(*zip(*sorted(places), strict=True), color=_colour(data, key), alpha=0.5)
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -146,11 +151,18 @@ def _legend(labels: Sequence[str], data: Sequence[tuple[str, str]]) -> list[Any]
 
 
 def _marker(labels: Sequence[str], label: str) -> str:
-    return _MARKERS[labels.index(label) % len(_MARKERS)]
+    place = labels.index(label)
+    # More than there are marks: their numbers.
+    return _MARKERS[place] if place < len(_MARKERS) else f"${place + 1}$"
 
 
-def _colour(data: Sequence[tuple[str, str]], key: tuple[str, str]) -> str:
-    return f"C{data.index(key) % 10}"
+def _colour(data: Sequence[tuple[str, str]], key: tuple[str, str]) -> Any:
+    from matplotlib import colormaps
+
+    place = data.index(key)
+    if len(data) <= _FEW_COLOURS:
+        return f"C{place}"
+    return colormaps["turbo"]((place + 0.5) / len(data))
 
 
 def _matplotlib() -> Any:

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flawmap.bench.environment import environment
+from flawmap.bench.environment import code, environment
 from flawmap.bench.grid import Cell
+from flawmap.bench.groups import current
 from flawmap.bench.known import Known
 from flawmap.bench.measure import BUNDLE, STAGES
-from flawmap.bench.results import Outcome
+from flawmap.bench.results import Outcome, StoredCell
 from flawmap.bench.store import Claim, Store
 from flawmap.bench.work import changes, empty, left_job, work_folder
 from flawmap.errors import BenchError, ConfigError
@@ -182,7 +183,7 @@ class _Run:
 
     def run(self) -> Summary:
         began = time.monotonic()
-        self._skip_known(Known(self.store.cells()))
+        self._skip_known(self.store.cells())
         if self.summary.before:
             self.progress.note(f"{self.summary.before} of {self.total} cells are finished already")
         if self.summary.failed and not self.retry:
@@ -202,11 +203,17 @@ class _Run:
             self.work.rmdir()
         return self.summary
 
-    def _skip_known(self, known: Known) -> None:
+    def _skip_known(self, stored: Sequence[StoredCell]) -> None:
         """Leave out what the file holds already, so that progress speaks of the rest."""
+        known = Known(stored)
         todo: deque[Cell] = deque()
         lacking: dict[str, list[str]] = {}
-        self.store.adopt((m, cell) for cell in self.waiting for m in known.measured(cell))
+        pairs = [(m, cell) for cell in self.waiting for m in known.measured(cell)]
+        self.store.adopt(pairs)
+        done = [c for c in stored if c.status == "done" and c.figures]
+        if {m.key for m, _ in pairs} & ({c.key for c in done} - {c.key for c in current(done)}):
+            # The data is again what it was before others were measured.
+            self.store.renew([m.key for m, _ in pairs])
         for cell in self.waiting:
             status = known.status(cell)
             if status == "done":
@@ -296,7 +303,12 @@ class _Run:
                     ) from error
                 raise
         elif claim != "taken":
+            # Another process on the same file was quicker.
             self.finished += 1
+            if claim == "failed":
+                self.summary.failed.append(f"{cell}: {_reason(self.store.error(cell.key))}")
+            else:
+                self.summary.before += 1
         return claim
 
     def _keep_claims(self) -> None:
@@ -322,6 +334,8 @@ class _Run:
             "config": tree,
             "metrics": sorted(cell.metrics),
             "jobs": self.jobs,
+            # What one version learnt is not scored by another, nor told as its result.
+            **code(),
         }
         if cell.key in self.bundles:
             job["bundle"] = f"../{self.bundles[cell.key]}/{BUNDLE}"

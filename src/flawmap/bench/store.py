@@ -254,14 +254,17 @@ class Store:
     def add(self, stored: Sequence[StoredCell]) -> int:
         """Write finished cells of another results file, or of an export.
 
-        What this file has finished itself stays as it is. Image scores are not in an export.
+        What this file has finished itself stays as it is, and counts as newer. Image scores are not
+        in an export.
 
         Returns:
             How many are new here.
         """
         added = 0
         with self._transaction():
-            for cell in stored:
+            (first,) = self._db.execute("SELECT min(rowid) FROM cells").fetchone()
+            before = min(1, first or 1) - len(stored)
+            for place, cell in enumerate(stored, start=before):
                 row = self._db.execute(
                     "SELECT status FROM cells WHERE key = ?", (cell.key,)
                 ).fetchone()
@@ -269,6 +272,7 @@ class Store:
                     continue
                 self._insert_row(
                     {
+                        "rowid": place,
                         **{name: getattr(cell, name) for name in (*_FACTS, "method", "encoder")},
                         "categories": json.dumps(list(cell.categories)),
                         "config": json.dumps(cell.config),
@@ -283,10 +287,43 @@ class Store:
                 added += 1
         return added
 
+    def error(self, key: str) -> Mapping[str, Any]:
+        """Why a cell failed; empty for one that did not."""
+        with self._explained():
+            row = self._db.execute("SELECT error FROM cells WHERE key = ?", (key,)).fetchone()
+        found: dict[str, Any] = json.loads(row["error"]) if row and row["error"] else {}
+        return found
+
     def forget_failed(self) -> int:
-        """Remove the cells that failed; returns how many."""
+        """Remove the cells that failed, and the claims of dead processes.
+
+        Returns:
+            How many had failed.
+        """
         with self._transaction():
+            self._db.execute(
+                "DELETE FROM cells WHERE status = 'running' AND alive < ?",
+                (time.time() - STALE_SECONDS,),
+            )
             return self._db.execute("DELETE FROM cells WHERE status = 'failed'").rowcount
+
+    def under_way(self) -> int:
+        """How many cells are claimed by processes that give signs of life."""
+        with self._explained():
+            (count,) = self._db.execute(
+                "SELECT count(*) FROM cells WHERE status = 'running' AND alive >= ?",
+                (time.time() - STALE_SECONDS,),
+            ).fetchone()
+        return int(count)
+
+    def renew(self, keys: Sequence[str]) -> None:
+        """Let finished cells stand behind all others: what they saw is the data as it is now."""
+        with self._transaction():
+            for key in keys:
+                self._db.execute(
+                    "UPDATE cells SET rowid = (SELECT max(rowid) FROM cells) + 1 WHERE key = ?",
+                    (key,),
+                )
 
     def cells(
         self, *, status: Status | None = None, besides: Container[str] = ()

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flawmap.bench.groups import Group, groups_of
+from flawmap.bench.groups import RESUMED, SHARED, Figures, Group, groups_of
 from flawmap.bench.published import FIGURES, MAIN_TABLES, Published, dataset_of, published
 from flawmap.bench.results import StoredCell
 from flawmap.bench.significance import MIN_PAIRS, compare_with_best
@@ -31,6 +31,7 @@ class Column:
         digits: Decimals shown.
         higher_is_better: None for figures that are not judged.
         over_categories: How the cells of separate models become one figure.
+        timed: Whether it depends on the machine and on what else that did.
         footnote: Below the table, for metrics that are not official.
     """
 
@@ -40,17 +41,18 @@ class Column:
     digits: int = 2
     higher_is_better: bool | None = True
     over_categories: Callable[[Sequence[float]], float] = statistics.fmean
+    timed: bool = False
     footnote: str = ""
 
 
 COSTS = {
     column.name: column
     for column in (
-        Column("fit_seconds", "fit, s", 1, 1, False, math.fsum),
+        Column("fit_seconds", "fit, s", 1, 1, False, math.fsum, True),
         # Of rates: as many images of each category.
-        Column("images_per_second", "images/s", 1, 1, True, statistics.harmonic_mean),
-        Column("latency_p50_ms", "latency p50, ms", 1, 1, False, statistics.fmean),
-        Column("latency_p95_ms", "latency p95, ms", 1, 1, False, statistics.fmean),
+        Column("images_per_second", "images/s", 1, 1, True, statistics.harmonic_mean, True),
+        Column("latency_p50_ms", "latency p50, ms", 1, 1, False, statistics.fmean, True),
+        Column("latency_p95_ms", "latency p95, ms", 1, 1, False, statistics.fmean, True),
         Column("fit_peak_memory_mib", "peak memory of the fit, MiB", 1, 0, False, max),
         Column("score_peak_memory_mib", "peak memory of scoring, MiB", 1, 0, False, max),
         Column("fit_peak_gpu_memory_mib", "peak GPU memory of the fit, MiB", 1, 0, False, max),
@@ -80,7 +82,8 @@ class Value:
         spread: Sample standard deviation over seeds; None for a single seed.
         text: As printed elsewhere; shown as it is.
         best: The highest (or lowest) that the table shows in this data set's column.
-        complete: Whether it is over all seeds of its line.
+        complete: Whether it is over all seeds and categories of its line, and was taken on a
+            machine that did nothing else: only then it can be the best.
     """
 
     mean: float | None
@@ -206,7 +209,8 @@ def make_table(
         )
     wanted = columns_of(columns, sorted({c.format for c in done}))
     groups, notes = groups_of(done)
-    lines = [line for group in groups for line in _lines(group, wanted, by_category)]
+    having = _categories_with(groups)
+    lines = [line for group in groups for line in _lines(group, wanted, by_category, having)]
     kept = [
         c for c in wanted if any(_defined(line.values.get(c.name)) is not None for line in lines)
     ]
@@ -236,30 +240,53 @@ def make_table(
     )
 
 
-def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[Line]:
+Having = Mapping[tuple[str, str], Collection[str]]
+"""The categories in which any line has a metric, by data set and metric."""
+
+
+def _categories_with(groups: Sequence[Group]) -> Having:
+    having: dict[tuple[str, str], set[str]] = {}
+    for group in groups:
+        for figures in group.by_seed.values():
+            for category, found in figures.items():
+                for metric in found:
+                    having.setdefault((group.data, metric), set()).add(category)
+    return having
+
+
+def _lines(
+    group: Group, columns: Sequence[Column], by_category: bool, having: Having
+) -> list[Line]:
     seeds = group.counted_seeds
     marks, complete, about = group.marks(), group.complete, group.about()
+    alone = not group.shared_the_machine
+    timed = {c.name for c in columns if c.timed}
+    if not timed:
+        marks = tuple(mark for mark in marks if mark not in (SHARED, RESUMED))
     cells = [c for c in group.cells if c.seed in seeds]
     encoder = ", ".join(sorted({c.encoder for c in cells}))
     parts = [(category,) for category in group.categories] if by_category else [group.categories]
+    measured = {category for figures in seeds.values() for category in figures}
     lines = []
     for part in parts:
         per_seed: dict[str, list[float]] = {}
-        for seed, figures in seeds.items():
-            costs = group.costs(seed, part)
-            for column in columns:
-                if column.name in COSTS:
-                    values = [cost[column.name] for cost in costs if cost.get(column.name)]
-                    if values:
-                        per_seed.setdefault(column.name, []).append(column.over_categories(values))
-                else:
-                    values = [
-                        figures[c][column.name] for c in part if column.name in figures.get(c, {})
-                    ]
-                    if values:
-                        per_seed.setdefault(column.name, []).append(statistics.fmean(values))
+        partial: dict[str, list[str]] = {}
+        for column in columns:
+            over: list[str] = []
+            if column.name in COSTS:
+                values = _costs(group, column, part)
+            else:
+                here = having.get((group.data, column.name), ())
+                wanted = [c for c in part if c in here and c in measured]
+                values, over = _means(seeds, column.name, wanted)
+            if not values:
+                continue
+            per_seed[column.name] = values
+            if len(values) < len(seeds):
+                over.append(f"{len(values)} of these {len(seeds)} seeds")
+            if over:
+                partial[column.name] = over
         titles = {c.name: c.title.rstrip(MARK) for c in columns}
-        partial = {name: len(v) for name, v in per_seed.items() if len(v) < len(seeds)}
         lines.append(
             Line(
                 data=f"{group.data}/{part[0]}" if by_category else group.data,
@@ -271,16 +298,13 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
                     name: Value(
                         statistics.fmean(v),
                         statistics.stdev(v) if len(v) > 1 else None,
-                        complete=name not in partial,
+                        complete=name not in partial and (alone or name not in timed),
                     )
                     for name, v in per_seed.items()
                 },
                 marks=(
                     *marks,
-                    *(
-                        f"{titles[name]}: over {n} of these {len(seeds)} seeds"
-                        for name, n in partial.items()
-                    ),
+                    *(f"{titles[name]}: over {', '.join(over)}" for name, over in partial.items()),
                 ),
                 complete=complete,
                 about=about,
@@ -289,8 +313,40 @@ def _lines(group: Group, columns: Sequence[Column], by_category: bool) -> list[L
     return lines
 
 
+def _costs(group: Group, column: Column, part: Sequence[str]) -> list[float]:
+    """A cost of each seed in which all models have it."""
+    found = []
+    for seed in group.counted_seeds:
+        costs = group.costs(seed, part)
+        values = [float(cost[column.name]) for cost in costs if cost.get(column.name)]
+        if values and len(values) == len(costs):
+            found.append(column.over_categories(values))
+    return found
+
+
+def _means(
+    seeds: Mapping[int, Mapping[str, Figures]], metric: str, categories: Sequence[str]
+) -> tuple[list[float], list[str]]:
+    """The mean over categories of each seed that has the most of them, and what is missing.
+
+    Means over other categories are another figure: they never stand in one mean over seeds.
+    """
+    known = [
+        {c: figures[c][metric] for c in categories if metric in figures.get(c, {})}
+        for figures in seeds.values()
+    ]
+    most: dict[str, float] = max(known, key=len, default={})
+    if not most:
+        return [], []
+    over = [] if len(most) == len(categories) else [f"{len(most)} of {len(categories)} categories"]
+    return [statistics.fmean(v.values()) for v in known if v.keys() == most.keys()], over
+
+
 def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
-    """Mark the best of each data set; equal as shown is equally good."""
+    """Mark the best of each data set; equal as shown is equally good.
+
+    Times of several machines are not compared.
+    """
     marked = list(lines)
     for data in {line.data for line in lines}:
         rows = [i for i, line in enumerate(lines) if line.data == data and line.complete]
@@ -303,7 +359,9 @@ def _with_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
                 for i, value in found.items()
                 if value is not None and value.mean is not None and value.complete
             }
-            if column.higher_is_better is None or len(set(shown.values())) < 2:
+            machines = {lines[i].about.get("device") for i in shown} if column.timed else ()
+            judged = column.higher_is_better is not None and len(machines) < 2
+            if not judged or len(set(shown.values())) < 2:
                 continue
             top = max(shown.values()) if column.higher_is_better else min(shown.values())
             for i, value in shown.items():

@@ -229,12 +229,11 @@ def forget(results: Results) -> None:
     from flawmap.errors import BenchError
 
     with Store(results) as store:
-        if running := [c for c in store.cells() if c.status == "running"]:
+        if running := store.under_way():
             raise BenchError(
-                f"{len(running)} cells are being run",
+                f"{running} cells are being run",
                 where=str(results),
-                hint="wait until they are finished, or stop them; after a crash wait a minute and "
-                "start the grid once more",
+                hint="wait until they are finished, or stop them; after a crash wait a minute",
             )
         count = store.forget_failed()
         forget_unfinished(store)

@@ -110,10 +110,11 @@ def run(
 
     # Before torch is loaded: a wrong path is said at once.
     require_file(model)
+    from flawmap.data.inputs import find_images, with_categories
     from flawmap.detector import load
     from flawmap.errors import ConfigError, DataError
-    from flawmap.outputs import Tally, find_images, predictions, with_categories
-    from flawmap.scoring.calibration import EVERY
+    from flawmap.outputs import Tally, predictions
+    from flawmap.types import EVERY
 
     found = find_images(paths, format=format, skip_bad=skip_bad, leave_out=output)
     for text in found.notes:
@@ -152,6 +153,8 @@ def run(
         array = stack.enter_context(show.JsonArray()) if json else None
         for problem in found.problems:
             show.note(f"skipped {problem}")
+            if writer is not None:
+                writer.skip(problem.path, problem.reason)
         on_skip = partial(_skip, writer) if skip_bad else None
         results = predictions(detector, samples, tally, batch_size=batch_size, on_skip=on_skip)
         for done, prediction in enumerate(results, start=1):
@@ -176,7 +179,7 @@ def _skip(writer: PredictionWriter | None, sample: Sample, error: DataError) -> 
     """Tell of an image that is left out."""
     show.note(f"skipped {sample.path}: {error.message}")
     if writer is not None:
-        writer.skip(sample, error)
+        writer.skip(sample.path, error.message)
 
 
 def _check(output: Path | None, maps: bool, map_format: str, overlays: bool) -> None:

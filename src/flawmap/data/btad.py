@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from flawmap.data.folder import category_name
 from flawmap.data.splits import MaskDemand, SplitFolders
+from flawmap.files import is_folder
 
 _CATEGORIES = frozenset({"01", "02", "03"})
 
@@ -32,4 +33,4 @@ class BTAD(SplitFolders):
         """It is called 01, 02 or 03 and has ok and ko."""
         named = category_name(folder) in _CATEGORIES
         kinds = ("train/ok", "test/ok", "test/ko")
-        return next((k for k in kinds if named and (folder / k).is_dir()), None)
+        return next((k for k in kinds if named and is_folder(folder / k)), None)

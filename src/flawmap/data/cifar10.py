@@ -18,6 +18,7 @@ import numpy as np
 from flawmap.data.one_vs_rest import Packed, Part, Pixels, different_counts, one_vs_rest
 from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
+from flawmap.files import is_file
 from flawmap.wording import shown
 
 CLASSES = (
@@ -131,7 +132,7 @@ def _base(root: Path) -> tuple[Path, str] | None:
     names = [name for part in _PARTS.values() for name in part]
     for folder in _FOLDERS:
         for ending in (".bin", ""):
-            if all((root / folder / (name + ending)).is_file() for name in names):
+            if all(is_file(root / folder / (name + ending)) for name in names):
                 return root / folder, ending
     return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from flawmap.data.check import require_sound
 from flawmap.data.samples import Lister, Reader, SampleTable, listed_once
 from flawmap.errors import DataError
-from flawmap.files import as_path
+from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS
 from flawmap.wording import counted, shown
 
@@ -136,7 +136,7 @@ def recognise(root: Path) -> Reader:
             where=shown(root),
             hint="name the format with --format",
         )
-    if root.is_dir() and not Lister().tree(root):
+    if is_folder(root) and not Lister().tree(root):
         raise DataError(
             "there is no image here",
             where=shown(root),
@@ -195,7 +195,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _found(root: Path) -> str:
-    if root.is_file():
+    if is_file(root):
         return f"a file ending with '{root.suffix}'; give a folder, or a .csv or .jsonl table"
     lister = Lister()
     folders, images = lister.level(root)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from flawmap.data.samples import Lister, Problem, SampleTable, table_of, training_part
 from flawmap.errors import DataError
+from flawmap.files import is_file, is_folder
 from flawmap.types import GOOD, Sample, Split
 from flawmap.wording import listed, shown
 
@@ -118,7 +119,7 @@ class ElpvUncertain(Elpv):
 
 def _base(root: Path) -> Path | None:
     for base in (root, root / "data"):
-        if (base / _LABELS).is_file() and (base / "images").is_dir():
+        if is_file(base / _LABELS) and is_folder(base / "images"):
             return base
     return None
 

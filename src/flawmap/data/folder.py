@@ -10,6 +10,7 @@ from typing import ClassVar
 from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample
 from flawmap.wording import few, listed, shown
 
@@ -80,9 +81,14 @@ def read_product(
     """
     base = str(folder)
     samples = [_good(os.path.join(base, name), category) for name in product.images]  # noqa: PTH118
-    good_folders = [*product.good, *(product.others if all_good and not product.good else ())]
-    for name in good_folders:
-        samples += [_good(path, category) for path in lister.tree(folder / name)]
+    for name in product.good:
+        samples += [_good(path, category) for path in below_good(lister, folder / name)]
+    for name in product.others if all_good and not product.good else ():
+        inner = survey(Lister(), folder / name)
+        if inner.good and inner.trouble is None:
+            samples += read_product(lister, folder / name, inner, category)
+        else:
+            samples += [_good(path, category) for path in below_good(lister, folder / name)]
     kinds = [*product.defects, *(product.others if product.good else ())]
     for name in kinds:
         samples += [
@@ -92,9 +98,31 @@ def read_product(
     return samples
 
 
+def below_good(lister: Lister, folder: Path) -> list[str]:
+    """All images below a folder of good ones.
+
+    Raises:
+        DataError: A folder in it is called like defects, masks or a split.
+    """
+    paths = lister.tree(folder)
+    for place in sorted({os.path.dirname(path) for path in paths}):  # noqa: PTH120
+        inner = Path(place).relative_to(folder)
+        for part in inner.parts:
+            if meaning(part) in ("defects", "reserved"):
+                raise DataError(
+                    f"among good images lies a folder '{shown(part)}', which means defects, masks "
+                    "or a split: what is in it would be learnt as good",
+                    where=shown(folder / inner),
+                    hint="move it out of the folder of good images, rename it, or list the images "
+                    "in a table",
+                )
+    return paths
+
+
 def category_name(root: Path) -> str:
     """The category that a folder names."""
-    return root.name or root.resolve().name or "default"
+    name = root.name if root.name not in ("", "..") else root.resolve().name
+    return name or "default"
 
 
 def _good(path: str, category: str) -> Sample:
@@ -113,7 +141,7 @@ class Folder:
 
     def matches(self, root: Path) -> str | None:
         """Images, or a folder of good ones, and nothing of unclear meaning."""
-        if not root.is_dir():
+        if not is_folder(root):
             return None
         product = survey(Lister(), root)
         if product.trouble is not None:

@@ -9,6 +9,7 @@ from flawmap.data.folder import Product, read_product, survey
 from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.words import meaning
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import Sample
 from flawmap.wording import counted, few, listed, shown
 
@@ -25,7 +26,7 @@ class Folders:
 
     def matches(self, root: Path) -> str | None:
         """Every sub-folder with images is a product's, and no name means something else."""
-        if not root.is_dir():
+        if not is_folder(root):
             return None
         lister = Lister()
         names, images = lister.level(root)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,17 +33,23 @@ def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
 
     Raises:
         DataError: A category has a single good image to learn, so that none can be spared, or
-            images are views of parts, which a table cannot tell.
+            the data set knows of its images what a table cannot say.
     """
-    if any(sample.group for sample in table.samples):
-        raise DataError(
-            "the data set says which images show one part, and a table cannot",
-            where=shown(table.root),
-            hint="its own layout has a test split",
-        )
+    for told, what in (
+        (any(sample.group for sample in table.samples), "which images show one part"),
+        (table.one_vs_rest, "that each class is a task of its own"),
+        (table.saturation, "how much of a flaw must be found"),
+        (table.judged_apart, "which kinds of defects are judged apart"),
+    ):
+        if told:
+            raise DataError(
+                f"the data set says {what}, and a table cannot",
+                where=shown(table.root),
+                hint="its own layout has a test split",
+            )
     kept: set[str] = set()
     for number, category in enumerate(table.categories):
-        good = [s.path for s in table.select(category=category, split="train", label=0)]
+        good = copies([s.path for s in table.select(category=category, split="train", label=0)])
         if len(good) < 2:
             raise DataError(
                 f"'{shown(category)}' has {len(good)} good image to learn: none can be spared",
@@ -51,11 +59,24 @@ def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
             )
         n = min(len(good) - 1, max(1, round(share * len(good))))
         order = np.random.default_rng([seed, number]).permutation(len(good))
-        kept.update(good[i] for i in order[:n])
+        kept.update(path for i in order[:n] for path in good[i])
     return replace(
         table,
         samples=tuple(replace(s, split="test") if s.path in kept else s for s in table.samples),
     )
+
+
+def copies(paths: Sequence[str]) -> list[list[str]]:
+    """Files that are the same byte for byte together, in the order of the first of each."""
+    sizes = {path: Path(path).stat().st_size for path in paths}
+    several = {size for size, n in Counter(sizes.values()).items() if n > 1}
+    groups: dict[tuple[int, str], list[str]] = {}
+    for path, size in sizes.items():
+        same = path
+        if size in several:
+            same = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        groups.setdefault((size, same), []).append(path)
+    return list(groups.values())
 
 
 def write_table(samples: Sequence[Sample], path: Path) -> None:

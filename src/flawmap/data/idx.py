@@ -21,6 +21,7 @@ import numpy as np
 from flawmap.data.one_vs_rest import Packed, Part, Pixels, different_counts, one_vs_rest
 from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
+from flawmap.files import is_file
 from flawmap.wording import shown
 
 _PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
@@ -171,7 +172,7 @@ def _files(root: Path) -> dict[tuple[Part, str], Path] | None:
                     for mark in "-."
                     for ending in ("", ".gz")
                 ]
-                there = [base / name for name in names if (base / name).is_file()]
+                there = [base / name for name in names if is_file(base / name)]
                 if there:
                     found[part, content] = there[0]
         if len(found) == 4:

@@ -42,6 +42,8 @@ RgbArray: TypeAlias = npt.NDArray[np.uint8 | np.float32]
 _ORIENTATION = 0x0112
 _WHITE_16 = 65535
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+_KEYED_MODES = frozenset({"P", "L", "RGB", "1"})
+"""Those of files in which one colour may stand for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +430,7 @@ def _from_pillow(
     if mode in ("I", "F"):
         return _from_numbers(np.asarray(image), mode, name, white_level)
     try:
-        if mode in _ALPHA_MODES or (mode == "P" and "transparency" in image.info):
+        if mode in _ALPHA_MODES or (mode in _KEYED_MODES and "transparency" in image.info):
             rgba = np.asarray(image.convert("RGBA"))
             return _three_channels(rgba), ImageInfo(mode, 8)
         rgb: RgbArray = np.array(image if mode == "RGB" else image.convert("RGB"))

@@ -14,6 +14,7 @@ from flawmap.data.samples import Lister, SampleTable, stem, table_of, training_p
 from flawmap.data.splits import masks_missing
 from flawmap.data.unpacked import require_whole
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample
 from flawmap.wording import listed, shown
 
@@ -34,7 +35,7 @@ class MagneticTile:
 
     def matches(self, root: Path) -> str | None:
         """There is an MT_Free/Imgs."""
-        return "it has MT_Free/Imgs" if (root / f"MT_{_GOOD_KIND}" / "Imgs").is_dir() else None
+        return "it has MT_Free/Imgs" if is_folder(root / f"MT_{_GOOD_KIND}" / "Imgs") else None
 
     def read(self, root: Path, seed: int) -> SampleTable:
         """List the tiles; the masks of good tiles are empty and are not attached.
@@ -56,7 +57,7 @@ class MagneticTile:
         for kind in _KINDS:
             place = f"MT_{kind}/Imgs"
             folder = root / place
-            files = lister.images(folder) if folder.is_dir() else []
+            files = lister.images(folder) if is_folder(folder) else []
             masks = {stem(p): p for p in files if p.lower().endswith(".png")}
             images = {stem(p): p for p in files if not p.lower().endswith(".png")}
             orphans += [masks[name] for name in masks.keys() - images.keys()]

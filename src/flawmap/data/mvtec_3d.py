@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from flawmap.data.samples import Lister, stem
 from flawmap.data.splits import Found, SplitFolders, attach, masks_missing
+from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample
 from flawmap.wording import shown
 
@@ -35,7 +36,7 @@ class MVTec3D(SplitFolders):
         """The folders of good and defective parts hold rgb beside xyz or gt."""
         lister = Lister()
         for split in self.splits:
-            for kind in lister.folders(folder / split) if (folder / split).is_dir() else ():
+            for kind in lister.folders(folder / split) if is_folder(folder / split) else ():
                 parts = set(lister.folders(folder / split / kind))
                 if _IMAGES in parts and parts & {_POINTS, _MASKS}:
                     return f"{shown(f'{split}/{kind}')}/rgb"

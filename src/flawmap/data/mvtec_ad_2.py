@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from flawmap.data.samples import Lister
 from flawmap.data.splits import MASKS, Found, SplitFolders
+from flawmap.files import is_folder
 from flawmap.types import Split
 
 _PUBLIC = "test_public"
@@ -39,7 +40,7 @@ class MVTecAD2(SplitFolders):
 
     def mark(self, folder: Path) -> str | None:
         """There is a public or a private test split."""
-        return next((n for n in (_PUBLIC, *_PRIVATE) if (folder / n).is_dir()), None)
+        return next((n for n in (_PUBLIC, *_PRIVATE) if is_folder(folder / n)), None)
 
     def read_category(
         self, lister: Lister, folder: Path, names: list[str], category: str, found: Found

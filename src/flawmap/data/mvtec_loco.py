@@ -15,6 +15,7 @@ from typing import ClassVar
 from flawmap.data.samples import Lister
 from flawmap.data.splits import MASKS, Found, SplitFolders
 from flawmap.errors import DataError
+from flawmap.files import is_file, is_folder
 from flawmap.types import Saturation
 from flawmap.wording import shown
 
@@ -36,10 +37,10 @@ class MVTecLOCO(SplitFolders):
 
     def mark(self, folder: Path) -> str | None:
         """There are logical or structural anomalies, or the configuration of the defects."""
-        if (folder / _CONFIG).is_file():
+        if is_file(folder / _CONFIG):
             return _CONFIG
         places = [f"{top}/{kind}" for top in ("test", MASKS) for kind in _KINDS.values()]
-        return next((p for p in places if (folder / p).is_dir()), None)
+        return next((p for p in places if is_folder(folder / p)), None)
 
     def read_category(
         self, lister: Lister, folder: Path, names: list[str], category: str, found: Found
@@ -51,9 +52,9 @@ class MVTecLOCO(SplitFolders):
             f"category '{shown(category)}' has no folder '{name}/{kind}'"
             for name in names
             for kind in _KINDS.values()
-            if self.splits.get(name.casefold()) == "test" and not (folder / name / kind).is_dir()
+            if self.splits.get(name.casefold()) == "test" and not is_folder(folder / name / kind)
         ]
-        if (folder / _CONFIG).is_file():
+        if is_file(folder / _CONFIG):
             found.saturation[category] = read_saturation(folder / _CONFIG)
         else:
             found.notes.append(

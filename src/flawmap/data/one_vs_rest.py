@@ -24,6 +24,7 @@ from PIL import Image
 
 from flawmap.data.samples import Lister, Reader, SampleTable, table_of
 from flawmap.errors import DataError
+from flawmap.files import as_path
 from flawmap.types import GOOD, Sample
 from flawmap.wording import shown
 
@@ -96,7 +97,7 @@ def _unpacked(packed: Packed) -> Path:
         "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in packed.files],
     }
     place = hashlib.sha256(str(packed.root.resolve()).encode("utf-8", "surrogateescape"))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     folders = (packed.root / _FOLDER, cache / "flawmap" / place.hexdigest()[:16])
     for folder in folders:
         if _read(folder / _DONE) == state:

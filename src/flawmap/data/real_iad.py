@@ -29,6 +29,7 @@ from flawmap.data.real_iad_folders import (
 from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.unpacked import Listing, archives, not_there, require_whole, twice
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample, Split
 from flawmap.wording import listed, shown
 
@@ -66,7 +67,7 @@ class RealIAD:
 
     def matches(self, root: Path) -> str | None:
         """Folders of Real-IAD are there, and the first flavour of them is this format's."""
-        parts = parts_around(Lister(), root) if root.is_dir() else None
+        parts = parts_around(Lister(), root) if is_folder(root) else None
         if parts is None:
             return None
         first = next((f for f in FORMATS if parts.of(f)), PLAIN)

@@ -10,6 +10,7 @@ from pathlib import Path
 from flawmap.data.samples import Lister
 from flawmap.data.unpacked import named_root, twice
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.wording import shown
 
 _IMAGES = re.compile(r"realiad_(256|512|1024|raw)")
@@ -46,7 +47,7 @@ class Parts:
 
 def has_kinds(folder: Path) -> bool:
     """Whether a folder is that of a category."""
-    return any((folder / kind).is_dir() for kind in _KINDS)
+    return any(is_folder(folder / kind) for kind in _KINDS)
 
 
 def parts_around(lister: Lister, root: Path) -> Parts | None:

@@ -249,8 +249,10 @@ class SampleTable:
             )
 
     def _require_known(self, category: str) -> None:
-        if category not in self.categories:
-            raise unknown_name("category", category, self.categories, where=shown(self.root))
+        # Also one of which nothing could be read: that is said elsewhere, and better.
+        known = sorted({*self.categories, *self.owners.values()} - {""})
+        if category not in known:
+            raise unknown_name("category", category, known, where=shown(self.root))
 
 
 def around(path: str) -> Iterator[str]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from flawmap.data.folder import below_good
 from flawmap.data.samples import Lister, SampleTable, canonical, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
 from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample, Saturation, Split
 from flawmap.wording import listed, shown
 
@@ -87,11 +89,11 @@ class SplitFolders:
 
     def is_category(self, folder: Path) -> bool:
         """Whether a folder holds a split."""
-        return any((folder / name).is_dir() for name in self.splits)
+        return any(is_folder(folder / name) for name in self.splits)
 
     def matches(self, root: Path) -> str | None:
         """A category has the marks of the data set."""
-        if not root.is_dir():
+        if not is_folder(root):
             return None
         root = named_root(root)
         place = locate(Lister(), root, self.is_category, inside=self.inside)
@@ -177,10 +179,11 @@ class SplitFolders:
                 if (name, kind) == self.masks:
                     continue
                 base = folder / name / kind
-                paths = lister.tree(base)
                 if is_good(kind):
+                    paths = below_good(lister, base)
                     found.samples += [Sample(p, category, split, 0, GOOD) for p in paths]
                     continue
+                paths = lister.tree(base)
                 masks = _masks_of(kind, by_kind) if split == "test" else {}
                 keys = {_key(p, base): p for p in paths}
                 attached = attach(keys, masks, found)
@@ -209,7 +212,7 @@ class SplitFolders:
         result: dict[str, dict[str, list[str]]] = {}
         for top in tops:
             masks = folder.joinpath(top, *self.masks[1:])
-            for kind in lister.folders(masks) if masks.is_dir() else ():
+            for kind in lister.folders(masks) if is_folder(masks) else ():
                 base = masks / kind
                 by_key = result.setdefault(kind, {})
                 for path in lister.tree(base):

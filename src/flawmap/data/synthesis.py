@@ -33,6 +33,7 @@ from flawmap.data.images import RgbArray, as_float, read_image
 from flawmap.data.samples import list_images
 from flawmap.data.textures import perlin, procedural
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.types import BoolArray, FloatArray
 
 Kind = Literal["perlin", "patch", "scar"]
@@ -276,7 +277,7 @@ def list_textures(folder: Path) -> tuple[str, ...]:
     Raises:
         DataError: There are none.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(
             "the texture folder is not there",
             where=str(folder),

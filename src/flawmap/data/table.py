@@ -21,6 +21,7 @@ from typing import ClassVar
 from flawmap.data.samples import Lister, Problem, SampleTable, table_of
 from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
+from flawmap.files import is_file
 from flawmap.types import GOOD, Sample, Split
 from flawmap.wording import counted, listed, shown
 
@@ -131,7 +132,7 @@ class Table:
 
     def matches(self, root: Path) -> str | None:
         """It is such a file, or a folder with one that has the columns path and label or split."""
-        if root.is_file():
+        if is_file(root):
             if root.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS:
                 return f"it is a {root.suffix.lower()} file"
             return None
@@ -165,7 +166,7 @@ class Table:
                     wrong.append(f"line {row.line}: {error}")
                     continue
                 seen[sample.path] = row.line
-                missing = [p for p in (sample.path, *sample.masks) if not Path(p).is_file()]
+                missing = [p for p in (sample.path, *sample.masks) if not is_file(p)]
                 for p in missing:
                     shared = owners.get(p, sample.category) != sample.category
                     owners[p] = "" if shared else sample.category
@@ -205,7 +206,7 @@ def _tables_in(folder: Path) -> list[Path]:
         return []
     for name in names:
         path = folder / name
-        if path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS and path.is_file():
+        if path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS and is_file(path):
             try:
                 columns = {c for row in _first_row(path) for c in row}
             except (csv.Error, OSError):
@@ -233,7 +234,7 @@ def _first_row(path: Path) -> Iterator[set[str]]:
 
 
 def _table_file(root: Path) -> Path:
-    if root.is_file():
+    if is_file(root):
         if root.suffix.lower() not in CSV_ENDINGS | JSON_ENDINGS:
             raise DataError(
                 "this file is not a table",
@@ -425,6 +426,9 @@ def _label(row: _Row) -> int | None:
     word = row.text("label")
     kind = row.text("defect")
     by_kind = None if not kind else 0 if _says_good(kind) else 1
+    if word and kind in _GOOD_NUMBERS:
+        # Beside a label this is the number of a kind, not a verdict.
+        by_kind = None
     if not word:
         return by_kind
     good = _says_good(word)

@@ -10,6 +10,7 @@ from pathlib import Path
 from flawmap.data.folder import category_name
 from flawmap.data.samples import Lister, around
 from flawmap.errors import DataError
+from flawmap.files import is_folder
 from flawmap.wording import counted, listed, shown
 
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
@@ -89,7 +90,7 @@ def locate(
     if len(names) == 1 and names[0] != inside:
         only = root / names[0]
         bases.append(only)
-        if inside and (only / inside).is_dir():
+        if inside and is_folder(only / inside):
             bases.append(only / inside)
     for base in bases:
         inner = names if base is root else lister.folders(base)
@@ -108,7 +109,7 @@ def locate(
 def twice(folder: Path) -> Path:
     """The folder, or the one of the same name in it: some archives unpack to `can/can`."""
     inner = folder / folder.name
-    return inner if inner.is_dir() else folder
+    return inner if is_folder(inner) else folder
 
 
 def wrapped(root: Path, base: Path) -> str:

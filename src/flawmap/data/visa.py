@@ -19,6 +19,7 @@ from flawmap.data.samples import Lister, SampleTable, table_of
 from flawmap.data.splits import SplitFolders
 from flawmap.data.unpacked import Listing, locate, named_root, not_there, require_whole
 from flawmap.errors import DataError
+from flawmap.files import is_file, is_folder
 from flawmap.types import GOOD, Sample, Split
 from flawmap.wording import listed, shown
 
@@ -70,7 +71,7 @@ class VisA:
 
     def matches(self, root: Path) -> str | None:
         """There is <object>/Data/Images or <object>/Data/Masks, or a folder 1cls of categories."""
-        if not root.is_dir():
+        if not is_folder(root):
             return None
         place = locate(Lister(), root, _is_object)
         if place is None:
@@ -109,12 +110,12 @@ class VisA:
 
 
 def _is_object(folder: Path) -> bool:
-    return any((folder / "Data" / name).is_dir() for name in ("Images", "Masks"))
+    return any(is_folder(folder / "Data" / name) for name in ("Images", "Masks"))
 
 
 def _read_split(file: Path) -> Mapping[str, list[_Row]]:
     """The lines of the split by their object."""
-    if not file.is_file():
+    if not is_file(file):
         raise DataError(
             f"VisA has images, but the table of its split is missing: {_SPLIT}",
             where=shown(file),
@@ -209,7 +210,7 @@ def _missing_folders(folder: Path, rows: list[_Row]) -> list[str]:
     for parent in sorted({f.rpartition("/")[0] for r in rows for f in (r.image, r.mask) if f}):
         parts = parent.split("/")
         branch = ("/".join(parts[: n + 1]) for n in range(len(parts)))
-        gone = next((b for b in branch if not (folder / b).is_dir()), None)
+        gone = next((b for b in branch if not is_folder(folder / b)), None)
         if gone is not None and gone not in missing:
             missing.append(gone)
     return missing

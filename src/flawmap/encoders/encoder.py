@@ -89,7 +89,8 @@ class ViTEncoder(Encoder):
         self.prefix = int(network.num_prefix_tokens)
         self.has_cls = getattr(network, "cls_token", None) is not None
         self.channels = (int(network.embed_dim),) * len(self._taps)
-        self.patch = int(network.patch_embed.patch_size[0])
+        # Not its patch size: behind a convolutional stem that is 1.
+        self.patch = int(network.patch_embed.feat_ratio())
         self.strides = (self.patch,) * len(self._taps)
 
     def grid(self, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -122,7 +123,7 @@ class ViTEncoder(Encoder):
         """Levels without their prefix tokens, (B, C, h, w) each."""
         h, w = images.shape[-2] // self.patch, images.shape[-1] // self.patch
         return [
-            t[:, self.prefix :].transpose(1, 2).reshape(len(images), -1, h, w)
+            t[:, self.prefix :].transpose(1, 2).reshape(len(images), t.shape[-1], h, w)
             for t in self.tokens(images)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Literal
 
 Family = Literal["vit", "efficientnet", "other", "none"]
@@ -102,6 +103,18 @@ ENCODERS: dict[str, EncoderSpec] = {
 
 NO_ENCODER = EncoderSpec(name="none", timm_name="", family="none", parameters=0)
 """What methods have that learn from pixels."""
+
+
+VIT_NAMES = ("vit-*", "vit_*", "dinov2-*", "deit*", "eva*", "beit*")
+"""Patterns of the names of vision transformers, flawmap's and timm's."""
+
+
+def is_vit(name: str) -> bool:
+    """Whether a name is that of a vision transformer, as far as it tells."""
+    spec = find_spec(name)
+    if spec is not None:
+        return spec.family == "vit"
+    return any(fnmatch(name, pattern) for pattern in VIT_NAMES)
 
 
 def find_spec(name: str) -> EncoderSpec | None:

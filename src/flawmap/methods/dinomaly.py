@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from flawmap.config import MethodConfig
 from flawmap.encoders.encoder import Encoder, ViTEncoder, middle_blocks
-from flawmap.encoders.table import EncoderSpec, find_spec
+from flawmap.encoders.table import EncoderSpec, is_vit
 from flawmap.errors import ConfigError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.methods.layers.cosine import at_places
@@ -118,7 +118,7 @@ class DinomalyConfig(MethodConfig):
                 found[name] = "method.loose_loss=true"
         if self.schedule == "constant":
             found["final_learning_rate"] = "method.schedule=cosine"
-        if (spec := find_spec(encoder)) is not None and spec.family == "vit":
+        if is_vit(encoder):
             found |= dict.fromkeys(("width", "stride"), "a convolutional encoder")
         return found
 
@@ -357,7 +357,7 @@ class Dinomaly(IterativeMethod):
             level = F.interpolate(level, self.grid, mode="bilinear", align_corners=False)
         return F.normalize(level.flatten(2).transpose(1, 2), dim=-1)
 
-    def reconstruct(self, features: Features) -> tuple[Tensor, ...]:
+    def decoded(self, features: Features) -> tuple[Tensor, ...]:
         """The decoder's version of the targets, with their shapes.
 
         Args:
@@ -395,7 +395,7 @@ class Dinomaly(IterativeMethod):
         return torch.stack(losses).mean()
 
     def _compared(self, features: Features) -> Iterator[tuple[Tensor, Tensor]]:
-        outputs = self.reconstruct(features)
+        outputs = self.decoded(features)
         return zip(features[: len(outputs)], outputs, strict=True)
 
     def _hard_share(self, step: int) -> float:

@@ -58,7 +58,7 @@ from flawmap.methods.layers.pyramid import (
     require_pyramid,
 )
 from flawmap.methods.layers.residual import initialise
-from flawmap.methods.layers.segmentation import Attention, SegmentationNetwork, focal
+from flawmap.methods.layers.segmentation import AttentionKind, SegmentationNetwork, focal
 from flawmap.training.optim import Schedule, short_schedule
 from flawmap.types import BoolArray, FloatArray
 
@@ -75,7 +75,7 @@ class DMDDConfig(MethodConfig):
     branches: Literal["both", "normality", "abnormality"] = "both"
     segmentation: bool = True
     """Train the segmentation network over the branches' distances."""
-    attention: Attention = "both"
+    attention: AttentionKind = "both"
     """Of the segmentation network."""
     map: Literal["both", "mean", "distance", "segmentation"] = "both"
     """What the anomaly map is. distance: of the first branch; both: joined with the segmentation,
@@ -111,10 +111,12 @@ class DMDDConfig(MethodConfig):
         return self.map in ("both", "mean") and several
 
     def idle(self, encoder: str) -> dict[str, str]:
-        found = {}
-        if not self.segmentation:
-            for name in ("attention", "width", "segmentation_learning_rate"):
-                found[name] = "method.segmentation=true"
+        found: dict[str, str] = {}
+        if not self.segmentation or self.map == "distance":
+            other = "another method.map than distance"
+            needs = other if self.segmentation else "method.segmentation=true"
+            names = ("attention", "width", "segmentation_learning_rate")
+            found |= dict.fromkeys(names, needs)
         if not self.joins:
             found["scale_images"] = "two maps to join, with method.map=both or mean"
         return found
@@ -306,6 +308,10 @@ class DMDD(IterativeMethod):
 
     def anomaly_map(self, features: Features) -> Tensor:
         """(B, 1, h, w) on the finest level's grid."""
+        if self.config.map == "distance":
+            teacher = features[1:]
+            first = self.branch_levels(features[0].float(), teacher)[0]
+            return distance_maps(teacher, first).sum(dim=1, keepdim=True)
         maps = self.maps(features)
         if self.config.joins:
             weighted = [
@@ -313,7 +319,7 @@ class DMDD(IterativeMethod):
                 for found, (low, weight) in zip(maps, self.joining, strict=True)
             ]
             return torch.stack(weighted).sum(dim=0)
-        return maps[0 if self.config.map == "distance" else -1]
+        return maps[-1]
 
     def finalise(self, batches: Iterator[Features]) -> None:
         """Takes the constants that join the maps: from drawn defects and the good px around them,

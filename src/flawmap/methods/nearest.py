@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1024
+_MOST = 64 * 2**20
+"""Distances that are held at a time: 256 MiB."""
+
 _ROUNDS = 10
 _LEAST_CANDIDATES = 512
 """Fewer would save nothing and find the wrong neighbour too often."""
@@ -89,7 +92,8 @@ class NearestSearch:
             return (self._probe(queries, norms) + own).clamp_(min=0).sqrt_()
         k = min(k, left)
         found = []
-        for part, norm in zip(queries.split(_CHUNK), own.split(_CHUNK), strict=True):  # type: ignore[no-untyped-call]
+        rows = max(1, min(_CHUNK, _MOST // len(self.bank)))
+        for part, norm in zip(queries.split(rows), own.split(rows), strict=True):  # type: ignore[no-untyped-call]
             squared = squared_distances(part, self.bank, norms)
             if k == 1:
                 found.append((squared.amin(dim=1) + norm).clamp_(min=0).sqrt_())
@@ -135,6 +139,13 @@ def _candidates(centers: Tensor, label: Tensor, wanted: int) -> list[Tensor]:
     return rows
 
 
+def _nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """The index of the nearest center of each point, (N,)."""
+    norms = centers.square().sum(dim=1)
+    parts = points.split(max(1, _MOST // len(centers)))  # type: ignore[no-untyped-call]
+    return torch.cat([squared_distances(part, centers, norms).argmin(dim=1) for part in parts])
+
+
 def _k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from evenly spread rows; empty groups vanish.
 
@@ -144,12 +155,12 @@ def _k_means(points: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     step = len(points) / groups
     centers = points[(torch.arange(groups, device=points.device) * step).long()]
     for _ in range(_ROUNDS):
-        label = squared_distances(points, centers, centers.square().sum(dim=1)).argmin(dim=1)
+        label = _nearest(points, centers)
         sums = torch.zeros_like(centers).index_add_(0, label, points)
         sizes = torch.bincount(label, minlength=len(centers))
         kept = sizes > 0
         centers = sums[kept] / sizes[kept, None]
-    label = squared_distances(points, centers, centers.square().sum(dim=1)).argmin(dim=1)
+    label = _nearest(points, centers)
     used = torch.bincount(label, minlength=len(centers)) > 0
     renumbered = used.long().cumsum(0) - 1
     return centers[used], renumbered[label]

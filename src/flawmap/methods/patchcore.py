@@ -3,11 +3,18 @@
 Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022,
 arXiv 2106.08265. Reference code: amazon-science/patchcore-inspection, Apache-2.0.
 
-What differs: the encoder's levels are concatenated at their own widths instead of being pooled to
-1024 values; the coreset is the exact greedy one in the full feature space from one seeded start,
-without a random projection; memory is bounded for any number of images, by reducing what was
-gathered to the bank's size whenever the limit is reached (greedy k-center sets compose within a
-constant factor); smoothing and pooling are the scoring package's.
+What differs:
+* Images are seen whole, at 256 px with Lite-0, not cropped to 224.
+* The encoder's levels are concatenated at their own widths instead of being pooled to 1024 values.
+* The coreset is the exact greedy one in the full feature space from one seeded start, without a
+  random projection. It keeps a tenth of all patches, but up to `min_bank` all, and never more than
+  `max_bank`. Memory is bounded for any number of images, by reducing what was gathered to the
+  bank's size whenever the limit is reached, then from the first patch (greedy k-center sets compose
+  within a constant factor).
+* After a fit on a CPU each patch is compared with the most promising twentieth of a large bank
+  (`search`); a distance may come out slightly too large.
+* The image score is the mean of the highest thousandth of the smoothed map, neither its maximum nor
+  the published one, which weighs it by the neighbours in the bank.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from torch import Tensor
 
 from flawmap.config import MethodConfig, Odd
 from flawmap.encoders.encoder import Encoder
-from flawmap.encoders.table import EncoderSpec
+from flawmap.encoders.table import VIT_NAMES, EncoderSpec
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, OnePassMethod
 from flawmap.methods.coreset import greedy_coreset
@@ -101,10 +108,7 @@ class PatchCore(OnePassMethod):
         "training.batch_size": 16,
         "training.precision": "float32",
     }
-    defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "vit-*": _VIT,
-        "dinov2-*": _VIT,
-    }
+    defaults_by_encoder: ClassVar[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(VIT_NAMES, _VIT)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {},
         "gpu": {"training.batch_size": 64, "method.max_bank": 100_000},
@@ -135,7 +139,7 @@ class PatchCore(OnePassMethod):
 
     @classmethod
     def default_levels(cls, spec: EncoderSpec) -> tuple[str, ...]:
-        """The usual ones (strides 8 and 16); of a ViT, a middle one and a deep one."""
+        """The usual ones (strides 8 and 16); of a ViT, the sixth and the ninth block."""
         if spec.family == "vit":
             return ("blocks.5", "blocks.8")
         return super().default_levels(spec)
@@ -199,7 +203,7 @@ class PatchCore(OnePassMethod):
         start = int(torch.randint(self._held, (1,), generator=generator))
         one = self.config.neighbours == 1
         # On a GPU the whole product is faster than many small ones.
-        on_gpu = self._gathered[0].is_cuda
+        on_gpu = self._gathered[0].device.type != "cpu"
         grouped = self.config.search == "clusters" and one and not on_gpu
         # Of a bank that keeps all, the selection decides the order alone, and that copies are
         # left out. Where the nearest patch of the whole bank is sought, neither matters.

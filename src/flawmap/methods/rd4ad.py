@@ -124,18 +124,18 @@ class RD4AD(IterativeMethod):
         """The three levels, (B, C, h, w) each, finest first."""
         return tuple(self.encoder(images))
 
-    def restore_levels(self, features: Features) -> list[Tensor]:
+    def decoded(self, features: Features) -> list[Tensor]:
         """The decoder's version of the levels, with their shapes."""
         sizes = [(level.shape[-2], level.shape[-1]) for level in features]
         found: list[Tensor] = self.decoder(self.embedding(features), sizes)
         return found
 
     def loss(self, features: Features, step: int) -> Tensor:
-        return whole_cosine(features, self.restore_levels(features))
+        return whole_cosine(features, self.decoded(features))
 
     def anomaly_map(self, features: Features) -> Tensor:
         """Sum over the levels of 1 - cosine, (B, 1, h, w) on the finest grid."""
-        return distance_maps(features, self.restore_levels(features)).sum(dim=1, keepdim=True)
+        return distance_maps(features, self.decoded(features)).sum(dim=1, keepdim=True)
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999))

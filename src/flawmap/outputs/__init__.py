@@ -1,6 +1,5 @@
 """Predictions as files: CSV, JSON Lines, maps and overlays; none of it needs torch."""
 
-from flawmap.outputs.inputs import find_images, with_categories
 from flawmap.outputs.maps import read_map_png, write_map_npy, write_map_png
 from flawmap.outputs.overlay import draw_overlay
 from flawmap.outputs.records import to_json
@@ -11,12 +10,10 @@ __all__ = [
     "PredictionWriter",
     "Tally",
     "draw_overlay",
-    "find_images",
     "predictions",
     "read_map_png",
     "skipping",
     "to_json",
-    "with_categories",
     "write_map_npy",
     "write_map_png",
 ]

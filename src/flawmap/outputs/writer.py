@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from flawmap.data.images import read_image
-from flawmap.errors import ConfigError, ExportError, FlawmapError
+from flawmap.errors import ConfigError, ExportError
 from flawmap.outputs.maps import write_map_npy, write_map_png
 from flawmap.outputs.names import OutputNames
 from flawmap.outputs.overlay import draw_overlay
 from flawmap.outputs.records import COLUMNS, csv_row, to_json
-from flawmap.types import Prediction, Sample
+from flawmap.types import Prediction
 from flawmap.wording import shown
 
 MapFormat = Literal["png", "npy"]
@@ -108,13 +108,13 @@ class PredictionWriter:
             tables.table.flush()
         return record
 
-    def skip(self, sample: Sample, error: FlawmapError) -> None:
-        """Note an image that could not be read."""
+    def skip(self, path: str, reason: str) -> None:
+        """Note an image that could not be read, or a path that could not be listed."""
         with self._writing():
             self._begun()
             if self._skipped is None:
                 self._skipped = self._open("skipped.jsonl")
-            self._skipped.write(to_json({"path": sample.path, "reason": error.message}) + "\n")
+            self._skipped.write(to_json({"path": path, "reason": reason}) + "\n")
             self._skipped.flush()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import yaml
 from flawmap.progress import duration
 from flawmap.report.charts import loss_chart
 from flawmap.report.text import esc, name
+from flawmap.types import EVERY
 from flawmap.wording import counted, precision_word, shown
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _losses(curves: Mapping[str, Any]) -> str:
 
 
 def _title(key: str) -> str:
-    return "all categories" if key == "*" else key
+    return "all categories" if key == EVERY else key
 
 
 def _figure(title: str, words: str, chart: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from flawmap.evaluation import CategoryResult, Evaluation
-from flawmap.metrics.catalog import ALWAYS, HEADLINE, MARK, ORIGINAL, info
+from flawmap.metrics.catalog import ALWAYS, CROP, HEADLINE, MARK, ORIGINAL, info
 from flawmap.pixels import APART, SPRO
 from flawmap.report.head import Tally, limit_words
 from flawmap.report.text import esc, name, number, percent
@@ -66,6 +66,8 @@ def why_undefined(metric: str, counts: Mapping[str, int], has_threshold: bool) -
             "the data set defines no saturation or judges no kinds of defects apart, or one of "
             "them is not in the test"
         )
+    if metric.endswith(CROP):
+        return "the network sees the whole image, or the masks mark no px of its crop or every one"
     return "the masks mark no px, or leave none unmarked"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flawmap.quantities import require_rate
+from flawmap.types import EVERY
 
 _STANDS_OUT = 6.0
 """Robust standard deviations above the median."""
@@ -27,9 +28,6 @@ _ENOUGH_TO_STAND_OUT = 10
 
 _NAMED = 3
 """Of the images that stand out, so many are named."""
-
-EVERY = "*"
-"""The key of the calibration over all categories together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ def require_encoder(cls: type[Method], config: Config) -> None:
     """
     name, given = config.method.name, config.encoder.name
     if cls.needs_encoder == (given != NO_ENCODER.name):
-        for option in () if cls.needs_encoder else ("weights", "sha256"):
-            if (value := getattr(config.encoder, option)) is not None:
+        for option in () if cls.needs_encoder else ("weights", "sha256", "download"):
+            if value := getattr(config.encoder, option):
                 raise ConfigError(
                     f"{name} learns from pixels: weights of an encoder would do nothing",
                     where=f"encoder.{option}",

@@ -30,7 +30,7 @@ from flawmap.methods.base import Method, OnePassMethod
 from flawmap.progress import Mute, Progress, Silent
 from flawmap.registry import METHODS
 from flawmap.resources import available_memory
-from flawmap.scoring.calibration import EVERY, Calibration
+from flawmap.scoring.calibration import Calibration
 from flawmap.scoring.good_scores import GoodScores
 from flawmap.training import checkpoint
 from flawmap.training.checks import require_encoder, require_options
@@ -38,11 +38,12 @@ from flawmap.training.device import describe_device, make_fabric, precision_of, 
 from flawmap.training.interrupt import PoliteStop
 from flawmap.training.learner import Learner
 from flawmap.training.loop import Curve
-from flawmap.training.plan import Plan, few, make_plan, thinned
+from flawmap.training.plan import Plan, at_most, make_plan, thinned
 from flawmap.training.run import Run
 from flawmap.training.start import require_start, weights_of
-from flawmap.types import Sample, categories_of
+from flawmap.types import EVERY, Sample, categories_of
 from flawmap.versions import version_of
+from flawmap.wording import counted
 
 _LIBRARIES = ("torch", "timm", "numpy", "lightning-fabric", "pillow")
 """They decide what is learnt."""
@@ -159,6 +160,7 @@ class _Fit:
             warn=self.progress.warn,
             taught={path for path, picture in self._pictures.items() if picture in taught},
         )
+        plan = self._without_learnt_pictures(plan)
         if run.fabric.is_global_zero:
             self._prepare_folder()
         run.fabric.barrier()
@@ -244,6 +246,19 @@ class _Fit:
         if self.start is None:
             return set()
         return set(self.start.fitted.data.get("learnt_pictures", ()))
+
+    def _without_learnt_pictures(self, plan: Plan) -> Plan:
+        """Pictures that one product teaches set no threshold of another, if they share a model."""
+        if self.config.separate:
+            return plan
+        learnt = {self._pictures[s.path] for s in plan.learn}
+        kept = tuple(s for s in plan.held_out if self._pictures[s.path] not in learnt)
+        if copies := len(plan.held_out) - len(kept):
+            self.progress.note(
+                f"{counted(copies, 'held-out image is', 'held-out images are')} learnt as another "
+                "product's: no threshold is set on such"
+            )
+        return replace(plan, held_out=kept)
 
     def _learnt(self, learner: Learner, plan: Plan) -> tuple[dict[str, Method], dict[str, Curve]]:
         """One model for all products, or one for each, and how it went."""
@@ -343,7 +358,7 @@ class _Fit:
             say(f"{found.message} -> {found.hint}" if found.hint else found.message)
         if result.problems:
             self.progress.warn(f"{len(result.problems)} unreadable images are left out")
-        good = few(
+        good = at_most(
             self._distinct(result.facts), self.config.training.images_per_category, self.config.seed
         )
         taught = {s.category for s in good if s.split == "train"}
@@ -382,6 +397,11 @@ class _Fit:
     def _prepare_folder(self) -> None:
         if self.run.folder.exists() and not self.run.resume:
             kept = self.run.folder.with_name(self.run.folder.name + ".old")
+            number = 2
+            while any(kept.glob("*.safetensors")):
+                # What somebody may have learnt for hours is never removed.
+                kept = kept.with_name(f"{self.run.folder.name}.old{number}")
+                number += 1
             shutil.rmtree(kept, ignore_errors=True)
             self.run.folder.rename(kept)
             self.progress.note(

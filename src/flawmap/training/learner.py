@@ -15,14 +15,13 @@ from flawmap.errors import FitError
 from flawmap.files import write_text
 from flawmap.methods.base import Features, IterativeMethod, Method, OnePassMethod
 from flawmap.resources import one_blas_thread
-from flawmap.scoring.calibration import EVERY
 from flawmap.training.features import FeatureReader
 from flawmap.training.loop import Curve, Training
 from flawmap.training.plan import thinned
 from flawmap.training.run import Run
 from flawmap.training.start import Learnt
 from flawmap.training.validation import Validation, held_back
-from flawmap.types import Sample
+from flawmap.types import EVERY, Sample
 
 _CALIBRATION_SHARE = 0.3
 """Of a time budget, at most."""

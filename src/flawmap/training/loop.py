@@ -237,6 +237,9 @@ class Training:
             losses=[(int(i), float(v)) for i, v in info["losses"]],
             validation=History.of(info["validation"]),
         )
+        if self.fabric.world_size == 1:
+            window = torch.tensor(info.get("window", []), device=self.fabric.device)
+            self._window = list(window.unbind())
         curve, budget = self._curve, self.config.time_budget_seconds
         if curve.steps < curve.planned and info.get("budget", budget) != budget:
             curve.planned, curve.fixed = self._wanted, False
@@ -369,6 +372,8 @@ class Training:
                 "fixed": curve.fixed,
                 "budget": self.config.time_budget_seconds,
                 "losses": curve.losses,
+                # Those since the last entry of the curve.
+                "window": [float(v) for v in self._window],
                 "validation": asdict(curve.validation),
             },
             best=None if self.validation is None else self.validation.best,

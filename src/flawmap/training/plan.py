@@ -118,8 +118,10 @@ def _drawn(samples: Sequence[Sample], n: int, seed: int) -> set[str]:
     return found
 
 
-def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
+def at_most(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
     """Leave at most so many training images of each category; the others set its threshold.
+
+    Views of one part stay together.
 
     Args:
         good: Good images of the train and validation splits.
@@ -130,9 +132,11 @@ def few(good: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ..
         return tuple(good)
     kept: set[str] = set()
     for category in categories_of(good):
-        paths = sorted(s.path for s in good if s.category == category and s.split == "train")
-        order = _rng_of(seed, category).permutation(len(paths))
-        kept.update(paths[int(i)] for i in order[:most])
+        train = [s for s in good if s.category == category and s.split == "train"]
+        if train:
+            # A single part is more than that perhaps, but all there is.
+            drawn = _drawn(sorted(train, key=lambda s: s.path), most, seed)
+            kept |= drawn or {s.path for s in train}
     return tuple(
         s if s.split != "train" or s.path in kept else replace(s, split="validation") for s in good
     )

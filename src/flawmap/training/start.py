@@ -9,7 +9,7 @@ from flawmap.config import Config
 from flawmap.encoders.encoder import Encoder, fingerprint
 from flawmap.errors import ConfigError
 from flawmap.methods.base import IterativeMethod, Method
-from flawmap.scoring.calibration import EVERY
+from flawmap.types import EVERY
 
 
 class Learnt(Protocol):

@@ -16,7 +16,7 @@ from flawmap.encoders.encoder import Encoder, feature_names
 from flawmap.encoders.table import EncoderSpec
 from flawmap.errors import ConfigError
 from flawmap.methods.layers.cosine import at_places
-from flawmap.methods.layers.residual import Block, Residual
+from flawmap.methods.layers.residual import BlockKind, Residual
 
 _LEAST_WIDTHS = (64, 128, 256)
 """Of the decoder's stages, finest first: those of a ResNet18."""
@@ -34,7 +34,7 @@ class Embedding(nn.Module):
         depth: How many of them.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, block: Block, depth: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, block: BlockKind, depth: int) -> None:
         super().__init__()
         self.ways = nn.ModuleList()
         for index, start in enumerate(channels):
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         self,
         channels: Sequence[int],
         widths: Sequence[int],
-        block: Block,
+        block: BlockKind,
         depths: Sequence[int],
     ) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def decoder_widths(channels: Sequence[int]) -> list[int]:
     return [max(c, least) for c, least in zip(channels, _LEAST_WIDTHS, strict=True)]
 
 
-def block_of(spec: EncoderSpec, width: int) -> Block:
+def block_of(spec: EncoderSpec, width: int) -> BlockKind:
     """The kind of residual block that mirrors an encoder with a stage of such a width."""
     if width < _WIDE:
         return "basic"

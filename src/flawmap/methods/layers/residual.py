@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Block = Literal["basic", "bottleneck", "wide-bottleneck"]
+BlockKind = Literal["basic", "bottleneck", "wide-bottleneck"]
 
 _INNER = {"bottleneck": 4, "wide-bottleneck": 2}
 """Output channels per channel of the 3 x 3 convolution."""
@@ -30,7 +30,7 @@ class Residual(nn.Module):
     Source: He et al., arXiv 1512.03385; the doubling form is that of RD4AD's decoder.
     """
 
-    def __init__(self, start: int, width: int, block: Block, stride: int = 1) -> None:
+    def __init__(self, start: int, width: int, block: BlockKind, stride: int = 1) -> None:
         super().__init__()
         if block == "basic":
             layers = [*_moved(start, width, stride), *_conv(width, width, 3, relu=False)]

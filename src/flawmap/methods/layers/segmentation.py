@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flawmap.methods.layers.residual import Residual, initialise
 
-Attention = Literal["both", "channel", "spatial", "none"]
+AttentionKind = Literal["both", "channel", "spatial", "none"]
 
 _RATES = (6, 12, 18)
 """Of the dilated convolutions."""
@@ -31,7 +31,7 @@ class SegmentationNetwork(nn.Module):
         attention: Which kinds of attention stand between the residual blocks and the pyramid.
     """
 
-    def __init__(self, n_maps: int, width: int, attention: Attention) -> None:
+    def __init__(self, n_maps: int, width: int, attention: AttentionKind) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(n_maps, width, 1, bias=False),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import flawmap
 from flawmap.config import make_config
 from flawmap.errors import ConfigError
 from flawmap.methods.dinomaly import Dinomaly
-from flawmap.training.plan import few
+from flawmap.training.plan import at_most
 from flawmap.types import Sample
 from watching import Notes
 
@@ -34,18 +35,18 @@ def chosen(found: tuple[Sample, ...], category: str) -> list[str]:
 
 def test_so_many_teach_and_the_others_set_the_threshold() -> None:
     good = [*samples("bolt", 10), *samples("nut", 2)]
-    found = few(good, 3, seed=0)
+    found = at_most(good, 3, seed=0)
     assert len(chosen(found, "bolt")) == 3
     assert len(chosen(found, "nut")) == 2
     assert sum(s.split == "validation" for s in found) == 7
-    assert few(good, None, seed=0) == tuple(good)
+    assert at_most(good, None, seed=0) == tuple(good)
 
 
 def test_another_product_changes_no_choice() -> None:
-    alone = few(samples("nut", 10), 3, seed=0)
-    beside = few([*samples("bolt", 10), *samples("nut", 10)], 3, seed=0)
+    alone = at_most(samples("nut", 10), 3, seed=0)
+    beside = at_most([*samples("bolt", 10), *samples("nut", 10)], 3, seed=0)
     assert chosen(alone, "nut") == chosen(beside, "nut")
-    assert chosen(few(samples("nut", 10), 3, seed=1), "nut") != chosen(alone, "nut")
+    assert chosen(at_most(samples("nut", 10), 3, seed=1), "nut") != chosen(alone, "nut")
 
 
 @pytest.mark.parametrize("augment", ["off", "views"])
@@ -141,3 +142,14 @@ def test_options_that_would_do_nothing_are_refused(rings: Path) -> None:
         whole = make_config(method="patchcore", overrides=[option], idle=None)
         with pytest.raises(ConfigError, match="sees every image once"):
             flawmap.fit(rings, config=whole)
+
+
+def test_views_of_one_part_stay_together() -> None:
+    views = [replace(s, group=f"part {i // 5}") for i, s in enumerate(samples("bolt", 40))]
+    found = at_most(views, 12, seed=0)
+    learnt = {s.group for s in found if s.split == "train"}
+    assert len(learnt) == 2
+    assert not learnt & {s.group for s in found if s.split == "validation"}
+    # A part that is more than was asked for is all there is.
+    one = [replace(s, group="the one") for s in samples("bolt", 5)]
+    assert len(chosen(at_most(one, 3, seed=0), "bolt")) == 5

@@ -11,17 +11,16 @@ from flawmap.data.detect import existing, read_data
 from flawmap.data.samples import Lister, Problem, SampleTable, listed_once, raise_unreadable
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
-from flawmap.files import as_path
+from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS
-from flawmap.scoring.calibration import EVERY
-from flawmap.types import Sample
+from flawmap.types import EVERY, Sample
 from flawmap.wording import shown
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Found:
+class Inputs:
     """Images to score.
 
     Attributes:
@@ -43,7 +42,7 @@ def find_images(
     format: str | None = None,
     skip_bad: bool = False,
     leave_out: PathLike | None = None,
-) -> Found:
+) -> Inputs:
     """List the images at paths.
 
     A file is an image unless it ends like a table. A folder is a data set if its layout has marks
@@ -73,9 +72,9 @@ def find_images(
             part = "its test split" if chosen else "all its images"
             chosen = chosen or list(table.samples)
             notes.append(f"{shown(path)}: format {table.format}, {part}, {len(chosen)} images")
-            roots.append(table.root if Path(table.root).is_dir() else str(Path(table.root).parent))
+            roots.append(table.root if is_folder(table.root) else str(Path(table.root).parent))
             problems += table.problems
-        elif path.is_dir():
+        elif is_folder(path):
             lister = Lister()
             chosen = [_sample(name) for name in lister.tree(path)]
             roots.append(str(path))
@@ -100,7 +99,7 @@ def find_images(
             where=", ".join(shown(p) for p in paths),
             hint="images in the output's own folder do not count",
         )
-    return Found(kept, tuple(roots), tuple(problems), tuple(notes))
+    return Inputs(kept, tuple(roots), tuple(problems), tuple(notes))
 
 
 def with_categories(
@@ -164,7 +163,7 @@ def _category_finder(known: Sequence[str], category: str | None) -> Callable[[Sa
 def _as_table(path: Path, format: str | None) -> SampleTable | None:
     if format is not None:
         return read_data(path, format=format, check=False)
-    if existing(path).is_file():
+    if is_file(existing(path)):
         is_table = path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS
         return read_data(path, format="table", check=False) if is_table else None
     readers = [FORMATS.load(name)() for name in FORMATS]
