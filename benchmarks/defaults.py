@@ -132,7 +132,8 @@ def main() -> None:
     study = STUDIES[args.study]()
     path = args.out / f"{args.study}_defaults.json"
     about = meta(weights=args.encoder, seed=0, images=args.images)
-    rows = kept(path, about)
+    # In the order of the study; None until it is measured.
+    rows: dict[str, dict[str, Any] | None] = {place(row): row for row in kept(path, about)}
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -151,15 +152,15 @@ def main() -> None:
                     "configuration": digest(config),
                     "commit": about["commit"],
                 }
-                old = next((r for r in rows if place(r) == place(row)), None)
+                old = rows.setdefault(place(row), None)
                 if old is None or old.get("configuration") != row["configuration"]:
                     under_way[pool.submit(judge, judged, method, options)] = row
         # Each as it ends: what was measured is kept if a later line fails.
         for found in as_completed(under_way):
             row = {**under_way[found], **found.result()}
-            rows = [*(r for r in rows if place(r) != place(row)), row]
+            rows[place(row)] = row
             say(str(row))
-            write_results(path, sorted(rows, key=place), about)
+            write_results(path, [row for row in rows.values() if row is not None], about)
 
 
 def kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -167,8 +168,10 @@ def kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     old = json.loads(path.read_text(encoding="utf-8"))
-    same = all(old["meta"].get(key) == about[key] for key in ("weights", "seed", "images"))
-    return list(old["rows"]) if same else []
+    if any(old["meta"].get(key) != about[key] for key in ("weights", "seed", "images")):
+        return []
+    # Earlier versions told the commits of all rows together.
+    return [{"commit": old["meta"]["commit"], **row} for row in old["rows"]]
 
 
 def digest(config: Config) -> str:

@@ -211,10 +211,11 @@ class Runner:
             "end after the minutes that stand there",
         )
         # Rows may be of several days and machines: each says its own.
-        for row in rows:
-            row.update({name: about[name] for name in ("date", "device")})
-        about = {k: v for k, v in about.items() if k not in ("date", "device", "threads")}
         about["versions"].update(self.versions)
+        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+        for row in rows:
+            row.update({name: about[name] for name in ("date", "device")}, versions=versions)
+        about = {k: v for k, v in about.items() if k not in ("date", "device", "threads")}
         write_results(self.target, self.rows, about)
         seconds = time.perf_counter() - began
         outcome = rows[0].get("reason") or ", ".join(

@@ -349,13 +349,16 @@ def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
         device += f", {text(threads)} thread{'' if threads == 1 else 's'}"
     parts.append(f"Hardware: {device}.")
     versions = known.pop("versions", None)
-    if versions:
-        listed = (
+    listed = _named(rows, "versions")
+    if versions and not all(row.get("versions") for row in rows):
+        of_others = (
             ", ".join(f"{k} {v}" for k, v in versions.items())
             if isinstance(versions, Mapping)
             else text(versions)
         )
-        parts.append(f"Versions: {listed}.")
+        listed = sorted({*listed, of_others})
+    if listed:
+        parts.append(f"Versions: {'; '.join(listed)}.")
     date = known.pop("date", None)
     commit = known.pop("commit", None)
     commit = ", ".join(_named(rows, "commit")) or commit

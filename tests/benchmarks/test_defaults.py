@@ -42,21 +42,25 @@ def test_lines_that_are_known_are_kept_and_the_others_measured(
 
     (first,) = compare(64)
     assert list(first) == [
-        *("data", "category", "levels", "size"),
+        *("data", "category", "levels", "size", "configuration", "commit"),
         *("image AUROC, patch", "image AUROC", "AUPRO"),
     ]
     (path,) = tmp_path.glob("*.json")
     found = json.loads(path.read_text(encoding="utf-8"))
     # A figure that no measurement gives tells whether the line was kept.
-    found["rows"][0]["AUPRO"] = 0.125
-    found["meta"]["commit"] = "earlier"
+    changed = {**first, "AUPRO": 0.125, "commit": "earlier"}
+    elsewhere = {**changed, "data": "elsewhere"}
+    found["rows"] = [elsewhere, changed]
     path.write_text(json.dumps(found), encoding="utf-8")
-    kept, new = compare(64, 96)
-    assert kept == {**first, "AUPRO": 0.125}
+    beside, kept, new = compare(64, 96)
+    assert (beside, kept) == (elsewhere, changed)
     assert new["size"] == 96
     assert new["image AUROC"] == new["image AUROC, patch"]
-    commit = json.loads(path.read_text(encoding="utf-8"))["meta"]["commit"]
-    assert "earlier" in commit.split("; ")
+    # Of other options that no column names it is another line.
+    found["rows"] = [{**changed, "configuration": "another"}]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    (again,) = compare(64)
+    assert again == first
 
 
 @pytest.mark.parametrize("name", ["patchcore", "distillation", "mkd"])
