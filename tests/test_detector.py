@@ -15,8 +15,8 @@ from PIL import Image
 import flawmap
 from flawmap import bundle as bundles
 from flawmap.data import read_data
-from flawmap.detector import detector_of
 from flawmap.errors import BundleError, ConfigError, DataError, FlawmapWarning
+from flawmap.loading import detector_of
 from flawmap.outputs.stream import skipping
 from flawmap.types import Sample
 

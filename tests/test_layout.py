@@ -17,12 +17,12 @@ SOURCE = Path(flawmap.__file__).parent
 LAYERS = [
     [
         *("errors", "types", "files", "registry", "progress", "quantities", "resources"),
-        *("versions", "wording"),
+        *("versions", "wording", "explain"),
     ],
     ["config", "idle"],
     ["metrics", "scoring", "data", "encoders", "bundle"],
     ["methods", "training", "pixels", "auto"],
-    ["detector"],
+    ["detector", "loading"],
     ["evaluation", "outputs"],
     ["report", "recalibrate"],
     ["api"],

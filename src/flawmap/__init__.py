@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from flawmap.api import configure, evaluate, fit
     from flawmap.config import Config
     from flawmap.data import inspect, read_data
-    from flawmap.detector import Detector, load
+    from flawmap.detector import Detector
     from flawmap.errors import FlawmapError
     from flawmap.evaluation import Evaluation
+    from flawmap.loading import load
     from flawmap.recalibrate import calibrate
     from flawmap.types import Prediction, Region, Sample
 
@@ -38,7 +39,7 @@ _PLACES = {
     "evaluate": "flawmap.api",
     "fit": "flawmap.api",
     "inspect": "flawmap.data",
-    "load": "flawmap.detector",
+    "load": "flawmap.loading",
     "read_data": "flawmap.data",
 }
 

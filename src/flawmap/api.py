@@ -23,7 +23,8 @@ from flawmap.config import (
 )
 from flawmap.data.check import require_sound
 from flawmap.data.detect import existing, read_data
-from flawmap.data.samples import SampleTable, raise_unreadable
+from flawmap.data.lister import raise_unreadable
+from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, FitError, unknown_name
 from flawmap.files import FolderLock, as_path, is_page, require_writable
@@ -100,7 +101,8 @@ def fit(
     if not isinstance(data, SampleTable):
         # Before torch is loaded: a wrong path is said at once.
         existing(data)
-    from flawmap.detector import Detector, load
+    from flawmap.detector import Detector
+    from flawmap.loading import load
     from flawmap.training.fit import fit_table, run_folder_of
 
     if start is not None and not isinstance(start, Detector):
@@ -297,8 +299,9 @@ def evaluate(
     Raises:
         ConfigError, DataError, BundleError: See `flawmap.errors`.
     """
-    from flawmap.detector import Detector, load
+    from flawmap.detector import Detector
     from flawmap.evaluation import evaluate_table
+    from flawmap.loading import load
     from flawmap.metrics.catalog import resolve
 
     metrics = resolve(metrics)

@@ -14,7 +14,8 @@ from flawmap.bundle import Bundle
 from flawmap.data.check import unread_verdicts
 from flawmap.data.detect import read_data
 from flawmap.data.inputs import with_categories
-from flawmap.data.samples import SampleTable, raise_unreadable
+from flawmap.data.lister import raise_unreadable
+from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, require_writable
@@ -301,7 +302,7 @@ def _measure(
     encoder_weights: PathLike | None,
     progress: Progress,
 ) -> GoodScores:
-    from flawmap.detector import detector_of
+    from flawmap.loading import detector_of
 
     detector = detector_of(found, path, device=device, encoder_weights=encoder_weights)
     scores = GoodScores()

@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return evaluation(data.name, *(m for m in options["metrics"] if m not in ALWAYS))
 
     monkeypatch.setattr(api, "evaluate", evaluate)
-    monkeypatch.setattr("flawmap.detector.load", lambda *_, **__: "detector")
+    monkeypatch.setattr("flawmap.loading.load", lambda *_, **__: "detector")
     monkeypatch.setattr("flawmap.bundle.require_file", lambda path: None)
     return given
 

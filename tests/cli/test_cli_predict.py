@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawmap import detector as detectors
+from flawmap import loading
 from flawmap.cli.main import run
 from flawmap.data.images import read_image
 from flawmap.types import Prediction, Sample
@@ -53,7 +53,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         called.update(options, path=path)
         return Brightness()
 
-    monkeypatch.setattr(detectors, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     monkeypatch.setattr("flawmap.bundle.require_file", lambda path: None)
     return called
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flawmap.data import UnreadableFilesError, list_images, read_data
-from flawmap.data.samples import Lister, Problem, SampleTable, training_part
+from flawmap.data.lister import Lister, Problem
+from flawmap.data.samples import SampleTable, training_part
 from flawmap.data.unpacked import Listing
 from flawmap.errors import ConfigError
 from flawmap.types import Sample

@@ -22,10 +22,11 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from flawmap.api import configure
 from flawmap.bench.published import MAIN_TABLES, require_table
-from flawmap.config import Config, Section, explain
+from flawmap.config import Config, Section
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError
+from flawmap.explain import explain
 from flawmap.files import as_path
 from flawmap.metrics.catalog import info
 from flawmap.resources import require_device

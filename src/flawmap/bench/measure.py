@@ -107,8 +107,8 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Returns:
         cost, figures and scores as in `results.Outcome`, and the environment.
     """
-    from flawmap.detector import load
     from flawmap.evaluation import evaluate_table
+    from flawmap.loading import load
 
     config = validate(job["config"])
     bundle = folder / job.get("bundle", BUNDLE)

@@ -87,7 +87,7 @@ def run(
     metrics = resolve(metric or ())
     require_file(model)
     from flawmap.api import evaluate
-    from flawmap.detector import load
+    from flawmap.loading import load
 
     result = evaluate(
         load(model, device=device, encoder_weights=encoder_weights),

@@ -111,8 +111,8 @@ def run(
     # Before torch is loaded: a wrong path is said at once.
     require_file(model)
     from flawmap.data.inputs import find_images, with_categories
-    from flawmap.detector import load
     from flawmap.errors import ConfigError, DataError
+    from flawmap.loading import load
     from flawmap.outputs import Tally, predictions
     from flawmap.types import EVERY
 

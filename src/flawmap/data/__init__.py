@@ -4,8 +4,9 @@ from flawmap.data.check import Finding, check_table, require_sound
 from flawmap.data.detect import read_data
 from flawmap.data.images import MAX_PIXELS, decode_image, read_image, to_rgb
 from flawmap.data.inspect import Inspection, inspect
+from flawmap.data.lister import Problem, UnreadableFilesError, list_images
 from flawmap.data.masks import read_mask
-from flawmap.data.samples import Problem, Reader, SampleTable, UnreadableFilesError, list_images
+from flawmap.data.samples import Reader, SampleTable
 from flawmap.data.transform import Transform
 from flawmap.data.verify import ImageFacts, Verification
 from flawmap.data.verify import verify as verify_data

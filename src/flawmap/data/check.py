@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from flawmap.data.samples import SampleTable, raise_unreadable
+from flawmap.data.lister import raise_unreadable
+from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
 from flawmap.types import Split
 from flawmap.wording import counted, few, listed, shown

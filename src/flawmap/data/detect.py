@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flawmap.data.check import require_sound
-from flawmap.data.samples import Lister, Reader, SampleTable, listed_once
+from flawmap.data.lister import Lister, listed_once
+from flawmap.data.samples import Reader, SampleTable
 from flawmap.errors import DataError
 from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS

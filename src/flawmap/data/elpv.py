@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, Problem, SampleTable, table_of, training_part
+from flawmap.data.lister import Lister, Problem
+from flawmap.data.samples import SampleTable, table_of, training_part
 from flawmap.errors import DataError
 from flawmap.files import is_file, is_folder
 from flawmap.types import GOOD, Sample, Split

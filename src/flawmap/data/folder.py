@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, table_of
+from flawmap.data.lister import Lister
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.words import Meaning, meaning
 from flawmap.errors import DataError
 from flawmap.files import is_folder

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.folder import Product, read_product, survey
-from flawmap.data.samples import Lister, SampleTable, table_of
+from flawmap.data.lister import Lister
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.words import meaning
 from flawmap.errors import DataError
 from flawmap.files import is_folder

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flawmap.data.detect import existing, read_data
-from flawmap.data.samples import Lister, Problem, SampleTable, listed_once, raise_unreadable
+from flawmap.data.lister import Lister, Problem, listed_once, raise_unreadable
+from flawmap.data.samples import SampleTable
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, is_file, is_folder

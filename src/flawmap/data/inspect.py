@@ -11,8 +11,9 @@ from typing import Any
 
 from flawmap.data.check import Finding, by_severity, check_table
 from flawmap.data.detect import read_data
+from flawmap.data.lister import Problem
 from flawmap.data.odd import odd_findings
-from flawmap.data.samples import Problem, SampleTable
+from flawmap.data.samples import SampleTable
 from flawmap.data.verify import ImageFacts, Verification, range_findings, verify
 from flawmap.types import Sample, Split
 from flawmap.wording import counted, listed, shown

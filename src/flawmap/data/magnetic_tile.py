@@ -2,15 +2,19 @@
 
 The set's own layout: a folder per kind, `MT_Free` being the good tiles, with `Imgs/*.jpg` and a
 mask `Imgs/*.png` beside each image. It has no split: 80% of the good tiles train, chosen by the
-seed.
+seed. Most tiles were photographed six times in a row, with rising exposure: the images of one tile
+are one part, on one side of the split.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, stem, table_of, training_part
+from flawmap.data.lister import Lister, stem
+from flawmap.data.samples import SampleTable, table_of, training_part
 from flawmap.data.splits import masks_missing
 from flawmap.data.unpacked import require_whole
 from flawmap.errors import DataError
@@ -21,6 +25,36 @@ from flawmap.wording import listed, shown
 CATEGORY = "magnetic_tile"
 _KINDS = ("Blowhole", "Break", "Crack", "Fray", "Free", "Uneven")
 _GOOD_KIND = "Free"
+_TAKEN = re.compile(r"exp(\d)_num_(\d+)")
+_IN_TURN = 60
+"""Between the images of two tiles that were photographed in turn, the number rises by less."""
+
+
+def tiles_of(names: Iterable[str]) -> dict[str, str]:
+    """Which images show one tile, by their names, such as exp3_num_1855: the exposure, and a number
+    that rises with time.
+
+    Exposures of one tile rise from image to image. Where they do not, the next tile begins, unless
+    hardly any time has passed: then two tiles were photographed in turn, and are taken as one.
+
+    Returns:
+        The name of each tile's first image. Images of other names are tiles of their own.
+
+    Example:
+        >>> tiles_of(["exp2_num_834", "exp1_num_824", "exp1_num_2038", "new"])
+        {'new': 'new', 'exp1_num_824': 'exp1_num_824', 'exp2_num_834': 'exp1_num_824', \
+'exp1_num_2038': 'exp1_num_2038'}
+    """
+    taken = {name: (int(m[2]), int(m[1])) for name in names if (m := _TAKEN.fullmatch(name))}
+    found = {name: name for name in names if name not in taken}
+    tile, before = "", (0, 0)
+    for name in sorted(taken, key=lambda name: (taken[name], name)):
+        number, exposure = taken[name]
+        if not tile or (exposure <= before[1] and number - before[0] > _IN_TURN):
+            tile = name
+        found[name] = tile
+        before = number, exposure
+    return found
 
 
 class MagneticTile:
@@ -64,10 +98,18 @@ class MagneticTile:
             if not images:
                 gaps.append(f"no image in {place}")
             if kind == _GOOD_KIND:
-                training = training_part(list(images), seed)
+                tiles = tiles_of(images)
+                training = training_part(sorted(set(tiles.values())), seed)
                 samples += [
-                    Sample(p, CATEGORY, "train" if name in training else "test", 0, GOOD)
-                    for name, p in images.items()
+                    Sample(
+                        path,
+                        CATEGORY,
+                        "train" if tiles[name] in training else "test",
+                        0,
+                        GOOD,
+                        group=tiles[name],
+                    )
+                    for name, path in images.items()
                 ]
             else:
                 samples += [

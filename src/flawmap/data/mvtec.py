@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from flawmap.data.btad import BTAD
+from flawmap.data.lister import Lister
 from flawmap.data.mvtec_3d import MVTec3D
 from flawmap.data.mvtec_ad_2 import MVTecAD2
 from flawmap.data.mvtec_loco import MVTecLOCO
-from flawmap.data.samples import Lister
 from flawmap.data.splits import MASKS, MaskDemand, SplitFolders
 from flawmap.data.visa import VisA
 from flawmap.data.words import is_good

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, stem
+from flawmap.data.lister import Lister, stem
 from flawmap.data.splits import Found, SplitFolders, attach, masks_missing
 from flawmap.files import is_folder
 from flawmap.types import GOOD, Sample

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister
+from flawmap.data.lister import Lister
 from flawmap.data.splits import MASKS, Found, SplitFolders
 from flawmap.files import is_folder
 from flawmap.types import Split

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister
+from flawmap.data.lister import Lister
 from flawmap.data.splits import MASKS, Found, SplitFolders
 from flawmap.errors import DataError
 from flawmap.files import is_file, is_folder

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flawmap.data.samples import Lister, Reader, SampleTable, table_of
+from flawmap.data.lister import Lister
+from flawmap.data.samples import Reader, SampleTable, table_of
 from flawmap.errors import DataError
 from flawmap.files import as_path
 from flawmap.types import GOOD, Sample

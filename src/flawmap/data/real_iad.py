@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from flawmap.data.lister import Lister
 from flawmap.data.real_iad_folders import (
     FORMATS,
     NOISY,
@@ -26,7 +27,7 @@ from flawmap.data.real_iad_folders import (
     only_jsons,
     parts_around,
 )
-from flawmap.data.samples import Lister, SampleTable, table_of
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.unpacked import Listing, archives, not_there, require_whole, twice
 from flawmap.errors import DataError
 from flawmap.files import is_folder

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawmap.data.samples import Lister
+from flawmap.data.lister import Lister
 from flawmap.data.unpacked import named_root, twice
 from flawmap.errors import DataError
 from flawmap.files import is_folder

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from flawmap.data.folder import below_good
-from flawmap.data.samples import Lister, SampleTable, canonical, table_of
+from flawmap.data.lister import Lister, canonical
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.unpacked import Place, locate, named_root, require_whole
 from flawmap.data.words import folded, is_good
 from flawmap.errors import DataError

@@ -28,11 +28,12 @@ from PIL import Image
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from scipy import ndimage
 
-from flawmap.config import OFF, Section, UserPath, explain
+from flawmap.config import OFF, Section, UserPath
 from flawmap.data.images import RgbArray, as_float, read_image
-from flawmap.data.samples import list_images
+from flawmap.data.lister import list_images
 from flawmap.data.textures import perlin, procedural
 from flawmap.errors import DataError
+from flawmap.explain import explain
 from flawmap.files import is_folder
 from flawmap.types import BoolArray, FloatArray
 

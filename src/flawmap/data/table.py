@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, Problem, SampleTable, table_of
+from flawmap.data.lister import Lister, Problem
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.words import is_defect, is_good
 from flawmap.errors import DataError
 from flawmap.files import is_file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawmap.data.folder import category_name
-from flawmap.data.samples import Lister, around
+from flawmap.data.lister import Lister, around
 from flawmap.errors import DataError
 from flawmap.files import is_folder
 from flawmap.wording import counted, listed, shown

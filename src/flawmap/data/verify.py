@@ -12,10 +12,11 @@ import numpy as np
 
 from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import ImageInfo, RgbArray, decode_image
+from flawmap.data.lister import Problem, canonical, raise_unreadable
 from flawmap.data.masks import read_mask
 from flawmap.data.pictures import Watch
 from flawmap.data.pool import Share, map_in_threads
-from flawmap.data.samples import Problem, SampleTable, canonical, raise_unreadable
+from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
 from flawmap.resources import default_threads
 from flawmap.types import Sample

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from flawmap.data.samples import Lister, SampleTable, table_of
+from flawmap.data.lister import Lister
+from flawmap.data.samples import SampleTable, table_of
 from flawmap.data.splits import SplitFolders
 from flawmap.data.unpacked import Listing, locate, named_root, not_there, require_whole
 from flawmap.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from flawmap.data.samples import canonical
+from flawmap.data.lister import canonical
 
 Meaning = Literal["good", "defects", "reserved", "others"]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from flawmap.data.samples import canonical
+from flawmap.data.lister import canonical
 
 
 class OutputNames:

@@ -16,9 +16,10 @@ import torch
 import flawmap
 from flawmap.config import Config
 from flawmap.data.check import training_findings
+from flawmap.data.lister import Problem
 from flawmap.data.odd import odd_findings
 from flawmap.data.pictures import Pictures
-from flawmap.data.samples import Problem, SampleTable
+from flawmap.data.samples import SampleTable
 from flawmap.data.transform import Transform
 from flawmap.data.verify import ImageFacts, range_findings, verify
 from flawmap.detector import Detector, Fitted
