@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -38,12 +39,12 @@ def drawn_tables(
         name, _, path = place.partition("=")
         table = read_data(path)
         for category in table.categories:
-            good = [s.path for s in table.only([category]).select(split="train")]
+            good = table.only([category]).select(split="train")
             yield name, category, draw(good, images, folder / name / category)
 
 
 def draw(
-    paths: Sequence[str],
+    good: Sequence[Sample],
     images: int,
     folder: Path,
     *,
@@ -53,19 +54,27 @@ def draw(
     """Some good images to learn, and others with and without drawn defects to test.
 
     Args:
-        paths: Good images.
-        images: How many of them are used.
+        good: Good images; those of one part are all learnt, or all held out.
+        images: About how many of them are used.
         folder: Where drawn images are written.
-        tested: How many of these are held out for the test; a third, or ten, by default.
+        tested: About how many of these are held out for the test; a third, or ten, by default.
         foreground: auto: defects lie on the object, where one stands out.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    chosen = [paths[i] for i in generator.permutation(len(paths))[:images]]
-    n_tested = max(10, len(chosen) // 3) if tested is None else tested
-    samples = [Sample(path, "drawn", "train", 0, "good") for path in chosen[n_tested:]]
+    parts: dict[str, list[str]] = {}
+    for sample in good:
+        parts.setdefault(sample.group or sample.path, []).append(sample.path)
+    every = list(parts.values())
+    drawn = [every[i] for i in generator.permutation(len(every))]
+    images = min(images, len(good))
+    n_tested = max(10, images // 3) if tested is None else tested
+    spared = _first(drawn, n_tested)
+    held_out = list(itertools.chain(*spared))
+    learnt = list(itertools.chain(*_first(drawn[len(spared) :], images - len(held_out))))
+    samples = [Sample(path, "drawn", "train", 0, "good") for path in learnt]
     transform = Transform((SIDE, SIDE))
-    pictures = [as_float(transform(read_image(path))[0]) for path in chosen[:n_tested]]
+    pictures = [as_float(transform(read_image(path))[0]) for path in held_out]
     for i, picture in enumerate(pictures):
         samples.append(Sample(save(picture, folder / f"{i}.png"), "drawn", "test", 0, "good"))
         for kind, config in KINDS.items():
@@ -76,6 +85,12 @@ def draw(
             masks = (save(mask.astype(np.float32), folder / f"{i}_{kind}_mask.png"),)
             samples.append(Sample(path, "drawn", "test", 1, kind, masks))
     return SampleTable(str(folder), "benchmark", tuple(samples))
+
+
+def _first(parts: Sequence[list[str]], images: int) -> list[list[str]]:
+    """So many parts that they have at least so many images."""
+    counts = itertools.accumulate(map(len, parts), initial=0)
+    return [part for part, before in zip(parts, counts, strict=False) if before < images]
 
 
 def save(values: np.ndarray, path: Path) -> str:

@@ -2,11 +2,11 @@
 
     python benchmarks/intra_inpainting.py tiles=DIR bricks=PHOTO.jpg --minutes 15
 
-fits the preset for a CPU on good images of a folder for the time given, and paints every patch of
-others; or cuts squares from one photograph of a texture, and learns those of its upper half. Each
-of the data has a fit of its own. Told is the PSNR over all their pixels (of a range of 1), beside
-two guesses that know only the eight patches around the covered one: their mean px by px, and their
-mean colour.
+fits the preset for a CPU on the good training images of a data set for the time given, and paints
+every patch of good test images; or cuts squares from one photograph of a texture, and learns those
+of its upper half. Each of the data has a fit of its own. Told is the PSNR over all their pixels (of
+a range of 1), beside two guesses that know only the eight patches around the covered one: their
+mean px by px, and their mean colour.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 import flawmap
 from common import good_table, meta, say, write_results
+from flawmap.data import read_data
 from flawmap.data.loader import load_batches
 from flawmap.data.transform import Transform
 from flawmap.methods.intra import InTra
@@ -34,14 +35,13 @@ from flawmap.types import Sample
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "data", nargs="+", metavar="NAME=PATH", help="a photograph, or a folder of good images"
+        "data", nargs="+", metavar="NAME=PATH", help="a photograph, or a data set with a test split"
     )
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
     parser.add_argument("--position", default="local")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--pattern", default="*.jpg", help="of the files in a folder")
-    parser.add_argument("--images", type=int, default=64, help="to learn")
+    parser.add_argument("--images", type=int, default=600, help="to learn, at most")
     parser.add_argument("--test-images", type=int, default=12, help="to paint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -54,24 +54,25 @@ def main() -> None:
             files = of_folder(args, data) if data.is_dir() else squares(args, data, Path(folder))
             rows.append({"data": name or data.stem, **fitted(args, data, *files)})
         say(str(rows[-1]))
-    write_results(args.out / "intra_inpainting.json", rows, meta(size=args.size, seed=args.seed))
+    about = meta(size=args.size, seed=args.seed, minutes=args.minutes)
+    write_results(args.out / "intra_inpainting.json", rows, about)
 
 
 def of_folder(args: argparse.Namespace, data: Path) -> tuple[list[Path], list[Path]]:
-    """Files to learn and others to be painted, drawn from a folder.
+    """Files to learn and others to be painted, from both splits of a data set.
 
     Raises:
-        SystemExit: There are too few.
+        SystemExit: There are none to paint.
     """
-    files = sorted(data.glob(args.pattern))
-    if len(files) <= args.images:
-        raise SystemExit(
-            f"{data}: {len(files)} files fit --pattern '{args.pattern}', expected more than "
-            f"--images {args.images}, which are learnt: others are painted; give fewer --images "
-            "or another --pattern"
-        )
-    np.random.default_rng(args.seed).shuffle(files)  # type: ignore[arg-type]
-    return files[: args.images], files[args.images :][-args.test_images :]
+    table = read_data(data, seed=args.seed)
+    drawn = []
+    for split, most in (("train", args.images), ("test", args.test_images)):
+        files = [Path(sample.path) for sample in table.select(split=split, label=0)]
+        order = np.random.default_rng(args.seed).permutation(len(files))
+        drawn.append([files[i] for i in order[:most]])
+    if not drawn[1]:
+        raise SystemExit(f"{data}: there are no good test images to paint, see 'flawmap split'")
+    return drawn[0], drawn[1]
 
 
 def squares(args: argparse.Namespace, data: Path, folder: Path) -> tuple[list[Path], list[Path]]:

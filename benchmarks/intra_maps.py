@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL=DIR")
     parser.add_argument("--images", type=int, default=16, help="that defects are drawn on, at most")
-    parser.add_argument("--taught", type=int, default=64, help="that give the mean map, at most")
+    parser.add_argument("--taught", type=int, default=200, help="that give the mean map, at most")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     rows = []
@@ -53,31 +53,35 @@ def main() -> None:
         for row in judged(Path(model), Path(data), args.images, args.taught):
             rows.append({"data": name, **row})
             say(str(rows[-1]))
-    write_results(args.out / "intra_maps.json", rows, meta(images=args.images))
+    about = meta(models="the preset for a CPU, seed 0", images=args.images, taught=args.taught)
+    write_results(args.out / "intra_maps.json", rows, about)
 
 
 def judged(model: Path, data: Path, images: int, taught: int) -> list[dict[str, Any]]:
     """The figures of each way to map what one model paints."""
-    detector = flawmap.load(model)
+    # What is painted once is mapped on the processor.
+    detector = flawmap.load(model, device="cpu")
     method = detector.models["*"]
     assert isinstance(method, InTra)
     size = detector.config.data.size
     learnt = set(detector.fitted.data["learnt_pictures"])
-    good = [s.path for s in read_data(data).select(split="train", label=0)]
-    known = [path for path in good if picture_of(read_image(path)).hex() in learnt]
-    held_out = [path for path in good if path not in set(known)]
+    good = read_data(data, seed=detector.config.seed).select(split="train", label=0)
+    known = [s for s in good if picture_of(read_image(s.path)).hex() in learnt]
+    parts = {s.group or s.path for s in known}
+    held_out = [s for s in good if (s.group or s.path) not in parts]
     n = min(images, len(held_out))
     chosen = np.linspace(0, len(known) - 1, min(taught, len(known))).astype(int)
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw(held_out, n, Path(folder) / "drawn", tested=n, foreground="auto")
-        usual = painted(detector, [Sample(known[i], "", "test", None) for i in chosen])
+        usual = painted(detector, [known[i] for i in chosen])
         tested = painted(detector, drawn.samples)
         masks = [mask_of(sample, size) for sample in drawn.samples]
     rows = []
     for compared, kind, side in itertools.product(("gms", "colour"), MAPS, FILTERS):
         found = {"compared": compared, "map": kind, "mean_filter": side}
         method.config = method.config.model_copy(update=found)
-        rows.append({**found, **figures(method, usual, tested, masks)})
+        counts = {"taught": len(usual.images), "held_out": n}
+        rows.append({**found, **counts, **figures(method, usual, tested, masks)})
     return rows
 
 

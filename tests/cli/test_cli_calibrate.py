@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flawmap import bundle as bundles
-from flawmap import detector as detectors
+from flawmap import loading
 from flawmap.cli.main import run
 from flawmap.data import read_data
 from flawmap.data.images import read_image
@@ -64,7 +64,7 @@ def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
             training=SimpleNamespace(batch_size=1), data=SimpleNamespace(white_level=None)
         ),
     )
-    monkeypatch.setattr(detectors, "detector_of", lambda found, path, **options: detector)
+    monkeypatch.setattr(loading, "detector_of", lambda found, path, **options: detector)
 
 
 def test_a_rate_moves_the_threshold_and_keeps_the_model(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flawmap.cli.main import run
-from flawmap.data import read_data
+from flawmap.data import inspect, read_data
 from flawmap.data.holdout import hold_out, write_table
 from flawmap.errors import DataError
 from flawmap.types import Sample
@@ -121,3 +121,31 @@ def test_what_a_table_cannot_say_is_refused(parts: Path) -> None:
     table = replace(read_data(parts), one_vs_rest=True)
     with pytest.raises(DataError, match="each class is a task of its own"):
         hold_out(table, 0.2, 0)
+
+
+def test_images_of_one_part_lie_on_one_side_and_the_table_says_so(
+    parts: Path, tmp_path: Path
+) -> None:
+    table = read_data(parts)
+    numbers = {s.path: f"part {i // 2}" for i, s in enumerate(table.select(label=0))}
+    table = replace(
+        table, samples=tuple(replace(s, group=numbers.get(s.path, "")) for s in table.samples)
+    )
+    written = tmp_path / "list.csv"
+    write_table(hold_out(table, 0.4, 0).samples, written)
+    after = read_data(written)
+    sides = [{s.group for s in after.select(split=split, label=0)} for split in ("train", "test")]
+    assert [len(side) for side in sides] == [3, 2]
+    assert not sides[0] & sides[1]
+    assert {s.path: s.group for s in after.select(label=0)} == numbers
+
+
+def test_parts_on_both_sides_are_told(parts: Path, tmp_path: Path) -> None:
+    good = [s.path for s in read_data(parts).select(label=0)]
+    rows = ["path,split,serial", f'"{good[0]}",train,7', f'"{good[1]}",test,7']
+    (tmp_path / "t.csv").write_text("\n".join([*rows, f'"{good[2]}",test,8', ""]))
+    found = [
+        f for f in inspect(tmp_path / "t.csv").problems if "that other images teach" in f.message
+    ]
+    assert [f.severity for f in found] == ["warning"]
+    assert found[0].message.startswith("1 image outside the training split shows a part")

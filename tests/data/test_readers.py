@@ -14,6 +14,7 @@ from flawmap.cli.main import run
 from flawmap.data import Problem, read_data
 from flawmap.data.detect import recognise
 from flawmap.data.inputs import find_images
+from flawmap.data.magnetic_tile import MagneticTile, tiles_of
 from flawmap.data.samples import SampleTable
 from flawmap.errors import ConfigError, DataError
 from flawmap.registry import FORMATS
@@ -294,12 +295,42 @@ class TestMVTec:
             read_data(tmp_path, format="mvtec")
 
 
+def tile_names(n: int) -> list[str]:
+    """Tiles of six exposures each, taken one after the other."""
+    return [f"exp{e}_num_{1000 * tile + 20 * e}" for tile in range(n) for e in range(1, 7)]
+
+
 class TestMagneticTile:
+    def test_the_exposures_of_one_tile_lie_on_one_side(
+        self, tmp_path: Path, write_image: WriteImage
+    ) -> None:
+        for name in tile_names(10):
+            write_image(tmp_path / "MT_Free" / "Imgs" / f"{name}.jpg")
+        table = MagneticTile().read(tmp_path, 0)
+        sides = [
+            {s.group for s in table.samples if s.split == split} for split in ("train", "test")
+        ]
+        assert [len(side) for side in sides] == [8, 2]
+        assert not sides[0] & sides[1]
+        assert {len(table.select(split=split)) for split in ("train", "test")} == {48, 12}
+
+    def test_which_images_show_one_tile(self) -> None:
+        first, second = tile_names(2)[:6], tile_names(2)[6:]
+        found = tiles_of([*second[::-1], *first, "new"])
+        assert {found[name] for name in first} == {first[0]}
+        assert {found[name] for name in second} == {second[0]}
+        assert found["new"] == "new"
+        # Two tiles in turn, as at the beginning of the set, are not torn apart.
+        turns = ["exp1_num_824", "exp2_num_834", "exp1_num_855", "exp2_num_887", "exp1_num_2038"]
+        assert list(tiles_of(turns).values()) == ["exp1_num_824"] * 4 + ["exp1_num_2038"]
+        # A tile may lack some of its exposures.
+        assert len(set(tiles_of(["exp2_num_10", "exp6_num_500", "exp5_num_600"]).values())) == 2
+
     @pytest.fixture
     def tiles(self, tmp_path: Path, write_image: WriteImage, write_mask: WriteImage) -> Path:
         for i in range(10):
-            write_image(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{i}.jpg")
-            write_mask(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{i}.png", None)
+            write_image(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{1000 * i}.jpg")
+            write_mask(tmp_path / "MT_Free" / "Imgs" / f"exp1_num_{1000 * i}.png", None)
         for kind in ("Blowhole", "Break", "Crack", "Fray", "Uneven"):
             write_image(tmp_path / f"MT_{kind}" / "Imgs" / "a.jpg")
             write_mask(tmp_path / f"MT_{kind}" / "Imgs" / "a.png")

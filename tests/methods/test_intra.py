@@ -22,7 +22,7 @@ from flawmap.encoders.encoder import build
 from flawmap.errors import ConfigError
 from flawmap.methods import intra
 from flawmap.methods.intra import InTra, InTraConfig
-from flawmap.methods.layers.mfsa import WindowAttention, WindowBlock
+from flawmap.methods.layers.mfsa import WindowAttention, WindowBlock, attended
 from flawmap.methods.layers.similarity import (
     at_two_scales,
     colour_difference,
@@ -93,6 +93,15 @@ def test_attention_equals_the_explicit_sum(mfsa: bool) -> None:
                 weights[..., None] * v[:, :, h * 16 : (h + 1) * 16]
             ).sum(dim=1)
     torch.testing.assert_close(layer(x, x), layer.out(mixed))
+
+
+def test_both_forms_of_attention_are_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 4, n, d, dtype=torch.float64, generator=generator)
+        for n, d in ((1, 8), (9, 8), (9, 16))
+    )
+    torch.testing.assert_close(attended(q, k, v, fused=True), attended(q, k, v, fused=False))
 
 
 @pytest.mark.parametrize("mfsa", [True, False])
@@ -217,6 +226,20 @@ def test_a_patch_is_painted_without_being_seen() -> None:
     # Windows of 3 x 3 that do not hold it stay too; those of its neighbours hold it.
     assert moved[1:4, 2:5].sum() == 8
     assert not moved[:, 0].any()
+
+
+@pytest.mark.parametrize("start", ["image", "neighbours"])
+def test_of_a_covered_patch_only_its_share_of_the_mean_colour_is_seen(start: str) -> None:
+    method = make(start=start)
+    images = rand(1, 3, 40, 48)
+    changed = images.clone()
+    patch = changed[:, :, 16:24, 24:32]  # patch (2, 3) of 5 x 6
+    # Other px of the same mean: nothing of them is seen.
+    patch.copy_(patch.flatten(2).flip(-1).view_as(patch))
+    with torch.no_grad():
+        before, after = method.inpaint(images), method.inpaint(changed)
+    torch.testing.assert_close(before[0, 15], after[0, 15])
+    assert not torch.allclose(before[0, 14], after[0, 14])
 
 
 def test_images_survive_being_cut() -> None:

@@ -79,7 +79,7 @@ def fit(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Returns:
         fit_seconds (with reading and calibration), whether an earlier process had begun it (then
         the seconds are those of the last one alone), fit_peak_memory_mib, bundle_bytes, the stages'
-        seconds.
+        seconds, and of each model (iteration, loss of held-out images).
     """
     from flawmap.api import fit as fit_detector
     from flawmap.training.fit import run_folder_of
@@ -97,6 +97,11 @@ def fit(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "fit_peak_memory_mib": peak_memory_mib(),
         "fit_peak_gpu_memory_mib": _gpu_memory_mib(),
         "learnt_images": detector.fitted.data["learnt_images"],
+        "validation_losses": {
+            name: curve["validation"]["losses"]
+            for name, curve in detector.fitted.curves.items()
+            if curve["validation"]["losses"]
+        },
         "bundle_bytes": bundle.stat().st_size,
     }
 

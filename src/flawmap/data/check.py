@@ -168,6 +168,17 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
 
 def _warnings(table: SampleTable) -> Iterable[Finding]:
     yield from _training_warnings(table)
+    taught = {(s.category, s.group) for s in table.samples if s.group and s.split == "train"}
+    seen = [s for s in table.samples if s.split != "train" and (s.category, s.group) in taught]
+    if seen:
+        yield Finding(
+            "warning",
+            f"{counted(len(seen), 'image')} outside the training split "
+            f"{'shows a part' if len(seen) == 1 else 'show parts'} that other images teach: "
+            f"{table.few([s.path for s in seen])}",
+            "keep all images of a part in one split, or what is measured is too good",
+            tuple(s.path for s in seen),
+        )
     train, held = _kept(table, "train"), _kept(table, "validation")
     for category in table.categories:
         if 0 < train[category] + held[category] < _FEW_FOR_ONE_PERCENT:

@@ -19,7 +19,7 @@ from flawmap.files import write_text
 from flawmap.types import Sample
 from flawmap.wording import shown
 
-COLUMNS = ("path", "category", "split", "label", "defect", "mask")
+COLUMNS = ("path", "category", "split", "label", "defect", "mask", "part_id")
 _LABELS = {0: "good", 1: "defect", None: ""}
 
 
@@ -28,15 +28,15 @@ def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
 
     Args:
         table: The images.
-        share: Of each category's good training images, in (0, 1).
+        share: Of each category's good parts to learn, in (0, 1); an image that nobody says more
+            of is a part.
         seed: Decides which.
 
     Raises:
-        DataError: A category has a single good image to learn, so that none can be spared, or
-            the data set knows of its images what a table cannot say.
+        DataError: A category has good images of a single part to learn, so that none can be
+            spared, or the data set knows of its images what a table cannot say.
     """
     for told, what in (
-        (any(sample.group for sample in table.samples), "which images show one part"),
         (table.one_vs_rest, "that each class is a task of its own"),
         (table.saturation, "how much of a flaw must be found"),
         (table.judged_apart, "which kinds of defects are judged apart"),
@@ -49,10 +49,11 @@ def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
             )
     kept: set[str] = set()
     for number, category in enumerate(table.categories):
-        good = copies([s.path for s in table.select(category=category, split="train", label=0)])
+        good = parts_of(table.select(category=category, split="train", label=0))
         if len(good) < 2:
             raise DataError(
-                f"'{shown(category)}' has {len(good)} good image to learn: none can be spared",
+                f"'{shown(category)}' has good images of {len(good)} part to learn: none can be "
+                "spared",
                 where=shown(table.root),
                 expected="at least two",
                 hint="add good images",
@@ -66,16 +67,19 @@ def hold_out(table: SampleTable, share: float, seed: int) -> SampleTable:
     )
 
 
-def copies(paths: Sequence[str]) -> list[list[str]]:
-    """Files that are the same byte for byte together, in the order of the first of each."""
-    sizes = {path: Path(path).stat().st_size for path in paths}
+def parts_of(samples: Sequence[Sample]) -> list[list[str]]:
+    """Images of one part together, as the table says, or as files are the same byte for byte; in
+    the order of the first of each."""
+    sizes = {s.path: Path(s.path).stat().st_size for s in samples}
     several = {size for size, n in Counter(sizes.values()).items() if n > 1}
-    groups: dict[tuple[int, str], list[str]] = {}
-    for path, size in sizes.items():
-        same = path
-        if size in several:
-            same = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        groups.setdefault((size, same), []).append(path)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for sample in samples:
+        same = ("", sample.path)
+        if sample.group:
+            same = ("part", sample.group)
+        elif sizes[sample.path] in several:
+            same = ("copy", hashlib.sha256(Path(sample.path).read_bytes()).hexdigest())
+        groups.setdefault(same, []).append(sample.path)
     return list(groups.values())
 
 
@@ -106,6 +110,7 @@ def write_table(samples: Sequence[Sample], path: Path) -> None:
                 _LABELS[sample.label],
                 sample.defect if sample.label == 1 else "",
                 ";".join(masks),
+                sample.group,
             )
         )
     write_text(path, text.getvalue(), error=ExportError)

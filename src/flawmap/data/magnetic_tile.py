@@ -41,9 +41,9 @@ def tiles_of(names: Iterable[str]) -> dict[str, str]:
         The name of each tile's first image. Images of other names are tiles of their own.
 
     Example:
-        >>> tiles_of(["exp2_num_834", "exp1_num_824", "exp1_num_2038", "new"])
-        {'new': 'new', 'exp1_num_824': 'exp1_num_824', 'exp2_num_834': 'exp1_num_824', \
-'exp1_num_2038': 'exp1_num_2038'}
+        >>> found = tiles_of(["exp2_num_834", "exp1_num_824", "exp1_num_2038"])
+        >>> found["exp2_num_834"], found["exp1_num_2038"]
+        ('exp1_num_824', 'exp1_num_2038')
     """
     taken = {name: (int(m[2]), int(m[1])) for name in names if (m := _TAKEN.fullmatch(name))}
     found = {name: name for name in names if name not in taken}

@@ -1,7 +1,7 @@
 """A table of images: CSV with a header, or JSON Lines.
 
-Columns: path, category, split, label, mask, defect; only path is needed. Paths are relative to the
-table's folder. Without a word to the contrary an image is good and trains.
+Columns: path, category, split, label, mask, defect, part_id; only path is needed. Paths are
+relative to the table's folder. Without a word to the contrary an image is good and trains.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ _COLUMNS = {
     "masks": "mask",
     "mask_path": "mask",
     "defect": "defect",
+    "part_id": "part_id",
+    "serial": "part_id",
+    "serial_number": "part_id",
 }
 _GOOD_NUMBERS = frozenset({"0", "0.0"})
 _DEFECT_NUMBERS = frozenset({"1", "1.0"})
@@ -127,7 +130,7 @@ class Table:
     name: ClassVar[str] = "table"
     expects: ClassVar[str] = (
         "a .csv, .tsv or .jsonl file with the column path and, as needed, category, split "
-        "(train, validation, test), label (good, defect), mask and defect"
+        "(train, validation, test), label (good, defect), mask, defect and part_id"
     )
     generic: ClassVar[bool] = True
 
@@ -420,6 +423,7 @@ def _sample(row: _Row, base: Path) -> Sample:
         label=label,
         defect=kind,
         masks=tuple(_located(m, base) for m in row.masks),
+        group=row.text("part_id"),
     )
 
 

@@ -19,7 +19,8 @@ What differs, or is not settled by it:
 The preset for a CPU has a narrow network, a learning rate that falls, and a number of iterations
 that no early stop cuts short. It learns quicker than the published form: what it paints is read off
 the covered patch's token and added to the image's mean colour, places are those in the window, and
-training windows are those of scoring. Its map is the difference itself without a mean filter, its
+training windows are those of scoring. Of that mean the covered patch is a part, one of some
+hundreds: so much of it is seen. Its map is the difference itself without a mean filter, its
 score the mean of the highest hundredth.
 Published figures are of one model for each category; the default here, as for every method, is one
 for all, and `--separate` gives the former.

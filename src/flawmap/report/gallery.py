@@ -141,8 +141,10 @@ def gallery(
     else:
         scale = HeatScale.of([s.anomaly_map for s in usable], usable[0].pixel_threshold)
     parts = []
+    rebuilt = any(s.reconstruction is not None for s in usable)
+    # Three pictures side by side need more room than two.
+    wide = " wide" if rebuilt else ""
     if scale:
-        rebuilt = any(s.reconstruction is not None for s in usable)
         parts.append(_legend(scale, any(s.mask for s in usable), rebuilt))
     at = 0
     for group in groups:
@@ -153,7 +155,7 @@ def gallery(
         parts.append(
             f'<section class="group"><h4>{esc(group.title)}</h4>'
             f'<p class="quiet">{esc(group.words)}</p>'
-            f'<div class="cards">{"".join(cards)}</div></section>'
+            f'<div class="cards{wide}">{"".join(cards)}</div></section>'
         )
     return "".join(parts)
 

@@ -130,6 +130,7 @@ outline:2px solid #3fe0e8;outline-offset:-3px}
 .swatch-box{outline:2px dashed #fff}
 .group{margin-top:22px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:16px}
+.cards.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,660px),1fr))}
 .card{margin:0;border:1px solid var(--line);border-radius:10px;overflow:hidden;
 display:flex;flex-direction:column;break-inside:avoid;background:var(--page)}
 .pair{flex:1;display:grid;grid-template-columns:1fr 1fr;gap:3px;align-items:center;
