@@ -306,13 +306,15 @@ class TestMagneticTile:
     ) -> None:
         for name in tile_names(10):
             write_image(tmp_path / "MT_Free" / "Imgs" / f"{name}.jpg")
+        for kind in ("Blowhole", "Break", "Crack", "Fray", "Uneven"):
+            write_image(tmp_path / f"MT_{kind}" / "Imgs" / "a.jpg")
         table = MagneticTile().read(tmp_path, 0)
         sides = [
-            {s.group for s in table.samples if s.split == split} for split in ("train", "test")
+            {s.group for s in table.select(split=split, label=0)} for split in ("train", "test")
         ]
         assert [len(side) for side in sides] == [8, 2]
         assert not sides[0] & sides[1]
-        assert {len(table.select(split=split)) for split in ("train", "test")} == {48, 12}
+        assert {len(table.select(split=split, label=0)) for split in ("train", "test")} == {48, 12}
 
     def test_which_images_show_one_tile(self) -> None:
         first, second = tile_names(2)[:6], tile_names(2)[6:]

@@ -65,7 +65,8 @@ def attended(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
     """
     if fused:
         return F.scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    mixed: Tensor = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return mixed
 
 
 class WindowBlock(nn.Module):
