@@ -120,7 +120,7 @@ def choose(given: Situation, start: Config | None = None) -> Choice:
     if given.gpu and given.together and "dinov2" in (given.encoder or ""):
         why = "with DINOv2 it has the best published figures of one model for several products"
         return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}",))
-    why = "the highest image AUROC in flawmap's benchmarks on real images, and quick to learn"
+    why = "the highest mean image AUROC in flawmap's benchmarks on real images, and quick to learn"
     return Choice("patchcore", preset, reasons=(f"patchcore: {why}",))
 
 
