@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sqlite3
 import threading
@@ -276,3 +277,16 @@ def test_the_claim_of_a_dead_process_can_be_forgotten(
         assert store.under_way() == 0
         assert store.forget_failed() == 0
         assert store.cells() == []
+
+
+def test_an_export_names_no_places_of_this_machine(cell: Cell, tmp_path: Path) -> None:
+    encoder = cell.config.encoder.model_copy(update={"weights": tmp_path / "w.safetensors"})
+    config = cell.config.model_copy(update={"encoder": encoder})
+    cell = dataclasses.replace(cell, config=config)
+    with Store(tmp_path / "a.sqlite", create=True) as store:
+        store.claim(cell, "me")
+        store.finish(cell.key, "me", OUTCOME)
+        write_cells(store.cells(), tmp_path / "a.json")
+    (found,) = read_cells(tmp_path / "a.json")
+    assert found.config["encoder"]["weights"] == "w.safetensors"
+    assert str(tmp_path) not in json.dumps(found.config)

@@ -112,17 +112,30 @@ def read_export(path: Path) -> list[StoredCell]:
         ) from error
 
 
+def _without_places(value: Any) -> Any:
+    """Plain values with the names of files and folders in place of their whole paths."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_places(part) for part in value]
+    if isinstance(value, str) and (found := Path(value)).is_absolute():
+        return found.name
+    return value
+
+
 def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
     """Write cells as JSON, a cell a line: small, and its changes can be read.
 
     Raises:
         BenchError: The file cannot be written.
     """
-    # The end of a log may hold anything, such as paths of this machine.
+    # The end of a log may hold anything; places of this machine say nothing elsewhere.
     kept = [
-        replace(c, error={k: v for k, v in c.error.items() if k in ("message", "stage")})
-        if c.error
-        else c
+        replace(
+            c,
+            config=_without_places(c.config),
+            error=c.error and {k: v for k, v in c.error.items() if k in ("message", "stage")},
+        )
         for c in cells
     ]
     lines = ",\n".join(json.dumps(asdict(cell), sort_keys=True) for cell in kept)
