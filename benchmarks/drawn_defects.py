@@ -15,7 +15,7 @@ from flawmap.data.images import as_float
 from flawmap.data.samples import SampleTable
 from flawmap.data.synthesis import Kind, Synthesis, SynthesisConfig
 from flawmap.data.transform import Transform
-from flawmap.types import Sample
+from flawmap.types import Sample, by_part
 
 KINDS: dict[Kind, SynthesisConfig] = {
     # Fainter than those that methods learn from.
@@ -62,10 +62,7 @@ def draw(
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    parts: dict[str, list[str]] = {}
-    for sample in good:
-        parts.setdefault(sample.group or sample.path, []).append(sample.path)
-    every = list(parts.values())
+    every = by_part(good)
     drawn = [every[i] for i in generator.permutation(len(every))]
     images = min(images, len(good))
     n_tested = max(10, images // 3) if tested is None else tested

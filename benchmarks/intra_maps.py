@@ -67,8 +67,8 @@ def judged(model: Path, data: Path, images: int, taught: int) -> list[dict[str, 
     learnt = set(detector.fitted.data["learnt_pictures"])
     good = read_data(data, seed=detector.config.seed).select(split="train", label=0)
     known = [s for s in good if picture_of(read_image(s.path)).hex() in learnt]
-    parts = {s.group or s.path for s in known}
-    held_out = [s for s in good if (s.group or s.path) not in parts]
+    parts = {s.part for s in known}
+    held_out = [s for s in good if s.part not in parts]
     n = min(images, len(held_out))
     chosen = np.linspace(0, len(known) - 1, min(taught, len(known))).astype(int)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -70,6 +70,11 @@ class Sample:
             given=repr(given),
             expected=expected,
         )
+
+    @property
+    def part(self) -> str:
+        """The physical part that it shows; an image of which nobody says more is one."""
+        return self.group or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,14 @@ class Prediction:
                 for r in self.regions
             ],
         }
+
+
+def by_part(samples: Iterable[Sample]) -> list[list[str]]:
+    """The paths of images, those of one part together, in the order of the first of each."""
+    parts: dict[str, list[str]] = {}
+    for sample in samples:
+        parts.setdefault(sample.part, []).append(sample.path)
+    return list(parts.values())
 
 
 def categories_of(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,7 +91,8 @@ class Stage:
     def plan(self, plan: dict[str, str]) -> None:
         self.patch.setenv("PLAN", json.dumps(plan))
 
-    def interrupt_at(self, call: str) -> threading.Thread:
+    @contextmanager
+    def interrupted_at(self, call: str, match: str | None = None) -> Iterator[None]:
         """Presses Ctrl-C once the stand-in is called so, which had better be slow."""
 
         def interrupt() -> None:
@@ -99,7 +102,9 @@ class Stage:
 
         thread = threading.Thread(target=interrupt)
         thread.start()
-        return thread
+        with pytest.raises(Interrupted, match=match):
+            yield
+        thread.join()
 
     def calls(self) -> list[str]:
         found = self.log.read_text().split() if self.log.exists() else []
@@ -332,10 +337,8 @@ def test_ctrl_c_stops_politely_and_the_same_call_goes_on(
 ) -> None:
     stage.plan({"score-1": "slow"})
     with Store(path, create=True) as store:
-        thread = stage.interrupt_at("score-1")
-        with pytest.raises(Interrupted, match="stopped after 1 of 3 cells"):
+        with stage.interrupted_at("score-1", match="stopped after 1 of 3 cells"):
             run_cells(cells, store)
-        thread.join()
         assert [c.status for c in store.cells()] == ["done"]
         stage.calls()
         stage.plan({})
@@ -348,10 +351,8 @@ def test_a_retry_leaves_alone_what_had_only_been_stopped(
 ) -> None:
     stage.plan({"score-0": "error", "score-1": "slow"})
     with Store(path, create=True) as store:
-        thread = stage.interrupt_at("score-1")
-        with pytest.raises(Interrupted):
+        with stage.interrupted_at("score-1"):
             run_cells(cells[:2], store)
-        thread.join()
         stage.calls()
         stage.plan({})
         assert run_cells(cells[:2], store, retry=True).done == 2
@@ -363,10 +364,8 @@ def test_a_stopped_cell_goes_on_with_other_jobs_but_not_on_another_device(
 ) -> None:
     def stop_in_scoring(device: str) -> list[str]:
         stage.plan({"score-0": "slow"})
-        thread = stage.interrupt_at("score-0")
-        with pytest.raises(Interrupted):
+        with stage.interrupted_at("score-0"):
             run_cells(cells[:1], store, jobs=2, device=device, progress=notes)
-        thread.join()
         stage.plan({})
         return stage.calls()
 
@@ -544,10 +543,8 @@ def test_what_other_code_has_learnt_begins_anew(
     stage.plan({"score-0": "slow"})
     notes = Notes()
     with Store(path, create=True) as store:
-        thread = stage.interrupt_at("score-0")
-        with pytest.raises(Interrupted):
+        with stage.interrupted_at("score-0"):
             run_cells(cells[:1], store)
-        thread.join()
         stage.calls()
         stage.plan({})
         monkeypatch.setattr(runner, "code", lambda: {"commit": "another", "versions": {}})

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawmap.bench.environment import environment, peak_memory_mib, source_commit
+from flawmap.bench.environment import environment, peak_memory_mib
 from flawmap.config import validate
 from flawmap.data.detect import read_joined
 from flawmap.data.samples import SampleTable
@@ -126,6 +126,9 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     cost["score_peak_memory_mib"] = peak_memory_mib()
     cost["score_peak_gpu_memory_mib"] = _gpu_memory_mib()
     result = evaluate_table(detector, table, metrics=job["metrics"], progress=Plain())
+    about = environment(detector.fabric.device)
+    # Those that the cell began and ended with, which differ if one was made in between.
+    commits = [commit for commit in (job.get("commit"), about["commit"]) if commit]
     return {
         "cost": cost,
         "figures": {
@@ -139,8 +142,8 @@ def score(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             for r in found.images
         ],
         "environment": {
-            **environment(detector.fabric.device),
-            "commit": _commits(job),
+            **about,
+            "commit": "; ".join(dict.fromkeys(commits)) or None,
             "jobs": job["jobs"],
             "encoder_sha256": detector.encoder.fingerprint,
             "precision": detector.fitted.precision,
@@ -192,12 +195,6 @@ def throughput(detector: Detector, samples: Sequence[Sample]) -> float:
     began = time.perf_counter()
     n = sum(1 for _ in detector.predict_samples(chosen))
     return n / (time.perf_counter() - began)
-
-
-def _commits(job: Mapping[str, Any]) -> str | None:
-    """Those that the cell began and ended with, which differ if one was made in between."""
-    found = [commit for commit in (job.get("commit"), source_commit()) if commit]
-    return "; ".join(dict.fromkeys(found)) or None
 
 
 def _table(job: Mapping[str, Any]) -> SampleTable:

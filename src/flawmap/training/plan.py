@@ -12,7 +12,7 @@ import numpy as np
 from flawmap.config import Config
 from flawmap.errors import ConfigError
 from flawmap.scoring.calibration import needed
-from flawmap.types import Sample, categories_of
+from flawmap.types import Sample, by_part, categories_of
 
 _LEAST_HELD_OUT = 5
 
@@ -107,11 +107,8 @@ def make_plan(
 
 def _drawn(samples: Sequence[Sample], n: int, seed: int) -> set[str]:
     """The paths of about n images of one category; of a part that has several views all or none."""
-    parts: dict[str, list[str]] = {}
-    for sample in samples:
-        parts.setdefault(sample.group or sample.path, []).append(sample.path)
     found: set[str] = set()
-    views = list(parts.values())
+    views = by_part(samples)
     for i in _rng_of(seed, samples[0].category).permutation(len(views)):
         if len(found) + len(views[i]) <= n or (not found and len(views) > 1):
             found.update(views[i])

@@ -20,7 +20,7 @@ from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
 from flawmap.methods.base import Features, IterativeMethod
 from flawmap.training.seeded import seeded
-from flawmap.types import Sample, categories_of
+from flawmap.types import Sample, by_part, categories_of
 
 _LEAST = 5
 """Of fewer images none is held out."""
@@ -171,14 +171,14 @@ def held_back(
     n = max(1, round(len(samples) * config.validation_fraction))
     n = min(n, config.validation_images, len(samples) - 1)
     # Views of one part teach or choose together.
-    parts: dict[str, dict[str, list[str]]] = {name: {} for name in categories_of(samples)}
-    for sample in sorted(samples, key=lambda s: s.path):
-        part = sample.group or sample.path
-        parts[sample.category].setdefault(part, []).append(sample.path)
-    sizes = {name: sum(map(len, mine.values())) for name, mine in parts.items()}
+    ordered = sorted(samples, key=lambda s: s.path)
+    parts = {
+        name: by_part(s for s in ordered if s.category == name) for name in categories_of(samples)
+    }
+    sizes = {name: sum(map(len, mine)) for name, mine in parts.items()}
     back: set[str] = set()
     for name, share in shares(n, sizes).items():
-        views = list(parts[name].values())
+        views = parts[name]
         order = np.random.default_rng([seed, len(views)]).permutation(len(views))
         taken: list[str] = []
         for i in order[:-1]:
