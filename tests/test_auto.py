@@ -48,12 +48,64 @@ def table(images: int, *categories: str) -> SampleTable:
             "gpu",
         ),
         (Situation(together=True, encoder="dinov2-base"), "patchcore", "cpu"),
+        (Situation(learnt=488), "patchcore", "cpu"),
+        (Situation(learnt=489), "dinomaly", "cpu"),
+        (Situation(learnt=489, gpu=True), "patchcore", "gpu"),
+        (Situation(learnt=489, own=True), "patchcore", "cpu"),
+        (Situation(learnt=489, vit=False), "patchcore", "cpu"),
+        (Situation(learnt=1500, products=2, together=True), "patchcore", "cpu"),
+        (Situation(learnt=1500, products=2), "patchcore", "cpu"),
+        (Situation(learnt=489, budget=299), "patchcore", "cpu"),
+        (Situation(learnt=489, budget=300), "dinomaly", "cpu"),
+        (Situation(learnt=489, budget=300, cores=1), "patchcore", "cpu"),
     ],
 )
 def test_the_rules(given: Situation, method: str, preset: str) -> None:
     choice = choose(given)
     assert (choice.method, choice.preset, choice.options) == (method, preset, {})
     assert choice.reasons[0].startswith(f"{method}: ")
+
+
+def test_so_many_images_are_more_than_the_bank_keeps_a_tenth_of() -> None:
+    config = make_config(method="patchcore")
+    method = config.method.model_dump()
+    patches = (config.data.size[0] // 8) * (config.data.size[1] // 8)
+    assert 488 * patches * method["coreset_ratio"] < method["max_bank"]
+    assert 489 * patches * method["coreset_ratio"] > method["max_bank"]
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ({}, "dinomaly"),
+        ({"options": {"data.white_level": 4095, "training.batch_size": 4}}, "dinomaly"),
+        ({"preset": "cpu"}, "dinomaly"),
+        ({"preset": "gpu"}, "patchcore"),
+        ({"encoder": "lite0"}, "patchcore"),
+        ({"options": ["data.size=384"]}, "patchcore"),
+        ({"options": {"method.max_bank": 40_000}}, "patchcore"),
+    ],
+)
+def test_many_images_of_one_product(options: dict[str, Any], method: str) -> None:
+    many = table(500, "bolt")
+    assert configure(data=many, device="cpu", **options).method.name == method
+
+
+def test_a_file_that_decides_the_input_keeps_the_method(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    many = table(500, "bolt")
+    for text, method in (
+        ("data: {size: 384}", "patchcore"),
+        ("data: {white_level: 4095}", "dinomaly"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        assert configure(data=many, device="cpu", config_file=file).method.name == method
+
+
+def test_without_the_weights_of_a_vit_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = table(500, "bolt")
+    monkeypatch.setattr("flawmap.encoders.weights.lacks_onnx", lambda spec: True)
+    assert configure(data=many, device="cpu").method.name == "patchcore"
 
 
 def bank(seconds: float | None, images: int = 800, cores: int = 2) -> int:
@@ -114,7 +166,7 @@ def test_it_is_the_default_and_says_so(rings: Path, tmp_path: Path) -> None:
 
 def test_options_of_the_user_win() -> None:
     many = table(1000, "bolt")
-    short: dict[str, Any] = {"time_budget": 60, "data": many, "device": "cpu"}
+    short: dict[str, Any] = {"time_budget": 5, "data": many, "device": "cpu"}
     chosen = configure(**short)
     assert chosen.method.model_dump()["max_bank"] < 50_000
     assert len(chosen.chosen) == 2

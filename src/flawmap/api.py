@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawmap.auto import AUTO, choose, situation, within_budget
+from flawmap.auto import AUTO, choose, decides, situation, within_budget
 from flawmap.bundle import is_bundle, older
 from flawmap.config import (
     DEFAULT_METHOD,
@@ -244,7 +244,8 @@ def configure(
         overrides=dict(pairs),
         idle=None,
     )
-    given = situation(data, common, named_encoder(file, [*named.items(), *pairs]))
+    own = preset not in (None, "cpu") or decides(file, options)
+    given = situation(data, common, named_encoder(file, [*named.items(), *pairs]), own=own)
     choice = choose(given, None if start is None else start.config)
 
     def made(chosen: Mapping[str, Any]) -> Config:

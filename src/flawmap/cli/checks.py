@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,7 +208,7 @@ def _disk() -> Iterator[Check]:
 
 def _encoders() -> Iterator[Check]:
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find, folder, missing
+    from flawmap.encoders.weights import find, folder, lacks_onnx, missing
     from flawmap.errors import WeightsError
 
     packaged = [spec for spec in ENCODERS.values() if spec.package is not None]
@@ -230,7 +229,7 @@ def _encoders() -> Iterator[Check]:
                 yield Check(f"encoder {spec.name}", "ok", "not installed; no method's default")
                 continue
             yield Check(f"encoder {spec.name}", status, "weights missing", missing(spec).hint or "")
-        elif spec.reader == "onnx-dinov2" and find_spec("onnx") is None:
+        elif lacks_onnx(spec):
             yield Check(
                 f"encoder {spec.name}",
                 "warning",

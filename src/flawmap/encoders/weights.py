@@ -94,6 +94,20 @@ def find(spec: EncoderSpec) -> WeightsFile | None:
     return next((WeightsFile(file, "file") for file in files if file.is_file()), None)
 
 
+def readable(spec: EncoderSpec) -> bool:
+    """Whether the weights lie where `find` looks, with what reads them installed."""
+    try:
+        file = find(spec)
+    except WeightsError:
+        return False
+    return file is not None and (file.origin == "file" or not lacks_onnx(spec))
+
+
+def lacks_onnx(spec: EncoderSpec) -> bool:
+    """Whether the weights in the encoder's package need onnx, and it is not installed."""
+    return spec.reader == "onnx-dinov2" and importlib.util.find_spec("onnx") is None
+
+
 def locate(spec: EncoderSpec, weights: Path | None, sha256: str | None) -> WeightsFile | None:
     """Where the weights lie, or None when only the hub could have them.
 

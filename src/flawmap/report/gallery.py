@@ -271,10 +271,15 @@ def _pair(shown: _Shown, scale: HeatScale, alt: str, score: float) -> str:
         )
 
     truth = ", its true mask outlined" if mask else ""
-    panels = panel(plain, f"Picture of {alt}{truth}", mask)
-    if shown.reconstruction is not None:
-        panels += panel(data_uri(shown.reconstruction), f"Reconstruction of {alt}", mask)
-    return panels + panel(heat, told, boxes + mask)
+    first = panel(plain, f"Picture of {alt}{truth}", mask)
+    last = panel(heat, told, boxes + mask)
+    if shown.reconstruction is None:
+        return first + last
+    rebuilt = panel(data_uri(shown.reconstruction), f"Reconstruction of {alt}", mask)
+    return "".join(
+        f'<span class="panel">{pic}<span class="what">{what}</span></span>'
+        for what, pic in (("image", first), ("reconstruction", rebuilt), ("anomaly map", last))
+    )
 
 
 def _box(box: tuple[int, int, int, int], sx: float, sy: float) -> str:

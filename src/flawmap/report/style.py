@@ -136,6 +136,7 @@ display:flex;flex-direction:column;break-inside:avoid;background:var(--page)}
 .pair{flex:1;display:grid;grid-template-columns:1fr 1fr;gap:3px;align-items:center;
 background:var(--grid);padding:4px}
 .pair.three{grid-template-columns:1fr 1fr 1fr}
+.panel .what{display:block;text-align:center;font-size:13px;color:var(--quiet);margin-top:2px}
 .pic{position:relative;display:block;margin:auto;width:min(100%,calc(320px*var(--ratio)));
 aspect-ratio:var(--ratio)}
 .pic img{display:block;width:100%;height:100%;border-radius:3px}
