@@ -1,26 +1,23 @@
 """InTra: how well a covered patch is painted, beside the mean of its neighbours.
 
-    python benchmarks/intra_inpainting.py tiles=DIR bricks=PHOTO.jpg --minutes 15
+    python benchmarks/intra_inpainting.py tiles=DIR --minutes 15
 
 fits the preset for a CPU on the good training images of a data set for the time given, and paints
-every patch of good test images; or cuts squares from one photograph of a texture, and learns those
-of its upper half. Each of the data has a fit of its own. Told is the PSNR over all their pixels (of
-a range of 1), beside two guesses that know only the eight patches around the covered one: their
-mean px by px, and their mean colour.
+every patch of good test images. Each of the data has a fit of its own. Told is the PSNR over all
+their pixels (of a range of 1), beside two guesses that know only the eight patches around the
+covered one: their mean px by px, and their mean colour.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 import flawmap
@@ -35,7 +32,7 @@ from flawmap.types import Sample
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "data", nargs="+", metavar="NAME=PATH", help="a photograph, or a data set with a test split"
+        "data", nargs="+", metavar="NAME=DIR", help="a data set with good test images"
     )
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--iterations", type=int, default=100_000, help="never more than this")
@@ -50,15 +47,13 @@ def main() -> None:
     for place in args.data:
         name, _, path = place.rpartition("=")
         data = Path(path)
-        with tempfile.TemporaryDirectory() as folder:
-            files = of_folder(args, data) if data.is_dir() else squares(args, data, Path(folder))
-            rows.append({"data": name or data.stem, **fitted(args, data, *files)})
+        rows.append({"data": name or data.stem, **fitted(args, data, *files_of(args, data))})
         say(str(rows[-1]))
     about = meta(size=args.size, seed=args.seed, minutes=args.minutes)
     write_results(args.out / "intra_inpainting.json", rows, about)
 
 
-def of_folder(args: argparse.Namespace, data: Path) -> tuple[list[Path], list[Path]]:
+def files_of(args: argparse.Namespace, data: Path) -> tuple[list[Path], list[Path]]:
     """Files to learn and others to be painted, from both splits of a data set.
 
     Raises:
@@ -73,28 +68,6 @@ def of_folder(args: argparse.Namespace, data: Path) -> tuple[list[Path], list[Pa
     if not drawn[1]:
         raise SystemExit(f"{data}: there are no good test images to paint, see 'flawmap split'")
     return drawn[0], drawn[1]
-
-
-def squares(args: argparse.Namespace, data: Path, folder: Path) -> tuple[list[Path], list[Path]]:
-    """Squares of the input's size: those to learn from the upper half of the photograph, those to
-    be painted from the lower one, so that they share no px."""
-    photo = Image.open(data).convert("RGB")
-    border = photo.height // 2
-    side = min(args.size, border, photo.width)
-    generator = np.random.default_rng(args.seed)
-    parts = []
-    for name, n, top, bottom in (
-        ("train", args.images, 0, border),
-        ("test", args.test_images, border, photo.height),
-    ):
-        files = []
-        for i in range(n):
-            y = int(generator.integers(top, bottom - side + 1))
-            x = int(generator.integers(0, photo.width - side + 1))
-            files.append(folder / f"{name}-{i:03d}.png")
-            photo.crop((x, y, x + side, y + side)).save(files[-1])
-        parts.append(files)
-    return parts[0], parts[1]
 
 
 def fitted(

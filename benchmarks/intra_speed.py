@@ -89,14 +89,14 @@ def measured(args: argparse.Namespace, preset: str, precision: str) -> dict[str,
 def together(method: InTra, images: Tensor) -> list[Tensor]:
     """Sequences of all windows of all images as the method makes them, some at a time."""
     patches = method.to_patches(images)
-    tokens = method.tokens(patches)
+    table = method.table(patches)
     n = patches.shape[1]
     found = []
     for part in torch.arange(len(images) * n, device=images.device).split(
         method.config.windows_at_once
     ):
         index = method.in_window(method.starts[part % n])
-        found.append(method.sequences(tokens, part // n, index, method.covered[part % n]))
+        found.append(method.sequences(table, part // n, index, method.covered[part % n]))
     return found
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import flawmap
 from flawmap.api import configure
 from flawmap.auto import Situation, choose, situation, within_budget
 from flawmap.bench.grid import cells_of, deciding, make_grid
-from flawmap.bench.groups import _options
 from flawmap.config import Config, make_config
 from flawmap.data import read_data
 from flawmap.data.samples import SampleTable
@@ -52,12 +52,15 @@ def table(images: int, *categories: str) -> SampleTable:
         (Situation(learnt=489), "dinomaly", "cpu"),
         (Situation(learnt=489, gpu=True), "patchcore", "gpu"),
         (Situation(learnt=489, own=True), "patchcore", "cpu"),
-        (Situation(learnt=489, vit=False), "patchcore", "cpu"),
+        (Situation(learnt=489, spared=False), "patchcore", "cpu"),
         (Situation(learnt=1500, products=2, together=True), "patchcore", "cpu"),
         (Situation(learnt=1500, products=2), "patchcore", "cpu"),
         (Situation(learnt=489, budget=299), "patchcore", "cpu"),
         (Situation(learnt=489, budget=300), "dinomaly", "cpu"),
+        (Situation(learnt=489, images=611, budget=300), "patchcore", "cpu"),
         (Situation(learnt=489, budget=300, cores=1), "patchcore", "cpu"),
+        (Situation(learnt=489, budget=149, cores=64), "patchcore", "cpu"),
+        (Situation(learnt=489, budget=150, cores=64), "dinomaly", "cpu"),
     ],
 )
 def test_the_rules(given: Situation, method: str, preset: str) -> None:
@@ -78,7 +81,10 @@ def test_so_many_images_are_more_than_the_bank_keeps_a_tenth_of() -> None:
     ("options", "method"),
     [
         ({}, "dinomaly"),
-        ({"options": {"data.white_level": 4095, "training.batch_size": 4}}, "dinomaly"),
+        ({"options": {"data.white_level": 4095}}, "dinomaly"),
+        ({"options": {"training.batch_size": 4}}, "patchcore"),
+        ({"options": {"data": {"size": 384}}}, "patchcore"),
+        ({"options": ["encoder={name: lite0}"]}, "patchcore"),
         ({"preset": "cpu"}, "dinomaly"),
         ({"preset": "gpu"}, "patchcore"),
         ({"encoder": "lite0"}, "patchcore"),
@@ -87,13 +93,35 @@ def test_so_many_images_are_more_than_the_bank_keeps_a_tenth_of() -> None:
     ],
 )
 def test_many_images_of_one_product(options: dict[str, Any], method: str) -> None:
-    many = table(500, "bolt")
-    assert configure(data=many, device="cpu", **options).method.name == method
+    assert configure(data=table(620, "bolt"), device="cpu", **options).method.name == method
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "options", "method"),
+    [
+        # A fifth is held out.
+        (610, ["bolt"], {}, "patchcore"),
+        (611, ["bolt"], {}, "dinomaly"),
+        (611, ["bolt", "nut"], {}, "patchcore"),
+        (611, ["bolt", "nut"], {"separate": True}, "patchcore"),
+        # 100 for the threshold are enough for 1%, and not for 0.5%.
+        (620, ["bolt"], {"false_reject_rate": 0.005}, "patchcore"),
+        (1100, ["bolt"], {"false_reject_rate": 0.005}, "dinomaly"),
+        (620, ["bolt"], {"options": {"calibration.strategy": "leave-one-out"}}, "patchcore"),
+        (489, ["bolt"], {"options": {"calibration.strategy": "off"}}, "dinomaly"),
+        (800, ["bolt"], {"options": {"training.images_per_category": 400}}, "patchcore"),
+    ],
+)
+def test_it_counts_the_images_that_teach(
+    images: int, categories: list[str], options: dict[str, Any], method: str
+) -> None:
+    config = configure(data=table(images, *categories), device="cpu", **options)
+    assert config.method.name == method
 
 
 def test_a_file_that_decides_the_input_keeps_the_method(tmp_path: Path) -> None:
     file = tmp_path / "options.yaml"
-    many = table(500, "bolt")
+    many = table(620, "bolt")
     for text, method in (
         ("data: {size: 384}", "patchcore"),
         ("data: {white_level: 4095}", "dinomaly"),
@@ -103,9 +131,36 @@ def test_a_file_that_decides_the_input_keeps_the_method(tmp_path: Path) -> None:
 
 
 def test_without_the_weights_of_a_vit_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = table(500, "bolt")
+    many = table(620, "bolt")
     monkeypatch.setattr("flawmap.encoders.weights.lacks_onnx", lambda spec: True)
-    assert configure(data=many, device="cpu").method.name == "patchcore"
+    config = configure(data=many, device="cpu")
+    assert config.method.name == "patchcore"
+    assert "flawmap doctor" in config.chosen[1]
+    assert len(configure(data=table(30, "bolt"), device="cpu").chosen) == 1
+
+
+def test_several_processes_come_to_one_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert configure(data=table(620, "bolt"), device="cpu").method.name == "patchcore"
+
+
+def test_dinomalys_usual_encoder_is_the_one_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for = []
+    monkeypatch.setattr("flawmap.auto.readable", lambda spec: looked_for.append(spec.name) or True)
+    config = configure(data=table(620, "bolt"), device="cpu")
+    assert looked_for == [config.encoder.name]
+
+
+def test_a_small_product_beside_a_validation_split() -> None:
+    """A split of its own sets the threshold, so all others teach."""
+    samples = tuple(
+        replace(s, split="validation") if i >= 489 else s
+        for i, s in enumerate(table(600, "bolt").samples)
+    )
+    data = SampleTable("/data", "folder", samples)
+    assert configure(data=data, device="cpu").method.name == "dinomaly"
+    fewer = SampleTable("/data", "folder", samples[1:])
+    assert configure(data=fewer, device="cpu").method.name == "patchcore"
 
 
 def bank(seconds: float | None, images: int = 800, cores: int = 2) -> int:
@@ -164,9 +219,10 @@ def test_it_is_the_default_and_says_so(rings: Path, tmp_path: Path) -> None:
     assert named.config.chosen == ()
 
 
-def test_options_of_the_user_win() -> None:
+def test_options_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
     many = table(1000, "bolt")
-    short: dict[str, Any] = {"time_budget": 5, "data": many, "device": "cpu"}
+    monkeypatch.setattr("flawmap.auto.usable_cores", lambda: 2)
+    short: dict[str, Any] = {"time_budget": 60, "data": many, "device": "cpu"}
     chosen = configure(**short)
     assert chosen.method.model_dump()["max_bank"] < 50_000
     assert len(chosen.chosen) == 2
@@ -233,10 +289,10 @@ def test_it_is_a_line_of_a_benchmark(rings: Path) -> None:
     one = auto.config.model_dump(mode="json")
     assert deciding(one) == deciding({**one, "chosen": ["another wording"]})
     assert "chosen" not in deciding(patchcore.config.model_dump(mode="json"))
-    # Whatever it chose for a category, the tables have one line for it.
-    other = {**one, "method": {**one["method"], "max_bank": 5}}
-    assert _options(one) == _options(other)
-    assert _options(one) != _options(patchcore.config.model_dump(mode="json"))
+    assert (auto.about["named"], "named" in patchcore.about) == ({}, False)
+    named = {"method": "auto", "encoder": "lite1", "options": {"training.batch_size": 4}}
+    (more,) = cells_of(make_grid({"data": {"rings": str(rings)}, "methods": [named]}))
+    assert more.about["named"] == {"encoder.name": "lite1", "training.batch_size": 4}
 
 
 def test_a_benchmark_chooses_for_its_device(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

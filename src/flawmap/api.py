@@ -68,7 +68,8 @@ def fit(
         output: Where the bundle is written; one that is there is kept beside it, with `.old` behind
             its name.
         method: A name that `flawmap methods` lists, or "auto", the default: it chooses the method
-            and what goes with it by the images, the device and the time; see `flawmap.auto`.
+            and what goes with it by the images, the device, the time and the other options; see
+            `flawmap.auto`.
         encoder: A name that `flawmap encoders` lists, or a timm name; the method's by default.
         preset: "cpu", "gpu", or another that the method names; "cpu" by default, or what "auto"
             chooses.

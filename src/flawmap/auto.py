@@ -7,7 +7,7 @@ in view, so `auto`'s own figures there are no independent evidence for them.
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,9 @@ from flawmap.config import Config, Tree, read_pairs
 from flawmap.data.samples import SampleTable
 from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import readable
+from flawmap.idle import leaves
 from flawmap.resources import usable_cores
+from flawmap.training.plan import at_most, make_plan
 
 AUTO = "auto"
 """The name that stands for a choice."""
@@ -28,11 +30,14 @@ _STRIDE = 8
 """Px of the input for each patch of PatchCore, at the levels that it takes by default."""
 
 _MANY = 489
-"""Good images of one product from which on PatchCore's full bank, 50,000 patches, is less than a
-tenth of theirs. It learns them ever more coarsely then, where a network that trains gains."""
+"""Images of one product that teach, from which on PatchCore's full bank, 50,000 patches, is less
+than a tenth of theirs: it learns them ever more coarsely, where a network that trains gains."""
 
 _TRAINING_SECONDS = 600
 """What one core takes to train Dinomaly's preset for a CPU."""
+
+_SHARING_CORES = 4
+"""More cores than these are not counted on to shorten a training."""
 
 _IMAGE_SECONDS = 0.1
 """What one core takes to decode a good image, to learn it, and to score it for the threshold."""
@@ -47,7 +52,9 @@ class Situation:
 
     Attributes:
         images: Good images.
-        learnt: Those of them that are to be learnt.
+        learnt: Those of them that teach.
+        spared: Whether the others are enough for the threshold; if not, each image that teaches has
+            to be left out in turn, which PatchCore alone can do.
         gpu: Whether a graphics card computes.
         cores: That this process may use.
         encoder: The encoder that the user names, or None.
@@ -55,12 +62,13 @@ class Situation:
         together: Whether one model learns several products.
         budget: Seconds that the fit may take, or None.
         own: Whether the user decides what differs between methods: their options, the encoder,
-            the input or the preset.
+            the input, the steps or the preset; or several processes share the fit.
         vit: Whether the weights of Dinomaly's usual encoder are at hand.
     """
 
     images: int = 0
     learnt: int = 0
+    spared: bool = True
     gpu: bool = False
     cores: int = 2
     encoder: str | None = None
@@ -105,38 +113,36 @@ def situation(
 
     samples = table.samples if table is not None else ()
     good = [s for s in samples if s.split in ("train", "validation") and not s.label]
-    by_category = Counter(s.category for s in good if s.split == "train")
-    most = config.training.images_per_category
+    kept = at_most(good, config.training.images_per_category, config.seed)
+    plan = make_plan(kept, config, can_leave_out=True, warn=lambda text: None)
+    products = {s.category for s in good}
     return Situation(
         images=len(good),
-        learnt=sum(n if most is None else min(n, most) for n in by_category.values()),
+        learnt=len(plan.learn),
+        spared=not plan.leave_out,
         gpu=device_of(config.training.device) == "cuda",
         cores=usable_cores(),
         encoder=encoder,
-        products=len(by_category),
-        together=len(by_category) > 1 and not config.separate,
+        products=len(products),
+        together=len(products) > 1 and not config.separate,
         budget=config.training.time_budget_seconds,
-        own=own or encoder is not None,
+        # Each of several processes chooses for itself, and all must come to the same.
+        own=own or encoder is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1,
         vit=readable(ENCODERS["vit-s14"]),
     )
 
 
 def decides(file: Tree, overrides: Mapping[str, Any] | Sequence[str]) -> bool:
-    """Whether options decide what differs between methods: theirs, the encoder or the input.
+    """Whether options decide what differs between methods, see `Situation.own`.
 
     Args:
         file: The tree of a configuration file.
         overrides: As for `make_config`.
     """
-    in_file = [
-        f"{part}.{key}"
-        for part, section in file.items()
-        if isinstance(section, dict)
-        for key in section
-    ]
-    every = [*in_file, *(key for key, _ in read_pairs(overrides))]
     inputs = ("data.size", "data.resize", "data.crop_from")
-    return any(key.startswith(("method.", "encoder.")) or key in inputs for key in every)
+    steps = ("training.iterations", "training.batch_size", "training.max_epochs")
+    every = leaves([*file.items(), *read_pairs(overrides)])
+    return any(name.startswith(("method.", "encoder.")) or name in inputs + steps for name in every)
 
 
 def choose(given: Situation, start: Config | None = None) -> Choice:
@@ -161,19 +167,24 @@ def choose(given: Situation, start: Config | None = None) -> Choice:
     if given.gpu and given.together and "dinov2" in (given.encoder or ""):
         why = "with DINOv2 it has the best published figures of one model for several products"
         return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}",))
-    if _many(given):
-        why = "ahead of patchcore in flawmap's benchmarks on products with so many good images"
+    many = _many(given)
+    if many and given.vit:
+        why = "a higher mean image AUROC than patchcore in flawmap's benchmarks with so many images"
         cost = "patchcore scores about three times as many images a second"
         return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}; {cost}",))
     why = "the highest mean image AUROC in flawmap's benchmarks on real images, and quick to learn"
-    return Choice("patchcore", preset, reasons=(f"patchcore: {why}",))
+    reasons = [f"patchcore: {why}"]
+    if many:
+        reasons.append("dinomaly for so many images, if it had its encoder: see 'flawmap doctor'")
+    return Choice("patchcore", preset, reasons=tuple(reasons))
 
 
 def _many(given: Situation) -> bool:
     """Whether a network may train on so many images of one product that it is worth its time."""
-    if given.gpu or given.own or given.products != 1 or not given.vit:
+    if given.gpu or given.own or given.products != 1 or not given.spared:
         return False
-    if given.budget is not None and given.budget * given.cores < _TRAINING_SECONDS:
+    needed = given.images * _IMAGE_SECONDS + _TRAINING_SECONDS
+    if given.budget is not None and given.budget * min(given.cores, _SHARING_CORES) < needed:
         return False
     return given.learnt >= _MANY
 

@@ -175,8 +175,9 @@ class TrainingConfig(Section):
     """Share of the images to learn that is held out to choose the best weights; 0 = none."""
     validation_images: int = Field(default=20, ge=1)
     """Never hold out more than this for a model."""
-    validate_every: int = Field(default=500, ge=1)
-    """Iterations between looks at the held-out images."""
+    validate_every: int | None = Field(default=500, ge=1)
+    """Iterations between looks at the held-out images; None = what the method counts as an
+    epoch."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many looks without a lower loss; None = never."""
     cache: Annotated[Literal["auto", "memory", "disk", "off"], OFF] = "auto"

@@ -45,7 +45,7 @@ def require_effect(
         ConfigError: One does nothing beside the others.
     """
     needs = idle(config, kind)
-    for name in _leaves(given):
+    for name in leaves(given):
         if name not in needs or name in excused:
             continue
         value: Any = reduce(getattr, name.split("."), config)
@@ -59,11 +59,11 @@ def require_effect(
             )
 
 
-def _leaves(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
+def leaves(pairs: Iterable[tuple[str, Any]]) -> Iterator[str]:
     """The dotted names of options, those inside sections too."""
     for name, value in pairs:
         if isinstance(value, Mapping):
-            yield from _leaves((f"{name}.{key}", inner) for key, inner in value.items())
+            yield from leaves((f"{name}.{key}", inner) for key, inner in value.items())
         else:
             yield name
 

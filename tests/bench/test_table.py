@@ -104,6 +104,33 @@ def test_a_line_without_all_categories_says_so_and_is_never_the_best(stored: Mak
     assert table.footnotes == a.marks
 
 
+def test_whatever_auto_chose_for_a_category_it_is_one_line(stored: Make) -> None:
+    def chosen(category: str, value: float, method: str, size: int, **named: object) -> StoredCell:
+        return stored(
+            "auto",
+            {category: {"image_auroc": value}},
+            key=f"{category}-{method}-{named}",
+            config={"method": {"name": method}, "data": {"size": size}, "chosen": [method]},
+            environment={"precision": f"of {method}", "encoder_sha256": method, "named": named},
+        )
+
+    cells = [
+        stored("b", {"x": {"image_auroc": 0.8}}),
+        stored("b", {"y": {"image_auroc": 0.8}}),
+        chosen("x", 0.9, "patchcore", 256),
+        # An earlier version chose another one here.
+        chosen("y", 0.1, "patchcore", 256),
+        chosen("y", 0.7, "dinomaly", 280),
+    ]
+    auto = make_table(cells, columns=COLUMNS).lines[1]
+    assert (auto.label, auto.complete, auto.marks) == ("auto", True, ())
+    assert auto.values["image_auroc"].mean == pytest.approx(0.8)
+    # What somebody named for it makes another line.
+    cells.append(chosen("x", 0.6, "patchcore", 384, **{"data.size": 384}))
+    labels = [line.label for line in make_table(cells, columns=COLUMNS).lines]
+    assert labels == ["b", "auto", "auto (data.size=384)"]
+
+
 def test_a_seed_that_lacks_categories_does_not_count(stored: Make) -> None:
     cells = [
         stored("a", {"x": {"image_auroc": 0.8}}, seed=0, setting="separate"),

@@ -91,19 +91,22 @@ def test_windows_together_and_alone_paint_the_same(rows: Run) -> None:
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    """Noise, a bit larger than two inputs of InTra."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 144, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / "photo.png")
-    return folder / "photo.png"
+def noise(tmp_path: Path) -> Path:
+    """Pictures of noise, of InTra's input size, in the layout mvtec."""
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 8), ("test", 1)):
+        folder = tmp_path / "noise" / split / "good"
+        folder.mkdir(parents=True)
+        for i in range(n):
+            pixels = generator.integers(0, 256, (112, 112, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "noise"
 
 
 @pytest.mark.slow
-def test_a_photograph_is_learnt_and_painted(rows: Run, photo: Path) -> None:
+def test_what_is_learnt_of_a_texture_is_painted(rows: Run, noise: Path) -> None:
     (row,) = rows(
-        *("intra_inpainting", photo, "--iterations", 2, "--size", 112),
+        *("intra_inpainting", noise, "--iterations", 2, "--size", 112),
         *("--images", 8, "--test-images", 1),
     )
     assert (row["learnt_images"], row["painted_images"], row["iterations"]) == (8, 1, 2)
@@ -130,9 +133,9 @@ def test_every_map_of_what_is_painted_is_judged(rows: Run, rings: Path, tmp_path
     assert len({row["AUPRO"] for row in found}) > 6
 
 
-def test_a_folder_without_images_to_paint_is_refused(rows: Run, photo: Path) -> None:
+def test_a_folder_without_images_to_paint_is_refused(rows: Run, noise: Path) -> None:
     with pytest.raises(SystemExit, match="no good test images to paint"):
-        rows("intra_inpainting", photo.parent, "--images", 1)
+        rows("intra_inpainting", noise / "train" / "good", "--images", 1)
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def test_a_reconstruction_stands_between_picture_and_map(
     alts = re.findall(r'alt="(\w+)', page)
     assert alts == ["Picture", "Reconstruction", "Heat"] * 2
     below = re.findall(r'class="what">([^<]+)<', page)
-    assert below == ["image", "reconstruction", "anomaly map"] * 2
+    assert below == ["image", "reconstruction", "heat map"] * 2
     second = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)[1]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(second))))
     np.testing.assert_allclose(picture.mean(axis=(0, 1)), (0, 255, 0), atol=8)

@@ -181,6 +181,7 @@ class Cell:
         images: How many images the cell sees; for estimates only.
         reader: The layout that the grid names; None recognises it.
         data_versions: For each category, what its images are whatever the seed's split.
+        named: The options that the grid names for a line of the method auto.
     """
 
     data: str
@@ -195,6 +196,13 @@ class Cell:
     images: int = 0
     reader: str | None = None
     data_versions: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is stored with the cell's environment."""
+        chosen = {"named": dict(self.named)} if self.config.chosen else {}
+        return {"data_versions": self.data_versions, **chosen}
 
     @property
     def seed(self) -> int:
@@ -363,6 +371,7 @@ def cells_of(
                 images=len(part.table),
                 reader=grid.data[part.data].format,
                 data_versions=part.versions,
+                named=_named(grid, entry, options),
             )
             other = cells.setdefault(cell.key, cell)
             if other.label != label:
@@ -374,6 +383,12 @@ def cells_of(
                     "such as training.cache, make no other line",
                 )
     return list(cells.values())
+
+
+def _named(grid: Grid, entry: MethodEntry, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a line that the grid names."""
+    found = {"encoder.name": entry.encoder, "preset": entry.preset or grid.preset}
+    return {k: v for k, v in found.items() if v is not None} | {**options, **entry.options}
 
 
 @dataclass(frozen=True)

@@ -114,13 +114,14 @@ class Group:
             found.append(RESUMED)
         if self.shared_the_machine:
             found.append(SHARED)
-        for key, what in (("device", "devices"), ("precision", "precisions")):
+        chosen = any("chosen" in c.config for c in self.cells)
+        once = (("device", "devices"), *(() if chosen else (("precision", "precisions"),)))
+        for key, what in once:
             several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
             if len(several) > 1:
                 found.append(f"several {what}: {', '.join(several)}")
-        if len({c.environment.get("encoder_sha256") for c in self.cells} - {None}) > 1 and not any(
-            "chosen" in c.config for c in self.cells
-        ):
+        weights = {c.environment.get("encoder_sha256") for c in self.cells} - {None}
+        if len(weights) > 1 and not chosen:
             found.append("several weights of the encoder")
         if any(
             0 < (figures.get("n_defects_with_mask") or 0) < (figures.get("n_defect") or 0)
@@ -166,7 +167,8 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
     for cell in kept:
         members.setdefault(_identity(cell), []).append(cell)
     groups = []
-    for cells in members.values():
+    for everything in members.values():
+        cells = _last_choices(everything)
         on_data = [c for c in kept if c.data == cells[0].data]
         groups.append(
             Group(
@@ -180,6 +182,16 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
             )
         )
     return _told_apart(groups), notes
+
+
+def _last_choices(cells: Sequence[StoredCell]) -> list[StoredCell]:
+    """Of a line of `auto` the cells of its last choice for each model; others as they are."""
+    last = {(c.seed, c.categories): deciding(c.config) for c in cells}
+    return [
+        c
+        for c in cells
+        if not c.config.get("chosen") or deciding(c.config) == last[c.seed, c.categories]
+    ]
 
 
 def current(done: Sequence[StoredCell]) -> list[StoredCell]:
@@ -205,7 +217,7 @@ def current(done: Sequence[StoredCell]) -> list[StoredCell]:
 
 def _identity(cell: StoredCell) -> tuple[str, ...]:
     together = cell.categories if cell.setting == "unified" else ()
-    options = json.dumps(_options(cell.config), sort_keys=True)
+    options = json.dumps(_options(cell), sort_keys=True)
     return (cell.data, cell.setting, options, *together)
 
 
@@ -215,10 +227,11 @@ def _told_apart(groups: Sequence[Group]) -> list[Group]:
     for group in groups:
         place = (group.data, group.setting, group.label)
         same = [g for g in groups if (g.data, g.setting, g.label) == place]
-        options = [_options(g.cells[0].config) for g in same]
-        mine = _options(group.cells[0].config)
+        options = [_options(g.cells[0]) for g in same]
+        mine = _options(group.cells[0])
         differing = [f"{k}={v}" for k, v in mine.items() if any(o.get(k) != v for o in options)]
-        if len(same) > 1 and not differing:
+        together = {g.cells[0].categories for g in same}
+        if len(together) > 1 and not differing and group.setting == "unified":
             differing = [f"{len(group.cells[0].categories)} categories"]
         name = f"{group.label} ({', '.join(differing)})" if differing else group.label
         result.append(replace(group, label=name))
@@ -244,11 +257,13 @@ def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **more}
 
 
-def _options(config: Mapping[str, Any]) -> dict[str, str]:
+def _options(cell: StoredCell) -> dict[str, str]:
     """A configuration as dotted names with values, without the seed and what decides no figure.
 
-    Without the options of a method that `auto` chose: they may differ from category to category.
+    Of a line of `auto` only what was named: what it chose may differ from category to category.
     """
+    config = cell.config
+    if config.get("chosen"):
+        return {"chosen": "true", **dotted(cell.environment.get("named", {}))}
     found = dotted(deciding(_completed(config)))
-    free = ("seed", "method.") if "chosen" in found else ("seed",)
-    return {name: text for name, text in found.items() if not name.startswith(free)}
+    return {name: text for name, text in found.items() if name != "seed"}

@@ -411,7 +411,7 @@ class _Run:
             },
             scores=[tuple(row) for row in score["scores"]],
             cost={**fit, **score["cost"]},
-            environment={**score["environment"], "data_versions": child.cell.data_versions},
+            environment={**score["environment"], **child.cell.about},
         )
         if not self.store.finish(child.cell.key, self.owner, outcome):
             self.summary.elsewhere += 1

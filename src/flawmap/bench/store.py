@@ -225,7 +225,7 @@ class Store:
         """
         rows = []
         for stored, cell in pairs:
-            about = {**stored.environment, "data_versions": cell.data_versions}
+            about = {**stored.environment, **cell.about}
             new = (_stored(cell.label), json.dumps(stored.config), json.dumps(about))
             rows.append((*new, stored.key, *new))
         with self._transaction():
@@ -237,7 +237,7 @@ class Store:
 
     def copy(self, stored: StoredCell, cell: Cell) -> None:
         """Write a finished cell once more, as another line that comes to the same fit."""
-        about = {**stored.environment, "data_versions": cell.data_versions}
+        about = {**stored.environment, **cell.about}
         with self._transaction():
             self._insert(cell, "done", owner=None, alive=None)
             self._db.execute(

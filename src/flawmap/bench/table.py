@@ -482,13 +482,8 @@ def _about(done: Sequence[StoredCell]) -> list[str]:
         found = sorted({str(c.environment[key]) for c in done if c.environment.get(key)})
         if found:
             notes.append(f"{title}: {'; '.join(found)}.")
-    versions = sorted(
-        {
-            ", ".join(f"{name} {number}" for name, number in c.environment["versions"].items())
-            for c in done
-            if c.environment.get("versions")
-        }
-    )
+    known = [c.environment["versions"] for c in done if c.environment.get("versions")]
+    versions = sorted({", ".join(f"{k} {n}" for k, n in sorted(v.items())) for v in known})
     if versions:
         notes.append(f"Versions: {'; '.join(versions)}.")
     seeds = sorted({c.seed for c in done})

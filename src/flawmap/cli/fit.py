@@ -41,8 +41,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The algorithm; see 'flawmap methods'. auto chooses by the images, the device "
-            "and the time. [default: auto]",
+            help="The algorithm; see 'flawmap methods'. auto chooses by the images, the device, "
+            "the time and the other options. [default: auto]",
         ),
     ] = None,
     encoder: Annotated[
@@ -106,7 +106,8 @@ def run(
 
     Only good images of the training split are learnt; one file is written that scores any new
     image. Its threshold comes from good images too: from held-out ones if there are enough, else,
-    with PatchCore, from each learnt image scored as if it had not been learnt (approximate).
+    with PatchCore, from each learnt image scored as if it had not been learnt (approximate), and
+    with other methods from the few that are held out.
     """
     from flawmap.api import fit
 

@@ -35,7 +35,7 @@ def run(
         return
     if name is None:
         show.out("auto  (the default of fit)")
-        show.out("  chooses one of these by the images, the device and the time, and says why")
+        show.out("  chooses one of these by images, device, time and options, and says why")
         show.out()
     for entry in found:
         show.out(f"{entry['name']}  ({entry['kind']})")

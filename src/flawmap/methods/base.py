@@ -186,6 +186,10 @@ class IterativeMethod(Method):
         """The loss of held-out images, by which weights are chosen, a scalar; without gradient."""
         return self.loss(features, 0)
 
+    def epoch(self, images: int, batch_size: int) -> int:
+        """Iterations that the method counts as one round over so many images."""
+        return max(1, round(images / batch_size))
+
     @classmethod
     def candidates(cls, config: Any) -> tuple[Any, ...]:
         """Configurations to train in place of one, of which the model with the lowest loss of

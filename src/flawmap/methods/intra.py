@@ -103,7 +103,7 @@ class InTraConfig(MethodConfig):
     map: Literal["squared", "standardised", "difference"] = "squared"
     """squared (published): the square of what the difference exceeds, or falls short of, its mean
     over training images; standardised: what it exceeds that mean by, over its standard deviation at
-    the same px; difference: as it is."""
+    the same px, raised by half the mean deviation; difference: as it is."""
     mean_images: int | None = Field(default=None, ge=1)
     """Training images that give mean and deviation, evenly chosen; None takes all."""
     windows_at_once: int = Field(default=256, ge=1)
@@ -132,7 +132,7 @@ class InTra(IterativeMethod):
         "training.batch_size": 16,
         "training.validation_fraction": 0.1,
         "training.validation_images": 20,
-        "training.validate_every": 500,
+        "training.validate_every": None,
         "training.patience": 50,
     }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -147,7 +147,7 @@ class InTra(IterativeMethod):
             "method.depth": 6,
             "method.heads": 6,
             "method.windows": 8,
-            # What learns quickest: a patch is read off its own token, in the windows of scoring.
+            # A patch is read off its own token, in the windows of scoring.
             "method.position": "local",
             "method.head": "token",
             "method.draw": "scored",
@@ -155,7 +155,7 @@ class InTra(IterativeMethod):
             "method.learning_rate": 1e-3,
             "method.schedule": "cosine",
             "method.warmup_iterations": 50,
-            # Of few images the mean is that of the product, and would hide what lies on it.
+            # Of few images the mean is that of the product, and hides what lies on it.
             "method.map": "difference",
             "method.mean_filter": 1,
             "scoring.pooling": "top",
@@ -281,15 +281,15 @@ class InTra(IterativeMethod):
             (B, N * M, 3 * K * K) float32.
         """
         start = self._start(images)
-        tokens = self.tokens(self._seen(images))
-        batch, n, _ = tokens.shape
+        batch, n = len(images), len(self.starts)
+        table = self.table(self._seen(images))
         painted = []
         for begin in range(0, batch * n, self.config.windows_at_once):
             end = min(begin + self.config.windows_at_once, batch * n)
             part = torch.arange(begin, end, device=images.device)
             at = part % n
             index = self.in_window(self.starts[at])
-            sequence = self.sequences(tokens, part // n, index, self.covered[at])
+            sequence = self.sequences(table, part // n, index, self.covered[at])
             painted.append(self.paint(sequence, self.covered[at]))
         return (torch.cat(painted).view(batch, n, 3, -1) + start[..., None]).flatten(2)
 
@@ -335,11 +335,24 @@ class InTra(IterativeMethod):
         inside = (side[:, None] * self.grid[1] + side).flatten()
         return corners[:, None] + inside
 
-    def sequences(self, tokens: Tensor, image: Tensor, index: Tensor, place: Tensor) -> Tensor:
+    def table(self, patches: Tensor) -> Tensor:
+        """All that windows of images are put together from.
+
+        Args:
+            patches: (B, N * M, 3 * K * K).
+
+        Returns:
+            (B * N * M + R, D) float32: the tokens of all patches, and behind them the R that stand
+            for a covered one, by its place in the image; a single one of local places.
+        """
+        covered = self.hidden[None] if self.local else self.hidden + self.positions
+        return torch.cat([self.tokens(patches).flatten(0, 1), covered])
+
+    def sequences(self, table: Tensor, image: Tensor, index: Tensor, place: Tensor) -> Tensor:
         """What the network sees of windows, one patch of each covered.
 
         Args:
-            tokens: (B, N * M, D) float32.
+            table: What `table` gives of the images.
             image: (W,) the image of each window.
             index: (W, L * L) its patches in the image.
             place: (W,) the covered one's place in the window.
@@ -347,15 +360,13 @@ class InTra(IterativeMethod):
         Returns:
             (W, L * L, D) float32.
         """
-        n = tokens.shape[1]
+        n = len(self.starts)
         rows = torch.arange(len(index), device=index.device)
         # Covered patches are rows behind the visible ones, so that one look-up gathers all. Its
         # gradient is summed in one order: the same step gives the same weights.
-        covered = self.hidden[None] if self.local else self.hidden + self.positions
-        table = torch.cat([tokens.flatten(0, 1), covered])
-        behind = len(tokens) * n + (0 if self.local else index[rows, place])
+        covered = len(table) - (1 if self.local else n)
         at = index + image[:, None] * n
-        at[rows, place] = behind
+        at[rows, place] = covered + (0 if self.local else index[rows, place])
         x = F.embedding(at, table)
         return x + self.positions if self.local else x
 
@@ -394,7 +405,7 @@ class InTra(IterativeMethod):
         image = torch.arange(len(images), device=images.device).repeat_interleave(each)
         index = self.in_window(corners)
         at = index.gather(1, place[:, None])[:, 0]
-        x = self.sequences(self.tokens(self._seen(images)), image, index, place)
+        x = self.sequences(self.table(self._seen(images)), image, index, place)
         start = self._start(images)[image, at].repeat_interleave(self.config.patch**2, dim=1)
         return self._patch_loss(self.paint(x, place) + start, self.to_patches(images)[image, at])
 
@@ -465,6 +476,10 @@ class InTra(IterativeMethod):
         # Of few images a px may have hardly any deviation by chance.
         floor = 0.5 * deviation.mean().clamp(min=1e-6)
         self.deviation = (deviation + floor).float().to(device)
+
+    def epoch(self, images: int, batch_size: int) -> int:
+        """As published: 600 windows of each image."""
+        return max(1, round(600 * images / (self.config.windows * batch_size)))
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)

@@ -278,7 +278,7 @@ def _pair(shown: _Shown, scale: HeatScale, alt: str, score: float) -> str:
     rebuilt = panel(data_uri(shown.reconstruction), f"Reconstruction of {alt}", mask)
     return "".join(
         f'<span class="panel">{pic}<span class="what">{what}</span></span>'
-        for what, pic in (("image", first), ("reconstruction", rebuilt), ("anomaly map", last))
+        for what, pic in (("image", first), ("reconstruction", rebuilt), ("heat map", last))
     )
 
 

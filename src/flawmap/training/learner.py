@@ -179,7 +179,7 @@ class Learner:
             what: What tells it from the other candidates; "" for a single one.
         """
         run, label = self.run, _label("Learning", name) + (f", {what}" if what else "")
-        validation = self._validation(method, back) if back else None
+        validation = self._validation(method, back, len(samples)) if back else None
         deadline, given = None, len(samples)
         if run.deadline is not None:
             samples, deadline = self._within_the_budget(
@@ -284,14 +284,18 @@ class Learner:
         )
         return at_most
 
-    def _validation(self, method: Method, samples: Sequence[Sample]) -> Validation:
+    def _validation(
+        self, method: IterativeMethod, samples: Sequence[Sample], taught: int
+    ) -> Validation:
         batches, image = [], None
         with closing(self.reader.batches(samples)) as read:
             for batch in read:
                 image = batch.images[0] if image is None else image
                 batches.append(tuple(t.cpu() for t in self.reader.stored(method, batch)))
         assert image is not None
-        return Validation(batches, image, self.run.config.training, self.run.config.seed)
+        training, seed = self.run.config.training, self.run.config.seed
+        every = training.validate_every or method.epoch(taught, training.batch_size)
+        return Validation(batches, image, training, every=every, seed=seed)
 
     def _finalise_trained(
         self, method: IterativeMethod, samples: Sequence[Sample], name: str

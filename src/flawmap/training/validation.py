@@ -73,17 +73,24 @@ class Validation:
     Args:
         batches: Features of the held-out images.
         image: The first of them, (3, H, W) float32, RGB in [0, 1].
-        config: How often to look, and the patience.
+        config: The patience.
+        every: Iterations between two looks.
         seed: Of what a loss draws; every look draws the same.
     """
 
     def __init__(
-        self, batches: Sequence[Features], image: Tensor, config: TrainingConfig, seed: int
+        self,
+        batches: Sequence[Features],
+        image: Tensor,
+        config: TrainingConfig,
+        *,
+        every: int,
+        seed: int,
     ) -> None:
         self._batches = tuple(batches)
         self._image = image
         self._seed = seed
-        self.every = config.validate_every
+        self.every = every
         self.patience = config.patience
         self.best: Mapping[str, Tensor] = {}
 
