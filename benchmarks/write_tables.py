@@ -129,7 +129,9 @@ def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str
     left_out -= {mark for line in lines for mark in line.marks}
     footnotes = tuple(text for text in shown.footnotes if text not in left_out)
     shown = replace(shown, lines=tuple(lines), footnotes=footnotes)
-    about = about_weights(sorted({line.encoder for line in shown.lines}))
+    # A line of auto may have several.
+    encoders = {name for line in shown.lines for name in line.encoder.split(", ")}
+    about = about_weights(sorted(encoders))
     body = wide(shown) if by == "method" else render(shown)
     return "\n\n".join([body, f"*{' '.join(about)}*"])
 
