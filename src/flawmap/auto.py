@@ -1,8 +1,8 @@
 """`--method auto`: the method and its preset for these images, this device and this time.
 
-Rules, no trials: a choice takes no time and is the same wherever the same is given. docs/methods.md
-says them in words, docs/results.md holds the figures behind them. They were made with those figures
-in view, so `auto`'s own figures there are no independent evidence for them.
+Rules, no trials: a choice takes no time and is the same wherever the same is given and installed.
+docs/methods.md says them in words, docs/results.md holds the figures behind them. They were made
+with those figures in view, so `auto`'s own figures there are no independent evidence for them.
 """
 
 from __future__ import annotations
