@@ -80,7 +80,7 @@ def judged(model: Path, data: Path, images: int, taught: int) -> list[dict[str, 
     for compared, kind, side in itertools.product(("gms", "colour"), MAPS, FILTERS):
         found = {"compared": compared, "map": kind, "mean_filter": side}
         method.config = method.config.model_copy(update=found)
-        counts = {"taught": len(usual.images), "held_out": n}
+        counts = {"taught": len(usual.images), "held_out": sum(m is None for m in masks)}
         rows.append({**found, **counts, **figures(method, usual, tested, masks)})
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def two_products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_mvtec(root / "bolt", train=8, seed=1)
     make_mvtec(root / "nut", train=8, seed=2)
     return root
+
+
+def pytest_configure() -> None:
+    """Tests that stop a fit work in the background of a shell too, which ignores Ctrl-C there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,6 +21,11 @@ from flawmap.types import Sample
 TINY = {"data.size": 64, "method.levels": ["blocks.1", "blocks.2"]}
 
 
+@pytest.fixture(autouse=True)
+def weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawmap.auto.readable", lambda spec: True)
+
+
 def table(images: int, *categories: str) -> SampleTable:
     """Good images that nobody opens."""
     return SampleTable(
@@ -132,7 +137,7 @@ def test_a_file_that_decides_the_input_keeps_the_method(tmp_path: Path) -> None:
 
 def test_without_the_weights_of_a_vit_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     many = table(620, "bolt")
-    monkeypatch.setattr("flawmap.encoders.weights.lacks_onnx", lambda spec: True)
+    monkeypatch.setattr("flawmap.auto.readable", lambda spec: False)
     config = configure(data=many, device="cpu")
     assert config.method.name == "patchcore"
     assert "flawmap doctor" in config.chosen[1]
@@ -140,8 +145,17 @@ def test_without_the_weights_of_a_vit_nothing_trains(monkeypatch: pytest.MonkeyP
 
 
 def test_several_processes_come_to_one_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A cluster may set it where torchrun does not run.
     monkeypatch.setenv("WORLD_SIZE", "2")
+    assert configure(data=table(620, "bolt"), device="cpu").method.name == "dinomaly"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert configure(data=table(620, "bolt"), device="cpu").method.name == "patchcore"
+
+
+def test_options_that_keep_patchcore_are_told() -> None:
+    many = table(620, "bolt")
+    config = configure(data=many, device="cpu", options={"training.batch_size": 4})
+    assert "--method dinomaly" in config.chosen[1]
 
 
 def test_dinomalys_usual_encoder_is_the_one_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +165,7 @@ def test_dinomalys_usual_encoder_is_the_one_looked_for(monkeypatch: pytest.Monke
     assert looked_for == [config.encoder.name]
 
 
-def test_a_small_product_beside_a_validation_split() -> None:
-    """A split of its own sets the threshold, so all others teach."""
+def test_beside_a_validation_split_all_others_teach() -> None:
     samples = tuple(
         replace(s, split="validation") if i >= 489 else s
         for i, s in enumerate(table(600, "bolt").samples)

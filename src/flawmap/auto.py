@@ -7,7 +7,6 @@ with those figures in view, so `auto`'s own figures there are no independent evi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,7 +108,7 @@ def situation(
         own: As in `Situation`.
     """
     # Not above: whoever only asks for help needs no torch.
-    from flawmap.training.device import device_of
+    from flawmap.training.device import device_of, processes
 
     samples = table.samples if table is not None else ()
     good = [s for s in samples if s.split in ("train", "validation") and not s.label]
@@ -127,7 +126,7 @@ def situation(
         together=len(products) > 1 and not config.separate,
         budget=config.training.time_budget_seconds,
         # Each of several processes chooses for itself, and all must come to the same.
-        own=own or encoder is not None or int(os.environ.get("WORLD_SIZE") or 1) > 1,
+        own=own or encoder is not None or processes() > 1,
         vit=readable(ENCODERS["vit-s14"]),
     )
 
@@ -168,20 +167,22 @@ def choose(given: Situation, start: Config | None = None) -> Choice:
         why = "with DINOv2 it has the best published figures of one model for several products"
         return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}",))
     many = _many(given)
-    if many and given.vit:
+    if many and given.vit and not given.own:
         why = "a higher mean image AUROC than patchcore in flawmap's benchmarks with so many images"
-        cost = "patchcore scores about three times as many images a second"
+        cost = "patchcore scores more images a second"
         return Choice("dinomaly", preset, reasons=(f"dinomaly: {why}; {cost}",))
     why = "the highest mean image AUROC in flawmap's benchmarks on real images, and quick to learn"
     reasons = [f"patchcore: {why}"]
-    if many:
+    if many and not given.own:
         reasons.append("dinomaly for so many images, if it had its encoder: see 'flawmap doctor'")
+    elif many:
+        reasons.append("for so many images compare --method dinomaly; options named keep patchcore")
     return Choice("patchcore", preset, reasons=tuple(reasons))
 
 
 def _many(given: Situation) -> bool:
     """Whether a network may train on so many images of one product that it is worth its time."""
-    if given.gpu or given.own or given.products != 1 or not given.spared:
+    if given.gpu or given.products != 1 or not given.spared:
         return False
     needed = given.images * _IMAGE_SECONDS + _TRAINING_SECONDS
     if given.budget is not None and given.budget * min(given.cores, _SHARING_CORES) < needed:

@@ -35,7 +35,7 @@ def stored() -> Make:
             "fingerprint": "f",
             "categories": tuple(figures),
             # Lines are told apart by their options.
-            "config": {"method": {"name": label}},
+            "config": {"method": {"name": label}, "chosen": []},
             "status": "done",
             "error": None,
             "cost": {},

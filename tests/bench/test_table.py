@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from flawmap.bench.groups import current
 from flawmap.bench.render import aligned, render
 from flawmap.bench.results import StoredCell
 from flawmap.bench.table import Column, Table, Value, make_table
@@ -125,6 +126,18 @@ def test_whatever_auto_chose_for_a_category_it_is_one_line(stored: Make) -> None
     auto = make_table(cells, columns=COLUMNS).lines[1]
     assert (auto.label, auto.complete, auto.marks) == ("auto", True, ())
     assert auto.values["image_auroc"].mean == pytest.approx(0.8)
+    # A line of one method says if it was measured with several precisions.
+    mixed = [
+        stored("b", {"x": {"image_auroc": 0.8}}, environment={"precision": "float32"}),
+        stored("b", {"y": {"image_auroc": 0.8}}, environment={"precision": "bf16"}),
+    ]
+    assert make_table(mixed, columns=COLUMNS).lines[0].marks == (
+        "several precisions: bf16, float32",
+    )
+    # What it chose first counts again once that is renewed.
+    again = [cells[0], cells[1], cells[2], cells[4], cells[3]]
+    assert make_table(again, columns=COLUMNS).lines[1].values["image_auroc"].mean == 0.5
+    assert {c.key for c in cells} - {c.key for c in current(cells)} == {cells[3].key}
     # What somebody named for it makes another line.
     cells.append(chosen("x", 0.6, "patchcore", 384, **{"data.size": 384}))
     labels = [line.label for line in make_table(cells, columns=COLUMNS).lines]

@@ -181,7 +181,8 @@ class Cell:
         images: How many images the cell sees; for estimates only.
         reader: The layout that the grid names; None recognises it.
         data_versions: For each category, what its images are whatever the seed's split.
-        named: The options that the grid names for a line of the method auto.
+        named: The options that the grid names for a line of the method auto, without those that
+            decide no figure.
     """
 
     data: str
@@ -214,6 +215,8 @@ class Cell:
         """What decides the figures, as 32 hexadecimal digits."""
         options = deciding(self.config.model_dump(mode="json"))
         content = [options, self.data, self.fingerprint, list(self.categories), self.setting]
+        if "chosen" in options and self.named:
+            content.append(dict(self.named))
         text = json.dumps([*content, sorted(self.metrics)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -386,9 +389,12 @@ def cells_of(
 
 
 def _named(grid: Grid, entry: MethodEntry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a line that the grid names."""
+    """The options of a line that the grid names, as JSON has them."""
     found = {"encoder.name": entry.encoder, "preset": entry.preset or grid.preset}
-    return {k: v for k, v in found.items() if v is not None} | {**options, **entry.options}
+    found |= {**options, **entry.options}
+    kept = {k: v for k, v in found.items() if v is not None and k not in UNKEYED}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class Group:
             found.append(RESUMED)
         if self.shared_the_machine:
             found.append(SHARED)
-        chosen = any("chosen" in c.config for c in self.cells)
+        chosen = any(c.config.get("chosen") for c in self.cells)
         once = (("device", "devices"), *(() if chosen else (("precision", "precisions"),)))
         for key, what in once:
             several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
@@ -159,16 +159,16 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
     Args:
         done: Finished cells with figures, the oldest first.
     """
-    kept = current(done)
+    same = _of_present_data(done)
     notes = []
-    if old := len(done) - len(kept):
+    if old := len(done) - len(same):
         notes.append(f"{old} cells are left out: they were measured on data that has changed since")
+    kept = _last_choices(same)
     members: dict[tuple[str, ...], list[StoredCell]] = {}
     for cell in kept:
         members.setdefault(_identity(cell), []).append(cell)
     groups = []
-    for everything in members.values():
-        cells = _last_choices(everything)
+    for cells in members.values():
         on_data = [c for c in kept if c.data == cells[0].data]
         groups.append(
             Group(
@@ -184,17 +184,28 @@ def groups_of(done: Sequence[StoredCell]) -> tuple[list[Group], list[str]]:
     return _told_apart(groups), notes
 
 
-def _last_choices(cells: Sequence[StoredCell]) -> list[StoredCell]:
-    """Of a line of `auto` the cells of its last choice for each model; others as they are."""
-    last = {(c.seed, c.categories): deciding(c.config) for c in cells}
-    return [
-        c
-        for c in cells
-        if not c.config.get("chosen") or deciding(c.config) == last[c.seed, c.categories]
-    ]
-
-
 def current(done: Sequence[StoredCell]) -> list[StoredCell]:
+    """The cells of data as it is now, and of what `auto` chooses now.
+
+    Args:
+        done: Finished cells with figures, the oldest first.
+    """
+    return _last_choices(_of_present_data(done))
+
+
+def _last_choices(cells: Sequence[StoredCell]) -> list[StoredCell]:
+    """Of lines of `auto` the cells of the last choice for each model; others as they are."""
+
+    def model(cell: StoredCell) -> tuple[object, ...]:
+        return (*_identity(cell), cell.seed, cell.categories)
+
+    chosen = [c for c in cells if c.config.get("chosen") and "named" in c.environment]
+    last = {model(c): deciding(c.config) for c in chosen}
+    earlier = {c.key for c in chosen if deciding(c.config) != last[model(c)]}
+    return [c for c in cells if c.key not in earlier]
+
+
+def _of_present_data(done: Sequence[StoredCell]) -> list[StoredCell]:
     """The cells of data as it is now.
 
     A category's images are those that the last cell saw, with any seed. Where a cell does not say
@@ -261,9 +272,11 @@ def _options(cell: StoredCell) -> dict[str, str]:
     """A configuration as dotted names with values, without the seed and what decides no figure.
 
     Of a line of `auto` only what was named: what it chose may differ from category to category.
+    What was named is not known of older cells: of these the method's options are left out.
     """
-    config = cell.config
-    if config.get("chosen"):
-        return {"chosen": "true", **dotted(cell.environment.get("named", {}))}
-    found = dotted(deciding(_completed(config)))
-    return {name: text for name, text in found.items() if name != "seed"}
+    named = cell.environment.get("named") if cell.config.get("chosen") else None
+    if named is not None:
+        return {"chosen": "true", **dotted(named)}
+    found = dotted(deciding(_completed(cell.config)))
+    free = ("seed", "method.") if "chosen" in found else ("seed",)
+    return {name: text for name, text in found.items() if not name.startswith(free)}

@@ -57,7 +57,13 @@ class Known:
     def measured(self, cell: Cell) -> list[StoredCell]:
         """The finished cells of the same model; their options include those that are new."""
         if cell.key not in self._measured:
-            self._measured[cell.key] = list(self._same(cell, deciding))
+            named = cell.about.get("named")
+            self._measured[cell.key] = [
+                # Of older cells of `auto` it is not known.
+                stored
+                for stored in self._same(cell, deciding)
+                if stored.environment.get("named", named) == named
+            ]
         return self._measured[cell.key]
 
     def twin(self, cell: Cell) -> StoredCell | None:

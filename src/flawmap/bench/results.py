@@ -27,7 +27,7 @@ class Outcome:
         scores: (category, path relative to the data, label, defect, image score) of each test
             image.
         cost: Seconds, images/s, latency, memory, parameters, MACs and bytes; see `measure`.
-        environment: Device, versions, commit, date, and the `Cell.data_versions`.
+        environment: Device, versions, commit, date, and what `Cell.about` gives.
     """
 
     figures: Mapping[str, Mapping[str, float | None]]
@@ -134,6 +134,7 @@ def write_cells(cells: Sequence[StoredCell], path: Path) -> None:
         replace(
             c,
             config=_without_places(c.config),
+            environment=_without_places(c.environment),
             error=c.error and {k: v for k, v in c.error.items() if k in ("message", "stage")},
         )
         for c in cells

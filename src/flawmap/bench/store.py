@@ -68,6 +68,12 @@ def read_cells(path: Path) -> list[StoredCell]:
         return store.cells()
 
 
+def _about(stored: StoredCell, cell: Cell) -> dict[str, Any]:
+    """The environment of a finished cell that is known as `cell` from now on."""
+    kept = {name: value for name, value in stored.environment.items() if name != "named"}
+    return {**kept, **cell.about}
+
+
 def _stored(value: Any) -> Any:
     """A value as SQLite takes it: a name whose bytes are no UTF-8 as these bytes."""
     if isinstance(value, str) and not value.isascii():
@@ -225,7 +231,7 @@ class Store:
         """
         rows = []
         for stored, cell in pairs:
-            about = {**stored.environment, **cell.about}
+            about = _about(stored, cell)
             new = (_stored(cell.label), json.dumps(stored.config), json.dumps(about))
             rows.append((*new, stored.key, *new))
         with self._transaction():
@@ -237,7 +243,7 @@ class Store:
 
     def copy(self, stored: StoredCell, cell: Cell) -> None:
         """Write a finished cell once more, as another line that comes to the same fit."""
-        about = {**stored.environment, **cell.about}
+        about = _about(stored, cell)
         with self._transaction():
             self._insert(cell, "done", owner=None, alive=None)
             self._db.execute(

@@ -4,10 +4,10 @@ Source: Pirnay and Chai, Inpainting Transformer for Anomaly Detection, arXiv 210
 official code; this is written from the paper.
 
 What differs, or is not settled by it:
-* Training: a step shows several windows of each of its images; the held-out images are looked at
-  every so many iterations, whatever an epoch of the data is, and every patch of them is painted, so
-  that two losses differ by the weights alone; training ends after so many looks without a gain, or
-  at the last iteration; the rate warms up over 100 steps; gradients are clipped to length 1.
+* Training: a step shows several windows of each of its images; when the held-out images are looked
+  at, every patch of them is painted, so that two losses differ by the weights alone; training ends
+  after so many looks without a gain, or at the last iteration; the rate warms up over 100 steps;
+  gradients are clipped to length 1.
 * Start: places begin as waves along both axes, weights as wide as Glorot's, since queries and keys
   from narrow ones are alike for thousands of steps, and what is painted near mid-grey.
 * Pixels are kept with 11 bits; mirror images are those left to right.

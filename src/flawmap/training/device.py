@@ -26,6 +26,14 @@ def device_of(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def processes() -> int:
+    """How many processes torchrun has started for this fit; 1 without it."""
+    # Clusters set such variables too: only torchrun's own count.
+    if not torch.distributed.is_torchelastic_launched():
+        return 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
     """Lightning Fabric for one device, or for this process's share of several.
 
@@ -56,9 +64,7 @@ def make_fabric(config: TrainingConfig, *, together: bool = False) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Clusters set such variables too: only torchrun's own count.
-        launched = together and torch.distributed.is_torchelastic_launched()
-        n = int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
+        n = processes() if together else 1
         if n == 1:
             return Fabric(accelerator=device, devices=1, precision=precision)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", n))

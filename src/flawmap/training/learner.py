@@ -179,7 +179,6 @@ class Learner:
             what: What tells it from the other candidates; "" for a single one.
         """
         run, label = self.run, _label("Learning", name) + (f", {what}" if what else "")
-        validation = self._validation(method, back, len(samples)) if back else None
         deadline, given = None, len(samples)
         if run.deadline is not None:
             samples, deadline = self._within_the_budget(
@@ -187,6 +186,7 @@ class Learner:
             )
         samples = self._within_the_iterations(samples)
         self.left_out[name] = given - len(samples)
+        validation = self._validation(method, back, len(samples)) if back else None
         at_most = self._within_the_epochs(len(samples), name)
         return Training(
             method=method,
@@ -203,6 +203,7 @@ class Learner:
             name=label,
             at_most=at_most,
             validation=validation,
+            naming=self.naming,
         ).run()
 
     def _within_the_budget(
@@ -244,6 +245,12 @@ class Learner:
             write_text(chosen, f"{most}\n", error=FitError)
         return kept, now + left
 
+    @property
+    def naming(self) -> str:
+        """What a hint to an option begins with: beside it `auto` might choose another method."""
+        config = self.run.config
+        return f"--method {config.method.name} " if config.chosen else ""
+
     def _within_the_iterations(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """No more images than the steps can look at: features of others would be for nothing."""
         training = self.run.config.training
@@ -254,7 +261,7 @@ class Learner:
         kept = thinned(samples, most, self.run.config.seed, least=1)
         self.run.progress.note(
             f"{training.iterations} iterations of {training.batch_size} images learn {len(kept)} "
-            f"of the {len(samples)}: --set training.iterations=N learns more of them"
+            f"of the {len(samples)}: {self.naming}--set training.iterations=N learns more of them"
         )
         return kept
 
@@ -279,7 +286,7 @@ class Learner:
         self.run.progress.note(
             f"{at_most} of the {training.iterations} iterations learn the {images} images"
             + ("" if name == EVERY else f" of {name}")
-            + f" as often as training.max_epochs={training.max_epochs} allows: "
+            + f" as often as training.max_epochs={training.max_epochs} allows: {self.naming}"
             "--set training.max_epochs=N learns longer"
         )
         return at_most

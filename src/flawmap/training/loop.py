@@ -113,6 +113,7 @@ class Training:
 
     Raises:
         FitError: The checkpoint is another run's.
+        naming: What a hint to an option begins with.
     """
 
     method: IterativeMethod
@@ -129,6 +130,7 @@ class Training:
     name: str
     at_most: int | None = None
     validation: Validation | None = None
+    naming: str = ""
     _curve: Curve = field(init=False)
     _fetch: Callable[[int], Features] = field(init=False)
     _optimizer: torch.optim.Optimizer = field(init=False)
@@ -326,7 +328,7 @@ class Training:
             elif self.at_most is None and possible > _MUCH_MORE * wanted:
                 self.progress.note(
                     f"the {wanted} iterations planned need less than the time budget: "
-                    f"--set training.iterations={possible} would use it"
+                    f"{self.naming}--set training.iterations={possible} would use it"
                 )
             return False
         return self._late(now)
