@@ -32,6 +32,9 @@ from flawmap.data.samples import SampleTable
 
 Options = dict[str, Any]
 
+OF_A_RUN = ("commit", "date", "device")
+"""What each row says of the run that measured it."""
+
 UNSEEN = ("patch", "scar")
 """Kinds of defects that no method learns from."""
 
@@ -150,7 +153,7 @@ def main() -> None:
                     "category": category,
                     **named(config, study.named),
                     "configuration": digest(config),
-                    "commit": about["commit"],
+                    **{key: about[key] for key in OF_A_RUN},
                 }
                 old = rows.setdefault(place(row), None)
                 if old is None or old.get("configuration") != row["configuration"]:
@@ -170,8 +173,8 @@ def kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     old = json.loads(path.read_text(encoding="utf-8"))
     if any(old["meta"].get(key) != about[key] for key in ("weights", "seed", "images")):
         return []
-    # Earlier versions told the commits of all rows together.
-    return [{"commit": old["meta"]["commit"], **row} for row in old["rows"]]
+    # Earlier versions told these of all rows together.
+    return [{**{key: old["meta"][key] for key in OF_A_RUN}, **row} for row in old["rows"]]
 
 
 def digest(config: Config) -> str:
@@ -181,7 +184,7 @@ def digest(config: Config) -> str:
 
 def place(row: Mapping[str, Any]) -> str:
     """What tells a line from all others, of any data."""
-    about = ("configuration", "commit", "AUPRO")
+    about = ("configuration", *OF_A_RUN, "AUPRO")
     return json.dumps(
         {k: v for k, v in row.items() if k not in about and not k.startswith("image AUROC")}
     )

@@ -56,14 +56,14 @@ OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
 
-DETAILS = frozenset({"stages", "values", "configuration", "commit"})
+DETAILS = frozenset({"stages", "values", "configuration", "commit", "date", "device"})
 """What a results file keeps and no table shows."""
 
 BY_IMAGE = frozenset(
     {
         *("component_effects", "components", "distillation_defaults", "dmdd_components"),
         *("fitting_time", "forgetting", "mkd_attribution", "mkd_cloner", "mkd_defaults"),
-        *("mkd_terms", "patchcore_defaults", "thin_defects", "unified_dinomaly"),
+        *("mkd_terms", "thin_defects", "unified_dinomaly"),
     }
 )
 """Results with magnetic tiles whose good images were split by image, not by tile."""
