@@ -62,7 +62,7 @@ DETAILS = frozenset({"stages", "values", "configuration", "commit", "date", "dev
 BY_IMAGE = frozenset(
     {
         *("component_effects", "components", "distillation_defaults", "dmdd_components"),
-        *("fitting_time", "forgetting", "mkd_attribution", "mkd_cloner", "mkd_defaults"),
+        *("fitting_time", "forgetting", "mkd_attribution", "mkd_cloner"),
         *("mkd_terms", "thin_defects", "unified_dinomaly"),
     }
 )
