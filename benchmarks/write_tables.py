@@ -63,7 +63,7 @@ BY_IMAGE = frozenset(
     {
         *("component_effects", "components", "distillation_defaults", "dmdd_components"),
         *("fitting_time", "forgetting", "mkd_attribution", "mkd_cloner"),
-        *("mkd_terms", "thin_defects", "unified_dinomaly"),
+        *("mkd_terms", "unified_dinomaly"),
     }
 )
 """Results with magnetic tiles whose good images were split by image, not by tile."""
