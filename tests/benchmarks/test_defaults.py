@@ -42,7 +42,7 @@ def test_lines_that_are_known_are_kept_and_the_others_measured(
 
     (first,) = compare(64)
     assert list(first) == [
-        *("data", "category", "levels", "size", "configuration", "commit"),
+        *("data", "category", "levels", "size", "configuration", "commit", "date", "device"),
         *("image AUROC, patch", "image AUROC", "AUPRO"),
     ]
     (path,) = tmp_path.glob("*.json")
