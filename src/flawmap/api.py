@@ -245,7 +245,8 @@ def configure(
         overrides=dict(pairs),
         idle=None,
     )
-    own = preset not in (None, "cpu") or decides(file, options)
+    every = [*file.items(), *named.items(), *read_pairs(options)]
+    own = preset not in (None, "cpu") or decides(every)
     given = situation(data, common, named_encoder(file, [*named.items(), *pairs]), own=own)
     choice = choose(given, None if start is None else start.config)
 

@@ -7,11 +7,11 @@ with those figures in view, so `auto`'s own figures there are no independent evi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flawmap.config import Config, Tree, read_pairs
+from flawmap.config import Config
 from flawmap.data.samples import SampleTable
 from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import readable
@@ -126,22 +126,22 @@ def situation(
         together=len(products) > 1 and not config.separate,
         budget=config.training.time_budget_seconds,
         # Each of several processes chooses for itself, and all must come to the same.
-        own=own or encoder is not None or processes() > 1,
+        own=own or processes() > 1,
         vit=readable(ENCODERS["vit-s14"]),
     )
 
 
-def decides(file: Tree, overrides: Mapping[str, Any] | Sequence[str]) -> bool:
-    """Whether options decide what differs between methods, see `Situation.own`.
+def decides(options: Iterable[tuple[str, Any]]) -> bool:
+    """Whether options, by their dotted names, decide what differs between methods.
 
-    Args:
-        file: The tree of a configuration file.
-        overrides: As for `make_config`.
+    See `Situation.own`.
     """
     inputs = ("data.size", "data.resize", "data.crop_from")
     steps = ("training.iterations", "training.batch_size", "training.max_epochs")
-    every = leaves([*file.items(), *read_pairs(overrides)])
-    return any(name.startswith(("method.", "encoder.")) or name in inputs + steps for name in every)
+    return any(
+        name.startswith(("method.", "encoder.")) or name in inputs + steps
+        for name in leaves(options)
+    )
 
 
 def choose(given: Situation, start: Config | None = None) -> Choice:

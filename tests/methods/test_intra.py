@@ -715,6 +715,7 @@ def test_a_report_shows_image_painting_and_map(
             ("Heat", "heat map"),
         ]
     steps = [step for step, _ in detector.fitted.curves["*"]["validation"]["reconstructions"]]
+    assert steps
     for step in steps:
         assert f"iteration {step}" in page
 

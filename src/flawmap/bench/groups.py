@@ -115,11 +115,10 @@ class Group:
         if self.shared_the_machine:
             found.append(SHARED)
         chosen = any(c.config.get("chosen") for c in self.cells)
-        once = (("device", "devices"), *(() if chosen else (("precision", "precisions"),)))
-        for key, what in once:
+        for key in ("device",) if chosen else ("device", "precision"):
             several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
             if len(several) > 1:
-                found.append(f"several {what}: {', '.join(several)}")
+                found.append(f"several {key}s: {', '.join(several)}")
         weights = {c.environment.get("encoder_sha256") for c in self.cells} - {None}
         if len(weights) > 1 and not chosen:
             found.append("several weights of the encoder")

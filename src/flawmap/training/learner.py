@@ -203,7 +203,7 @@ class Learner:
             name=label,
             at_most=at_most,
             validation=validation,
-            naming=self.naming,
+            naming=self._naming,
         ).run()
 
     def _within_the_budget(
@@ -246,7 +246,7 @@ class Learner:
         return kept, now + left
 
     @property
-    def naming(self) -> str:
+    def _naming(self) -> str:
         """What a hint to an option begins with: beside it `auto` might choose another method."""
         config = self.run.config
         return f"--method {config.method.name} " if config.chosen else ""
@@ -261,7 +261,7 @@ class Learner:
         kept = thinned(samples, most, self.run.config.seed, least=1)
         self.run.progress.note(
             f"{training.iterations} iterations of {training.batch_size} images learn {len(kept)} "
-            f"of the {len(samples)}: {self.naming}--set training.iterations=N learns more of them"
+            f"of the {len(samples)}: {self._naming}--set training.iterations=N learns more of them"
         )
         return kept
 
@@ -286,7 +286,7 @@ class Learner:
         self.run.progress.note(
             f"{at_most} of the {training.iterations} iterations learn the {images} images"
             + ("" if name == EVERY else f" of {name}")
-            + f" as often as training.max_epochs={training.max_epochs} allows: {self.naming}"
+            + f" as often as training.max_epochs={training.max_epochs} allows: {self._naming}"
             "--set training.max_epochs=N learns longer"
         )
         return at_most

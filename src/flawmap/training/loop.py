@@ -110,10 +110,10 @@ class Training:
         at_most: Never train for more iterations than this, however many are planned.
         validation: Chooses the weights that the method has in the end, and may end the training;
             without it the last ones stay.
+        naming: What a hint to an option begins with.
 
     Raises:
         FitError: The checkpoint is another run's.
-        naming: What a hint to an option begins with.
     """
 
     method: IterativeMethod
