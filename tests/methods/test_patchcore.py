@@ -146,6 +146,36 @@ def test_a_bank_for_several_neighbours_is_not_split(
     assert not len(fitted(encoder, neighbours=3).centers)
 
 
+def test_the_farthest_patches_are_compared_with_the_whole_bank(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawmap.methods.patchcore._LEAST_GROUPED", 10)
+    monkeypatch.setattr("flawmap.methods.nearest._LEAST_CANDIDATES", 4)
+    grouped = fitted(encoder, coreset_ratio=1.0, probed_share=0.01)
+    whole = fitted(encoder, coreset_ratio=1.0, search="exact")
+    others = grouped._owners == 2
+    for probed, found, wanted in (
+        (
+            grouped._searcher()(grouped.extract(images(4, 99))[0].flatten(0, 1)).view(4, 64),
+            grouped.anomaly_map(grouped.extract(images(4, 99))).flatten(1),
+            whole.anomaly_map(whole.extract(images(4, 99))).flatten(1),
+        ),
+        (
+            grouped._searcher()(grouped.extract(images(1, 2))[0][0], ignored=others)[None],
+            grouped.anomaly_map_without(grouped.extract(images(1, 2)), [2]).flatten(1),
+            whole.anomaly_map_without(whole.extract(images(1, 2)), [2]).flatten(1),
+        ),
+    ):
+        farthest = probed.topk(2, dim=1).indices
+        missed = probed.gather(1, farthest) - wanted.gather(1, farthest)
+        assert float(missed.max()) > 0.1
+        torch.testing.assert_close(
+            found.gather(1, farthest), wanted.gather(1, farthest), rtol=1e-4, atol=1e-3
+        )
+        kept = torch.ones_like(probed, dtype=torch.bool).scatter_(1, farthest, False)
+        assert torch.equal(found[kept], probed[kept])
+
+
 def test_memory_bounds_the_bank_of_a_wide_encoder(encoder: Encoder) -> None:
     method = make(encoder, max_bank=10**6, memory_mib=16)
     width = sum(encoder.channels)

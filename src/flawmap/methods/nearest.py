@@ -71,13 +71,21 @@ class NearestSearch:
             self.center_norms = self.centers.square().sum(dim=1)
             self.candidates = _candidates(self.centers, groups.labels, wanted)
 
-    def __call__(self, queries: Tensor, *, k: int = 1, ignored: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        queries: Tensor,
+        *,
+        k: int = 1,
+        ignored: Tensor | None = None,
+        exact: bool = False,
+    ) -> Tensor:
         """The mean distance of each query to its `k` nearest vectors.
 
         Args:
             queries: (Q, D) float32.
             k: Number of neighbours; more than one is always searched exactly.
             ignored: (N,) bool; these vectors of the bank do not count. At least one must remain.
+            exact: Compare each query with the whole bank.
 
         Returns:
             (Q,) float32.
@@ -88,7 +96,7 @@ class NearestSearch:
         if ignored is not None:
             norms = norms.masked_fill(ignored, torch.inf)
             left -= int(ignored.sum())
-        if self.candidates and k == 1:
+        if self.candidates and k == 1 and not exact:
             return (self._probe(queries, norms) + own).clamp_(min=0).sqrt_()
         k = min(k, left)
         found = []

@@ -12,7 +12,8 @@ What differs:
   bank's size whenever the limit is reached, then from the first patch (greedy k-center sets compose
   within a constant factor).
 * After a fit on a CPU each patch is compared with the most promising twentieth of a large bank
-  (`search`); a distance may come out slightly too large.
+  (`search`), and the farthest thirty-second of an image's patches with all of it: other distances
+  may come out slightly too large.
 * The image score is the mean of the highest thousandth of the smoothed map, neither its maximum nor
   the published one, which weighs it by the neighbours in the bank.
 """
@@ -37,6 +38,10 @@ from flawmap.methods.nearest import Groups, NearestSearch, split_bank
 
 _LEAST_GROUPED = 4096
 """Smaller banks are searched whole: that costs next to nothing."""
+
+_PEAKS = 1 / 32
+"""The share of an image's patches, the farthest ones, that a search by groups compares with the
+whole bank after all: they decide its score."""
 
 
 class PatchCoreConfig(MethodConfig):
@@ -66,8 +71,9 @@ class PatchCoreConfig(MethodConfig):
     searched, whatever `search` says."""
     search: Literal["clusters", "exact"] = "clusters"
     """clusters: after a fit on a CPU, compare each patch with the most promising part of a large
-    bank only, which may overestimate a distance slightly; exact: with the whole bank, as always
-    with several `neighbours`."""
+    bank only, which may overestimate a distance slightly, and the farthest thirty-second of an
+    image's patches with all of it; exact: each with the whole bank, as always with several
+    `neighbours`."""
     probed_share: float = Field(default=0.05, gt=0, le=1)
     """With search=clusters: the share of the bank that each patch is compared with."""
 
@@ -229,14 +235,13 @@ class PatchCore(OnePassMethod):
 
     def anomaly_map(self, features: Features) -> Tensor:
         """Distances to the bank, (B, 1, h, w)."""
-        patches = features[0].flatten(0, 1).float()
+        patches = features[0].float()
         # Differences of large products: bfloat16 would drown the distances in rounding.
         with torch.autocast(patches.device.type, enabled=False):
-            found = self._searcher()(patches, k=self.config.neighbours)
+            found = self._distances(patches)
         return found.view(-1, 1, *self.grid)
 
     def anomaly_map_without(self, features: Features, images: Sequence[int]) -> Tensor:
-        search = self._searcher()
         maps = []
         with torch.autocast(features[0].device.type, enabled=False):
             for patches, image in zip(features[0].float(), images, strict=True):
@@ -247,8 +252,20 @@ class PatchCore(OnePassMethod):
                         where="patchcore",
                         hint="give more good images, or --set calibration.strategy=holdout",
                     )
-                maps.append(search(patches, k=self.config.neighbours, ignored=own))
-        return torch.stack(maps).view(-1, 1, *self.grid)
+                maps.append(self._distances(patches[None], own))
+        return torch.cat(maps).view(-1, 1, *self.grid)
+
+    def _distances(self, patches: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """Distances of patches (B, n, C) to the bank but the rows ignored, (B, n)."""
+        search, k = self._searcher(), self.config.neighbours
+        found = search(patches.flatten(0, 1), k=k, ignored=ignored).view(patches.shape[:2])
+        if search.candidates and k == 1:
+            # What is unlike the bank lies between its groups: its nearest patch is missed most.
+            farthest = found.topk(max(1, round(_PEAKS * found.shape[1])), dim=1).indices
+            rows = patches.gather(1, farthest[..., None].expand(-1, -1, patches.shape[2]))
+            exact = search(rows.flatten(0, 1), ignored=ignored, exact=True)
+            found.scatter_(1, farthest, exact.view(farthest.shape))
+        return found
 
     def _searcher(self) -> NearestSearch:
         if self._search is None or self._search.bank.device != self.bank.device:
