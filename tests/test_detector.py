@@ -200,6 +200,11 @@ def test_products_that_are_judged_by_the_threshold_over_all_are_named(
     two_products: Path, rings: Path
 ) -> None:
     detector = flawmap.fit(two_products, method="patchcore", options=OPTIONS)
+    image = next((two_products / "nut" / "test" / "good").iterdir())
+    # Where a picture lies says what it shows, as on the command line.
+    assert detector.predict(image).threshold == detector.calibration.threshold("nut").value
+    everywhere = detector.calibration.threshold().value
+    assert detector.predict(next((rings / "test" / "good").iterdir())).threshold == everywhere
     result = flawmap.evaluate(detector, rings)
     expected = "not fitted on rings: judged by the threshold over all that it was fitted on"
     assert any(expected in note for note in result.notes)

@@ -389,3 +389,26 @@ def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path: Path) ->
     assert caught.value.hint == "did you mean 'segf1'?"
     with pytest.raises(ConfigError, match="unknown metric"):
         evaluate(SampleTable(str(tmp_path), "mvtec", ()), "pro")
+
+
+def test_a_mask_of_another_size_is_told_before_anything_is_scored(
+    table: SampleTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*_: Any, **__: Any) -> Any:
+        raise AssertionError("an image was scored")
+
+    monkeypatch.setattr(MapDetector, "raw_maps", scored)
+    last = [s for s in table.samples if s.masks][-1]
+    save(Path(last.masks[1]), np.zeros((40, 50)))
+    with pytest.raises(DataError, match="1 file or folder cannot be used") as raised:
+        evaluate(table)
+    assert f"{last.masks[1]}: the mask and its image differ in size" in str(raised.value)
+
+
+def test_masks_that_are_all_black_are_told(table: SampleTable) -> None:
+    assert not any("all black" in note for note in evaluate(table).notes)
+    first = next(s for s in table.samples if s.masks)
+    for mask in first.masks:
+        save(Path(mask), np.zeros(SIZE))
+    (note,) = [note for note in evaluate(table).notes if "all black" in note]
+    assert "the masks of 1 defect are all black" in note

@@ -139,3 +139,19 @@ def test_what_is_replaced_may_be_kept(
         raise RuntimeError
     assert (target.read_text(), kept.read_text()) == ("three", "two")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.old"]
+
+
+def test_a_link_leads_to_what_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "v7" / "model", tmp_path / "current"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new", error=ConfigError)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="cannot be replaced"):
+        require_writable(tmp_path / "pipe", "--output", own=lambda path: True)

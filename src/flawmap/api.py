@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawmap.auto import AUTO, choose, decides, situation, within_budget
-from flawmap.bundle import is_bundle, older
+from flawmap.bundle import alone, is_bundle, older
 from flawmap.config import (
     DEFAULT_METHOD,
     Config,
@@ -26,8 +25,8 @@ from flawmap.data.detect import existing, read_data
 from flawmap.data.lister import raise_unreadable
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
-from flawmap.errors import ConfigError, DataError, FitError, unknown_name
-from flawmap.files import FolderLock, as_path, is_page, require_writable
+from flawmap.errors import ConfigError, DataError, unknown_name
+from flawmap.files import as_path, is_page, require_writable
 from flawmap.progress import Progress
 from flawmap.quantities import seconds
 from flawmap.registry import METHODS
@@ -149,7 +148,7 @@ def fit(
         require_writable(path, "--output", own=is_bundle)
         if replaces := is_bundle(path):
             require_writable(older(path), "--output", own=is_bundle)
-        with _alone(path):
+        with alone(path):
             detector = fit_table(
                 data,
                 config,
@@ -376,35 +375,3 @@ def _to_learn(table: SampleTable, skip_bad: bool) -> SampleTable:
 def _is_given(name: str, value: object) -> bool:
     """Whether somebody gave this option of a fit; 0 is something, too."""
     return bool(value) if name == "options" else value is not None and value is not False
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a bundle that is to be written: two fits of one would spoil each other's runs.
-
-    Raises:
-        FitError: Another process holds it.
-    """
-    # As torch tells it; clusters set RANK too.
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
-        # Of the processes that torchrun starts, the first one writes.
-        yield
-        return
-    try:
-        lock = FolderLock(path.parent, f".{path.name}.lock")
-    except OSError as error:
-        raise FitError(
-            f"the model cannot be held for this fit: {error.strerror or error}",
-            where=str(path.parent / f".{path.name}.lock"),
-            hint="remove this file if no other fit writes the model, or write to another --output",
-        ) from error
-    if not lock.acquire():
-        raise FitError(
-            "another fit is writing this model",
-            where=str(path),
-            hint="wait until it ends, stop it, or write to another --output",
-        )
-    try:
-        yield
-    finally:
-        lock.remove()

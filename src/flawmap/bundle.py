@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,8 +24,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from flawmap.errors import BundleError
-from flawmap.files import write_tensors
+from flawmap.errors import BundleError, FitError
+from flawmap.files import FolderLock, write_tensors
 from flawmap.scoring.calibration import Calibration, CategoryCalibration
 
 FORMAT = "flawmap-bundle"
@@ -108,6 +110,41 @@ def write(bundle: Bundle, path: Path, *, keep_old: bool = False) -> None:
     )
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a bundle that is to be written, from before its first reading on.
+
+    Two fits of one would spoil each other's runs; new thresholds, set meanwhile, would bring back
+    the old weights.
+
+    Raises:
+        FitError: Another process holds it.
+    """
+    # As torch tells it; clusters set RANK too.
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
+        # Of the processes that torchrun starts, the first one writes.
+        yield
+        return
+    try:
+        lock = FolderLock(path.parent, f".{path.name}.lock")
+    except OSError as error:
+        raise FitError(
+            f"the model cannot be held: {error.strerror or error}",
+            where=str(path.parent / f".{path.name}.lock"),
+            hint="remove this file if nothing else writes the model, or write to another --output",
+        ) from error
+    if not lock.acquire():
+        raise FitError(
+            "another process is writing this model",
+            where=str(path),
+            hint="wait until it ends, stop it, or write to another --output",
+        )
+    try:
+        yield
+    finally:
+        lock.remove()
+
+
 def is_bundle(path: Path) -> bool:
     """Whether a file is a bundle, of whatever version, whole or damaged behind its header."""
     try:
@@ -179,6 +216,7 @@ def read(path: Path) -> Bundle:
             )
             for index, entry in enumerate(manifest["calibration"]["categories"])
         },
+        fitted=tuple(manifest["info"].get("fitted", {}).get("data", {}).get("categories", ())),
     )
     return Bundle(
         config=manifest["config"],

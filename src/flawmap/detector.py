@@ -20,6 +20,7 @@ from torch import Tensor
 from flawmap import bundle as bundles
 from flawmap.config import Config
 from flawmap.data.images import read_image, to_rgb
+from flawmap.data.inputs import product_of
 from flawmap.data.lister import list_images
 from flawmap.data.loader import load_batches, stack
 from flawmap.data.pictures import Pictures, Watch
@@ -143,8 +144,9 @@ class Detector:
         Args:
             images: A path, a folder, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of
                 uint8, uint16 or floats in [0, 1]; or a sequence of these.
-            category: The product shown. Needed by a separate detector of several products;
-                otherwise it picks the product's own threshold.
+            category: The product shown; by default that of the nearest folder above a path that
+                is named like one. A separate detector of several products needs it, a unified one
+                takes the threshold over all of them without it.
             batch_size: Images at a time; the configuration's by default.
 
         Returns:
@@ -162,36 +164,40 @@ class Detector:
         """
         if batch_size is not None and batch_size < 1:
             raise ConfigError("batch_size must be positive", where="batch_size", given=batch_size)
-        name = self._category(category)
+        if category is not None:
+            self._category(category)
         single = not isinstance(images, list | tuple)
         given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
         items = [_in_the_home(i) if isinstance(i, str | os.PathLike) else i for i in given]
         if single and isinstance(items[0], str | os.PathLike) and Path(items[0]).is_dir():
             items, single = list(list_images(items[0])), False
-        found = list(self._predict_items(items, name, batch_size))
+        found = list(self._predict_items(items, category, batch_size))
         return found[0] if single else found
 
     def _predict_items(
-        self, items: Sequence[ImageLike], category: str, batch_size: int | None
+        self, items: Sequence[ImageLike], category: str | None, batch_size: int | None
     ) -> Iterator[Prediction]:
+        names = [self._product(item, category) for item in items]
         if all(isinstance(item, str | os.PathLike) for item in items):
             samples = [
-                Sample(os.fspath(item), category, "test", None)  # type: ignore[arg-type]
-                for item in items
+                Sample(os.fspath(item), name, "test", None)  # type: ignore[arg-type]
+                for item, name in zip(items, names, strict=True)
             ]
             yield from self.predict_samples(samples, batch_size=batch_size)
             return
         size = batch_size or self.config.training.batch_size
         for begin in range(0, len(items), size):
             loaded = []
-            for item in items[begin : begin + size]:
+            for item, name in zip(
+                items[begin : begin + size], names[begin : begin + size], strict=True
+            ):
                 white = self.config.data.white_level
                 if isinstance(item, str | os.PathLike):
                     path, array = os.fspath(item), read_image(item, white_level=white)
                 else:
                     path, array = "", to_rgb(item, white_level=white)
                 pixels, geometry = self._transform(array)
-                loaded.append((pixels, geometry, Sample(path, category, "test", None)))
+                loaded.append((pixels, geometry, Sample(path, name, "test", None)))
             for sample, geometry, raw in self._raw(stack(loaded), None):
                 yield self.scorer.predict(raw, geometry, sample)
 
@@ -352,6 +358,12 @@ class Detector:
                     raise self._unknown_category(sample.category)
             rows.setdefault(name, []).append(row)
         return rows
+
+    def _product(self, item: ImageLike, category: str | None) -> str:
+        """The product that an image shows, as far as its place tells."""
+        if category is None and isinstance(item, str | os.PathLike):
+            category = product_of(item, self.categories)
+        return self._category(category)
 
     def _category(self, category: str | None) -> str:
         known = self.categories

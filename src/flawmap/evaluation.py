@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from flawmap.data.images import RgbArray
+from flawmap.data.lister import raise_unreadable
+from flawmap.data.masks import mismatched
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import picture_of
 from flawmap.detector import Detector
@@ -27,7 +29,7 @@ from flawmap.progress import Progress, Silent
 from flawmap.scoring import Threshold
 from flawmap.training.device import describe_device
 from flawmap.types import FloatArray, Geometry, RawMap, Sample, Saturation, categories_of
-from flawmap.wording import counted
+from flawmap.wording import counted, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ def evaluate_table(
     """
     wanted = [name for name in resolve(metrics) if name not in ALWAYS]
     test = table.require_tested()
+    # Before an hour of scoring, not after it.
+    raise_unreadable(mismatched(test), where=shown(table.root))
     notes: list[str] = []
     if table.problems:
         # A folder among them may hold any number of images.
@@ -214,6 +218,7 @@ class _Scored:
         self._known: list[Sample] = []
         self._images: list[ImageResult] = []
         self._pixels: dict[str, float] = {}
+        self._empty = 0
 
     def read(self, samples: Sequence[Sample]) -> Iterator[int]:
         """Score the images; gives how many are done."""
@@ -242,6 +247,7 @@ class _Scored:
                 metrics_time += time.perf_counter() - pause
             self.seconds = time.perf_counter() - began - metrics_time
             self._pixels = dict(pixels.compute())
+            self._empty = pixels.empty
 
     def _scored(
         self, samples: Sequence[Sample]
@@ -290,6 +296,11 @@ class _Scored:
                     f"'{self.category}': the test holds no {what}, so AUROC and the other metrics "
                     "that need them are undefined"
                 )
+        if self._empty:
+            notes.append(
+                f"'{self.category}': the masks of {counted(self._empty, 'defect')} are all black: "
+                "these images count as good ones in the pixel metrics, which are too low"
+            )
         unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
         if unmasked:
             notes.append(

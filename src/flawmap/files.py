@@ -22,11 +22,14 @@ def atomic_path(
     """A temporary path beside `target` that takes its place when the block ends well.
 
     Args:
-        target: The file to be written.
+        target: The file to be written, or a link to it.
         error: Raised, with the reason, when the disk is full or the folder cannot be written.
         keep: Where the file that was there goes; by default it is replaced.
     """
     temporary: Path | None = None
+    if target.is_symlink():
+        # What it leads to is written: the other names of that file see it too.
+        target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _spare_beside(target)
@@ -192,6 +195,12 @@ def is_page(path: Path) -> bool:
         return file.read(64).lstrip().lower().startswith(b"<!doctype html")
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file looks like text: no picture, no model, no database."""
+    with path.open("rb") as file:
+        return b"\0" not in file.read(4096)
+
+
 def require_writable(path: Path, option: str, *, own: Callable[[Path], bool]) -> None:
     """Find out before long work, not after it, that its result can be written.
 
@@ -211,6 +220,13 @@ def require_writable(path: Path, option: str, *, own: Callable[[Path], bool]) ->
             where=option,
             given=path,
             expected="the name of a file, such as model.flawmap or report.html",
+        )
+    if path.exists() and not is_file(path):
+        raise ConfigError(
+            "the output is a device, or another thing that cannot be replaced",
+            where=option,
+            given=path,
+            expected="the name of a file",
         )
     if is_file(path) and path.stat().st_size and not own(path):
         raise ConfigError(

@@ -69,6 +69,8 @@ class CategoryPixels:
         *,
         cropped: bool,
     ) -> None:
+        self.empty = 0
+        """Defects whose masks are all black."""
         self._wanted = wanted
         self._saturation = saturation
         self.wants_crop = cropped and any(name.endswith(CROP) for name in wanted)
@@ -132,6 +134,7 @@ class CategoryPixels:
             mask = np.logical_or.reduce([np.zeros(size, dtype=np.bool_), *(r for r, _ in read)])
         elif sample.label:
             mask = read_mask(sample.masks, size)
+        self.empty += mask is not None and not mask.any()
         found: dict[str, tuple[FloatArray, BoolArray | None]] = {
             ORIGINAL: (full, mask),
             "": (standard, None if mask is None else resize_mask_nearest(mask, STANDARD_SIZE)),

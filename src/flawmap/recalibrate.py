@@ -120,30 +120,34 @@ def calibrate(
     path = as_path(bundle)
     target = path if output is None else as_path(output)
     require_writable(target, "--output", own=lambda p: p == path or bundles.is_bundle(p))
-    # A rate can be set back; scores that others take the place of cannot.
-    if keep := data is not None and bundles.is_bundle(target):
+    # A rate can be set back; scores that others take the place of, and another model, cannot.
+    there = bundles.is_bundle(target)
+    another = there and not (path.exists() and target.samefile(path))
+    if keep := there and (data is not None or another):
         require_writable(bundles.older(target), "--output", own=bundles.is_bundle)
-    found = bundles.read(path)
-    old = found.calibration
-    rate = old.rate if false_reject_rate is None else false_reject_rate
-    if data is None:
-        if not old.categories:
-            raise ConfigError(
-                "the model keeps no scores of good images, so there is no threshold to move",
-                where=str(path),
-                hint="give a folder of good images that were not in the fit",
-            )
-        new = _New(old.at(rate))
-    else:
-        if not isinstance(data, SampleTable):
-            data = read_data(data, format=format, seed=found.config["seed"], check=False)
+    # Held from before it is read: a fit that ends meanwhile would be written over.
+    with bundles.alone(target):
+        found = bundles.read(path)
+        old = found.calibration
+        rate = old.rate if false_reject_rate is None else false_reject_rate
+        if data is None:
+            if not old.categories:
+                raise ConfigError(
+                    "the model keeps no scores of good images, so there is no threshold to move",
+                    where=str(path),
+                    hint="give a folder of good images that were not in the fit",
+                )
+            new = _New(old.at(rate))
+        else:
+            if not isinstance(data, SampleTable):
+                data = read_data(data, format=format, seed=found.config["seed"], check=False)
 
-        def measure(samples: list[Sample]) -> GoodScores:
-            return _measure(found, path, samples, device, encoder_weights, progress or Silent())
+            def measure(samples: list[Sample]) -> GoodScores:
+                return _measure(found, path, samples, device, encoder_weights, progress or Silent())
 
-        new = _measured_anew(found, data, rate, category, skip_bad, measure)
-    bundles.write(_with(found, new.calibration, new.measured_on), target, keep_old=keep)
-    kept = (f"the model that was there is kept: {bundles.older(target)}",) if keep else ()
+            new = _measured_anew(found, data, rate, category, skip_bad, measure)
+        bundles.write(_with(found, new.calibration, new.measured_on), target, keep_old=keep)
+        kept = (f"the model that was there is kept: {bundles.older(target)}",) if keep else ()
     return Recalibration(
         bundle=target,
         old_rate=old.rate,
@@ -185,7 +189,7 @@ def _measured_anew(
     samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
     measured = measure(samples)
     categories = measured.categories()
-    new = Calibration(rate=rate, categories={**old.categories, **categories})
+    new = replace(old.at(rate), categories={**old.categories, **categories})
     notes += _weaker(old, new)
     notes += new.cautions()
     if kept := sorted(set(old.categories) - set(categories)):

@@ -16,7 +16,7 @@ from flawmap.cli.main import run
 from flawmap.data import read_data
 from flawmap.data.images import read_image
 from flawmap.data.verify import verify
-from flawmap.errors import DataError
+from flawmap.errors import DataError, FitError
 from flawmap.recalibrate import calibrate
 from flawmap.scoring.calibration import Calibration, CategoryCalibration, conformal
 from flawmap.types import Sample
@@ -309,3 +309,26 @@ def test_copies_in_folders_of_one_product_count_once(
     assert run(["calibrate", str(model), data, "--false-reject-rate", "0.25"]) == 0
     assert "3 exact copies" in capsys.readouterr().err
     assert sorted(bundles.read(model).calibration.categories["cable"].scores) == [10, 20, 30, 40]
+
+
+def test_another_model_that_is_written_over_is_kept(tmp_path: Path) -> None:
+    model, other = write_bundle(tmp_path / "m.flawmap"), write_bundle(tmp_path / "o.flawmap")
+    before = bundles.read(other)
+    done = calibrate(model, false_reject_rate=0.1, output=other)
+    assert done.notes == (f"the model that was there is kept: {other}.old",)
+    assert bundles.read(bundles.older(other)).digest == before.digest
+    # Its own rate can be set back.
+    assert calibrate(model, false_reject_rate=0.1).notes == ()
+    assert not bundles.older(model).exists()
+
+
+def test_a_model_that_a_fit_is_writing_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    model = write_bundle(tmp_path / "m.flawmap")
+    with (
+        bundles.alone(model),
+        pytest.raises(FitError, match="another process is writing this model"),
+    ):
+        calibrate(model, false_reject_rate=0.1)
+    calibrate(model, false_reject_rate=0.1)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.flawmap"]

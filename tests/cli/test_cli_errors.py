@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flawmap import api, errors
+from flawmap.cli.errors import as_text
 from flawmap.cli.main import run
 
 FIT = ["fit", "photos", "--output", "m.flawmap"]
@@ -155,3 +156,13 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.stderr == ""
     # The help may be through before the reader is gone.
     assert done.stdout.strip() in ("141", "0")
+
+
+def test_too_little_memory_of_a_card_is_no_fault_of_the_program() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    text = as_text(OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert text.startswith("error: the graphics card has too little memory: CUDA out of memory.")
+    assert "training.batch_size" in text
+    assert "report it" not in text

@@ -123,3 +123,14 @@ def test_on_an_object_alone(tmp_path: Path) -> None:
     # Otsu's threshold lies on the smoothed image.
     ground[17:47, 17:47] = False
     assert not changed[ground].any()
+
+
+def test_an_image_of_the_data_is_never_drawn_over(
+    rings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted((rings / "train" / "good").iterdir())[0]
+    before = image.read_bytes()
+    command = ["synthesise", str(rings), "-o", str(image), "--images", "1", "--size", "32", "-q"]
+    assert run(command) == 2
+    assert "would replace an image of the data" in capsys.readouterr().err
+    assert image.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +150,21 @@ def test_parts_on_both_sides_are_told(parts: Path, tmp_path: Path) -> None:
     ]
     assert [f.severity for f in found] == ["warning"]
     assert found[0].message.startswith("1 image outside the training split shows a part")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    odd = Sample(os.fsdecode(b"St\xfcck.png"), "bolt", "train", 0)
+    with pytest.raises(DataError, match="its name is not plain text"):
+        write_table([odd], tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_broken_link_can_be_left_out(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (parts / "good" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    command = ["split", str(parts), "-o", str(tmp_path / "a.csv"), "-q"]
+    assert run(command) == 3
+    assert "--skip-bad" in capsys.readouterr().err
+    assert run([*command, "--skip-bad"]) == 0
+    assert len(read_data(tmp_path / "a.csv").select(label=0)) == 10

@@ -858,3 +858,9 @@ def test_colours_are_compared_if_asked() -> None:
     method.reconstruction = lambda features: painted  # type: ignore[method-assign]
     found = method.anomaly_map((images,))
     torch.testing.assert_close(found, torch.full((1, 1, 64, 64), 0.2))
+
+
+def test_an_epoch_of_fewer_images_than_a_batch() -> None:
+    method = make(size=(64, 64), windows=16)
+    assert method.epoch(160, 16) == 375
+    assert method.epoch(12, 16) == 38

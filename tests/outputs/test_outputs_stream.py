@@ -99,7 +99,8 @@ def test_what_became_of_images_is_counted(tmp_path: Path) -> None:
     assert skipped == [samples[2]]
     assert tally == Tally(defect=3, good=3, undecided=1, skipped=2)
     assert str(tally) == (
-        "7 images: 3 defect, 3 good, 1 without a verdict (the model has no threshold), 2 skipped"
+        "7 images: 3 defect, 3 good, 1 without a verdict (their product has no threshold), "
+        "2 skipped"
     )
     assert str(Tally(good=1)) == "1 image: 0 defect, 1 good"
 

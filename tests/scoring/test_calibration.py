@@ -117,3 +117,13 @@ def test_a_caution_says_what_sets_the_threshold() -> None:
     assert calibration.caution("bolt") == ""
     assert Calibration(0.2, parts).caution("nut") == ""
     assert Calibration(0.01, {}).caution("nut") == ""
+
+
+def test_a_product_that_sets_no_threshold_borrows_none() -> None:
+    part = CategoryCalibration(np.arange(99.0), np.arange(99.0), True)
+    found = Calibration(0.01, {"bolt": part}, fitted=("bolt", "nut")).at(0.1)
+    assert found.threshold("nut") is None
+    assert found.pixel_threshold("nut") is None
+    assert found.caution("nut") == ""
+    for name in ("bolt", "washer", EVERY):
+        assert found.threshold(name).value == 89

@@ -263,7 +263,7 @@ def test_a_bundle_that_another_fit_writes_is_left_alone(rings: Path, tmp_path: P
     options = {"method.coreset_ratio": 1.0, "data.size": 64}
     other = FolderLock(tmp_path, ".model.flawmap.lock")
     assert other.acquire()
-    with pytest.raises(FitError, match="another fit is writing this model"):
+    with pytest.raises(FitError, match="another process is writing this model"):
         flawmap.fit(rings, output=tmp_path / "model.flawmap", method="patchcore", options=options)
     assert not (tmp_path / "model.flawmap").exists()
     other.close()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 
 import flawmap
 from flawmap.config import TrainingConfig
@@ -23,6 +24,7 @@ from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
 from flawmap.training.fit import run_folder_of
 from flawmap.training.interrupt import Interrupted
+from flawmap.training.loop import _AsTheyAre
 from flawmap.training.optim import StableAdamW, warmup_cosine
 from flawmap.types import Sample
 from watching import Notes, StopAt
@@ -500,3 +502,15 @@ def test_the_global_random_state_is_left_alone(rings: Path) -> None:
     flawmap.fit(rings, method="dinomaly", options={**OPTIONS, "training.iterations": 3})
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_pixels_pass_several_processes_as_they_are() -> None:
+    """Of several processes Fabric hands arguments on in its own precision."""
+    precision = MixedPrecision("bf16-mixed", "cpu")
+    pixels = torch.rand(2, 3, 4, 4).half()
+    assert precision.convert_input((pixels,))[0].dtype == torch.bfloat16
+    (held,) = precision.convert_input((_AsTheyAre((pixels,)),))
+    (found,) = held
+    assert found is pixels
+    assert held[0] is pixels
+    assert len(held) == 1

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from flawmap.cli import options, show
 from flawmap.cli.bench_tables import Results, cells_of_file, plot, print_table, table
-from flawmap.files import as_path
+from flawmap.files import as_path, is_text, require_writable
 from flawmap.progress import duration
 
 if TYPE_CHECKING:
@@ -257,6 +257,7 @@ def export(
     """
     from flawmap.bench.results import write_cells
 
+    require_writable(output, "--output", own=is_text)
     cells = [c for c in cells_of_file(results, data) if c.status != "running"]
     write_cells(cells, output)
     show.note(f"{len(cells)} cells: {output}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flawmap.cli import show
-from flawmap.files import as_path
+from flawmap.files import as_path, is_text, require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +85,8 @@ def table(
     from flawmap.files import write_text
     from flawmap.metrics.catalog import names
 
+    if output is not None:
+        require_writable(output, "--output", own=is_text)
     cells = cells_of_file(results, data)
     for name in published_from or ():
         require_table(name, where="--published-from")

@@ -18,8 +18,15 @@ _reported: list[BaseException] = []
 
 
 def _known(error: BaseException) -> BaseException:
-    """An error of ours for one that a missing package of the extra `torch` raised."""
-    from flawmap.errors import missing_extra
+    """An error of ours for one that a missing package, or too small a card, raised."""
+    from flawmap.errors import FitError, missing_extra
+
+    if type(error).__name__ == "OutOfMemoryError":
+        return FitError(
+            f"the graphics card has too little memory: {' '.join(str(error).split())}",
+            hint="take a smaller batch (--set training.batch_size=4, or --batch-size 4 to predict) "
+            "or a smaller input (--set data.size), or compute on the CPU",
+        )
 
     extra = missing_extra(error) if isinstance(error, ImportError) else None
     return extra or error

@@ -135,7 +135,7 @@ def run(
     if json:
         show.json_out(summary(detector, output))
     else:
-        _print(detector, output, data, quiet)
+        _print(detector, output, data, format, quiet)
 
 
 def summary(detector: Detector, output: Path) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def summary(detector: Detector, output: Path) -> dict[str, Any]:
     }
 
 
-def _print(detector: Detector, output: Path, data: Path, quiet: bool) -> None:
+def _print(detector: Detector, output: Path, data: Path, format: str | None, quiet: bool) -> None:
     facts = summary(detector, output)
     images, seconds = facts["images"], facts["seconds"]
     show.out(f"{output}  {show.size(facts['bytes'])}")
@@ -194,6 +194,9 @@ def _print(detector: Detector, output: Path, data: Path, quiet: bool) -> None:
     show.note("")
     if detector.fitted.data.get("test_images"):
         show.note("measure it on the test images:")
-        show.note("  " + show.command("evaluate", output, data, "--report", "report.html"))
+        read_as = () if format is None else ("--format", format)
+        show.note(
+            "  " + show.command("evaluate", output, data, *read_as, "--report", "report.html")
+        )
     show.note("next, look at new images:")
     show.note("  " + show.command("predict", output, "IMAGES", "--output", "result", "--overlays"))

@@ -15,7 +15,8 @@ Examples:
   flawmap inspect mvtec --category bottle --json
 
 \b
-Exit code 0: a fit would go through. 3: it would not, and why is said.
+Exit code 0: a fit would go through, and an evaluation if there are test images. 3: one of them
+would not, and why is said.
 """
 
 

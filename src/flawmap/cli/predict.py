@@ -110,16 +110,22 @@ def run(
 
     # Before torch is loaded: a wrong path is said at once.
     require_file(model)
+    from flawmap.data.detect import existing
     from flawmap.data.inputs import find_images, with_categories
     from flawmap.errors import ConfigError, DataError
     from flawmap.loading import load
     from flawmap.outputs import Tally, predictions
     from flawmap.types import EVERY
 
-    found = find_images(paths, format=format, skip_bad=skip_bad, leave_out=output)
+    for path in paths:
+        existing(path)
+    detector = load(model, device=device, encoder_weights=encoder_weights)
+    # Layouts without a split of their own are split as the fit did.
+    found = find_images(
+        paths, format=format, skip_bad=skip_bad, output=output, seed=detector.config.seed
+    )
     for text in found.notes:
         show.note(text)
-    detector = load(model, device=device, encoder_weights=encoder_weights)
     if fail_on_defect and not detector.calibration.categories:
         raise ConfigError(
             "the model has no threshold, so no image can be a defect",
@@ -170,8 +176,8 @@ def run(
         show.out(str(output / "predictions.csv"))
     if fail_on_defect and tally.defect:
         raise typer.Exit(DEFECT_FOUND)
-    if fail_on_defect and tally.skipped:
-        # Nobody has looked at them.
+    if fail_on_defect and (tally.skipped or tally.undecided):
+        # Nobody has looked at them, or nothing says what they are.
         raise typer.Exit(DataError.exit_code)
 
 

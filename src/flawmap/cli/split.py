@@ -49,6 +49,7 @@ def run(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Decides which.")] = 0,
     format: options.Format = None,
     category: options.Categories = None,
+    skip_bad: options.SkipBad = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -66,7 +67,10 @@ def run(
         )
     # Whoever wrote a table by hand would not get it back.
     require_writable(output, "--output", own=lambda path: False)
-    table = hold_out(read_data(data, format=format, categories=category), test, seed)
+    whole = read_data(data, format=format, categories=category, skip_bad=skip_bad)
+    for problem in whole.problems:
+        show.note(f"skipped {problem}")
+    table = hold_out(whole, test, seed)
     write_table(table.samples, output)
     counts = {
         name: {

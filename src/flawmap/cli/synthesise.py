@@ -116,6 +116,13 @@ def run(
         )
     synthesis = Synthesis(config)
     table = read_data(data, format=format, categories=category, seed=seed)
+    if output.exists() and any(Path(s.path).samefile(output) for s in table.samples):
+        raise ConfigError(
+            "the picture would replace an image of the data",
+            where="--output",
+            given=output,
+            expected="a new name",
+        )
     with show.progress(quiet).task("Drawing defects", min(images, len(table))) as task:
         sheet = contact_sheet(
             table,

@@ -90,7 +90,7 @@ def read_joined(
                 )
             owners[category] = table.root
     joined = SampleTable(
-        root=os.path.commonpath([os.path.abspath(t.root) for t in tables]),  # noqa: PTH100
+        root=_common([os.path.abspath(t.root) for t in tables]),  # noqa: PTH100
         format="+".join(t.format for t in tables),
         samples=tuple(
             sorted(
@@ -218,3 +218,11 @@ def _found(root: Path) -> str:
 
 def _count(number: int, noun: str) -> str:
     return counted(number, noun) if number else f"no {noun}s"
+
+
+def _common(folders: Sequence[str]) -> str:
+    """The folder above all of them; the first one, where they lie on several drives."""
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:
+        return folders[0]

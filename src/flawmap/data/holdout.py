@@ -96,6 +96,12 @@ def write_table(samples: Sequence[Sample], path: Path) -> None:
     table.writerow(COLUMNS)
     for sample in samples:
         masks = [_beside(mask, base) for mask in sample.masks]
+        if unclear := [n for n in (sample.path, *sample.masks) if shown(n) != n]:
+            raise DataError(
+                "a table cannot name this file: its name is not plain text",
+                where=shown(unclear[0]),
+                hint="rename it",
+            )
         if unclear := [mask for mask in masks if ";" in mask]:
             raise DataError(
                 "the name of a mask holds ';', which parts masks in a table",

@@ -146,6 +146,20 @@ def decode_image(
         return np.ascontiguousarray(_upright(rgb, _orientation(image))), info
 
 
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) in px as the file stores it, perhaps lying on its side; nothing is decoded.
+
+    Raises:
+        DataError: The file is missing, or no image.
+    """
+    name = shown(path)
+    try:
+        with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from error
+
+
 def read_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """The values of an image as they are stored, for those that are no picture, such as masks.
 
@@ -234,7 +248,8 @@ def _unreadable(name: str, reason: str) -> DataError:
     return DataError(
         f"the image cannot be read: {reason}",
         where=name,
-        hint="repair or replace the file, or leave broken files out with --skip-bad",
+        hint="repair or replace the file, or leave broken files out where the command takes "
+        "--skip-bad",
     )
 
 

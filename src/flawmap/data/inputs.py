@@ -15,7 +15,7 @@ from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS
 from flawmap.types import EVERY, Sample
-from flawmap.wording import shown
+from flawmap.wording import counted, shown
 
 PathLike = str | os.PathLike[str]
 
@@ -42,7 +42,8 @@ def find_images(
     *,
     format: str | None = None,
     skip_bad: bool = False,
-    leave_out: PathLike | None = None,
+    output: PathLike | None = None,
+    seed: int = 0,
 ) -> Inputs:
     """List the images at paths.
 
@@ -54,7 +55,9 @@ def find_images(
         paths: Images, folders, tables or data sets.
         format: Read every path as a data set of this layout.
         skip_bad: Do without what cannot be listed.
-        leave_out: A folder whose images do not count: where an earlier run put its overlays.
+        output: Where predictions are written: the maps and overlays of an earlier run there do
+            not count.
+        seed: As for `read_data`, for layouts without a split of their own.
 
     Raises:
         DataError: A path does not exist, or there is no image.
@@ -67,7 +70,7 @@ def find_images(
     for given in paths:
         path = as_path(given)
         before = len(problems)
-        table = _as_table(path, format)
+        table = _as_table(path, format, seed)
         if table is not None:
             chosen = [s for s in table.samples if s.split == "test"]
             part = "its test split" if chosen else "all its images"
@@ -93,12 +96,18 @@ def find_images(
             samples.setdefault(sample.path, sample)
     if not skip_bad:
         raise_unreadable(problems, where=", ".join(shown(p) for p in paths))
-    kept = tuple(_outside(samples.values(), leave_out))
+    kept = tuple(_outside(samples.values(), output))
+    if drawn := len(samples) - len(kept):
+        assert output is not None
+        notes.append(
+            f"left out: {counted(drawn, 'map or overlay', 'maps and overlays')} of an earlier run "
+            f"in {shown(output)}"
+        )
     if not kept:
         raise DataError(
             "no image is left to score",
             where=", ".join(shown(p) for p in paths),
-            hint="images in the output's own folder do not count",
+            hint="maps and overlays in the output's own folder do not count",
         )
     return Inputs(kept, tuple(roots), tuple(problems), tuple(notes))
 
@@ -153,17 +162,20 @@ def _category_finder(known: Sequence[str], category: str | None) -> Callable[[Sa
             return category
         if len(names) == 1:
             return known[0]
-        if sample.category in names:
-            return sample.category
-        folders = Path(os.path.abspath(sample.path)).parts[-2::-1]  # noqa: PTH100
-        return next((folder for folder in folders if folder in names), None)
+        return sample.category if sample.category in names else product_of(sample.path, known)
 
     return find
 
 
-def _as_table(path: Path, format: str | None) -> SampleTable | None:
+def product_of(path: PathLike, known: Sequence[str]) -> str | None:
+    """The nearest folder above an image that is named like a product, or None."""
+    folders = Path(os.path.abspath(path)).parts[-2::-1]  # noqa: PTH100
+    return next((folder for folder in folders if folder in known), None)
+
+
+def _as_table(path: Path, format: str | None, seed: int) -> SampleTable | None:
     if format is not None:
-        return read_data(path, format=format, check=False)
+        return read_data(path, format=format, seed=seed, check=False)
     if is_file(existing(path)):
         is_table = path.suffix.lower() in CSV_ENDINGS | JSON_ENDINGS
         return read_data(path, format="table", check=False) if is_table else None
@@ -171,7 +183,7 @@ def _as_table(path: Path, format: str | None) -> SampleTable | None:
     with listed_once():
         marked = (r.name for r in readers if not r.generic and r.matches(path) is not None)
         name = next(marked, None)
-    return None if name is None else read_data(path, format=name, check=False)
+    return None if name is None else read_data(path, format=name, seed=seed, check=False)
 
 
 def _sample(path: str) -> Sample:
@@ -181,5 +193,6 @@ def _sample(path: str) -> Sample:
 def _outside(samples: Iterable[Sample], folder: PathLike | None) -> Iterable[Sample]:
     if folder is None:
         return samples
-    inside = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
-    return (s for s in samples if not os.path.abspath(s.path).startswith(inside))  # noqa: PTH100
+    whole = os.path.abspath(folder)  # noqa: PTH100
+    drawn = tuple(os.path.join(whole, kind, "") for kind in ("maps", "overlays"))  # noqa: PTH118
+    return (s for s in samples if not os.path.abspath(s.path).startswith(drawn))  # noqa: PTH100

@@ -45,7 +45,8 @@ class UnreadableFilesError(DataError):
         super().__init__(
             message,
             where=where,
-            hint="repair or remove these files, or leave them out with --skip-bad",
+            hint="repair or remove these files, or leave them out where the command takes "
+            "--skip-bad",
         )
         self.problems = problems
 
@@ -67,6 +68,9 @@ class _Level:
                     self._place(entry)
         except OSError as error:
             self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
+        # Here, not for each of the readers that ask.
+        self.folders.sort()
+        self.images.sort()
 
     def _place(self, entry: os.DirEntry[str]) -> None:
         name = entry.name
@@ -126,7 +130,8 @@ class Lister:
     ignored: Counter[str] = field(default_factory=Counter)
 
     def level(self, folder: Path) -> tuple[list[str], list[str]]:
-        """The names of the sub-folders and of the images of one folder, each sorted."""
+        """The names of the sub-folders and of the images of one folder, each sorted; not to be
+        changed."""
         known = _listed_once.get()
         level = None if known is None else known.get(str(folder))
         if level is None:
@@ -136,7 +141,7 @@ class Lister:
                 known[str(folder)] = level
         self.problems += level.problems
         self.ignored.update(level.ignored)
-        return sorted(level.folders), sorted(level.images)
+        return level.folders, level.images
 
     def folders(self, folder: Path) -> list[str]:
         """The names of the sub-folders, sorted."""

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flawmap.data.images import read_values
+from flawmap.data.images import header_size, read_values
+from flawmap.data.lister import Problem
+from flawmap.data.pool import map_in_threads
 from flawmap.errors import DataError
-from flawmap.types import BoolArray
+from flawmap.resources import default_threads
+from flawmap.types import BoolArray, Sample
 from flawmap.wording import shown
 
 
@@ -33,6 +36,27 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) ->
         nonzero = values != 0
         union |= nonzero.any(axis=2) if nonzero.ndim == 3 else nonzero
     return union
+
+
+def mismatched(samples: Sequence[Sample]) -> list[Problem]:
+    """The masks that are missing or differ in size from their image, as far as headers tell."""
+
+    def look(sample: Sample) -> list[Problem]:
+        found: list[Problem] = []
+        path = sample.path
+        try:
+            size = sorted(header_size(path))
+            for path in sample.masks:
+                if sorted(header_size(path)) != size:
+                    found.append(Problem(path, "the mask and its image differ in size"))
+        except DataError as error:
+            found.append(Problem(path, error.message))
+        return found
+
+    threads = default_threads()
+    masked = [s for s in samples if s.masks]
+    results = map_in_threads(look, masked, threads=threads, ahead=4 * threads)
+    return [problem for result in results for problem in result]
 
 
 def read_regions(

@@ -149,6 +149,8 @@ class Dinomaly(IterativeMethod):
         },
         "gpu": {},
         "paper": {
+            "encoder.name": "dinov2-base",
+            "training.precision": "float32",
             "data.size": [392, 392],
             "data.resize": "crop",
             "data.crop_from": [448, 448],

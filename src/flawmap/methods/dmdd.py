@@ -152,6 +152,7 @@ class DMDD(IterativeMethod):
         "paper": {
             "encoder.name": "wide_resnet50_2",
             "method.map": "mean",
+            "training.precision": "float32",
             "calibration.strategy": "off",
         },
     }

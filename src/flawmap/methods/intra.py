@@ -163,7 +163,12 @@ class InTra(IterativeMethod):
         },
         "gpu": {},
         # Published models learn every training image but those of the validation.
-        "paper": {"calibration.strategy": "off"},
+        "paper": {
+            # Patience ends it.
+            "training.iterations": 1_000_000,
+            "training.precision": "float32",
+            "calibration.strategy": "off",
+        },
     }
     clip_norm = 1.0
     free_on_start = frozenset(
@@ -479,7 +484,7 @@ class InTra(IterativeMethod):
 
     def epoch(self, images: int, batch_size: int) -> int:
         """As published: 600 windows of each image."""
-        return max(1, round(600 * images / (self.config.windows * batch_size)))
+        return max(1, round(600 * images / (self.config.windows * min(batch_size, images))))
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)

@@ -11,7 +11,7 @@ What differs:
   `max_bank`. Memory is bounded for any number of images, by reducing what was gathered to the
   bank's size whenever the limit is reached, then from the first patch (greedy k-center sets compose
   within a constant factor).
-* After a fit on a CPU each patch is compared with the most promising twentieth of a large bank
+* On a CPU each patch is compared with the most promising twentieth of a large bank
   (`search`), and the farthest thirty-second of an image's patches with all of it: other distances
   may come out slightly too large.
 * The image score is the mean of the highest thousandth of the smoothed map, neither its maximum nor
@@ -70,7 +70,7 @@ class PatchCoreConfig(MethodConfig):
     """The distance is the mean over this many nearest patches; with more than one the whole bank is
     searched, whatever `search` says."""
     search: Literal["clusters", "exact"] = "clusters"
-    """clusters: after a fit on a CPU, compare each patch with the most promising part of a large
+    """clusters: on a CPU, compare each patch with the most promising part of a large
     bank only, which may overestimate a distance slightly, and the farthest thirty-second of an
     image's patches with all of it; exact: each with the whole bank, as always with several
     `neighbours`."""
@@ -130,7 +130,7 @@ class PatchCore(OnePassMethod):
         self.grid = max(encoder.grid(size), key=lambda g: g[0] * g[1])
         width = sum(encoder.channels)
         self.register_buffer("bank", torch.empty(0, width))
-        # How the bank is split belongs to what was learnt: thresholds were set with it.
+        # Split where it is learnt, also on a GPU, which needs none: a CPU may score with it.
         self.register_buffer("centers", torch.empty(0, width))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self._search: NearestSearch | None = None
@@ -208,9 +208,7 @@ class PatchCore(OnePassMethod):
         wanted = min(wanted, self._most, self._held)
         start = int(torch.randint(self._held, (1,), generator=generator))
         one = self.config.neighbours == 1
-        # On a GPU the whole product is faster than many small ones.
-        on_gpu = self._gathered[0].device.type != "cpu"
-        grouped = self.config.search == "clusters" and one and not on_gpu
+        grouped = self.config.search == "clusters" and one
         # Of a bank that keeps all, the selection decides the order alone, and that copies are
         # left out. Where the nearest patch of the whole bank is sought, neither matters.
         if wanted < self._held or not one or (grouped and wanted >= _LEAST_GROUPED):
@@ -269,7 +267,9 @@ class PatchCore(OnePassMethod):
 
     def _searcher(self) -> NearestSearch:
         if self._search is None or self._search.bank.device != self.bank.device:
-            groups = Groups(self.centers, self.labels) if len(self.centers) else None
+            # On a GPU the whole product is faster than many small ones.
+            grouped = len(self.centers) > 0 and self.bank.device.type == "cpu"
+            groups = Groups(self.centers, self.labels) if grouped else None
             self._search = NearestSearch(self.bank, groups, share=self.config.probed_share)
         return self._search
 

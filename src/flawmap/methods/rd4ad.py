@@ -88,6 +88,7 @@ class RD4AD(IterativeMethod):
             "encoder.name": "wide_resnet50_2",
             "training.iterations": 1_000_000,
             "training.max_epochs": 200,
+            "training.precision": "float32",
             "calibration.strategy": "off",
         },
     }

@@ -70,7 +70,7 @@ class Tally:
     Attributes:
         defect: Images that raise the alarm.
         good: Images that do not.
-        undecided: Images without a verdict, as the model has no threshold.
+        undecided: Images without a verdict, as their product has no threshold.
         skipped: Images that could not be read.
 
     Example:
@@ -97,7 +97,7 @@ class Tally:
         text = f"{counted(scored, 'image')}: "
         text += f"{self.defect} defect, {self.good} good"
         if self.undecided:
-            text += f", {self.undecided} without a verdict (the model has no threshold)"
+            text += f", {self.undecided} without a verdict (their product has no threshold)"
         if self.skipped:
             text += f", {self.skipped} skipped"
         return text

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -168,10 +168,13 @@ class Calibration:
     Attributes:
         rate: The false-reject rate asked for.
         categories: Good images' scores per category.
+        fitted: All categories that were learnt. One of them without scores has no threshold: that
+            of others says nothing about it.
     """
 
     rate: float
     categories: Mapping[str, CategoryCalibration]
+    fitted: tuple[str, ...] = ()
     _found: dict[tuple[str, str], Threshold | None] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -179,7 +182,7 @@ class Calibration:
     def _find(self, category: str) -> CategoryCalibration | None:
         if category in self.categories:
             return self.categories[category]
-        if not self.categories:
+        if not self.categories or category in self.fitted:
             return None
         parts = list(self.categories.values())
         return CategoryCalibration(
@@ -240,4 +243,4 @@ class Calibration:
 
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""
-        return Calibration(rate=rate, categories=self.categories)
+        return replace(self, rate=rate, _found={})

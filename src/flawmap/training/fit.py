@@ -86,7 +86,7 @@ def fit_table(
         Interrupted: The user stopped it; `resume` goes on.
     """
     shown: Progress = progress or Silent()
-    # Building networks draws random numbers; the caller's own sequence is not disturbed.
+    # Building networks draws random numbers; the caller's own sequence on the CPU is not disturbed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return _Fit(table, config, run_folder, resume, start, skip_bad, shown).detector()
@@ -320,7 +320,9 @@ class _Fit:
                     task.update(done)
                     run.stop_if_asked("calibrating")
         calibration = Calibration(
-            rate=run.config.calibration.false_reject_rate, categories=found.categories()
+            rate=run.config.calibration.false_reject_rate,
+            categories=found.categories(),
+            fitted=categories_of(plan.learn),
         )
         for name, threshold in calibration.thresholds().items():
             run.progress.note(
