@@ -90,7 +90,7 @@ def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> s
         link = f"{place.replace(os.sep, '/')}#magnetic-tiles-by-tile-and-by-image"
         parts.append(
             "*Magnetic tiles are split by image here: other exposures of most test tiles were "
-            f"learnt, so figures of them are too high ([how much]({link})).*"
+            f"learnt. How much that flatters a method: [by tile and by image]({link}).*"
         )
     if "by" not in choices and (chart := path.with_suffix(".svg")).is_file():
         parts.append(f"![{name}]({os.path.relpath(chart, page.parent).replace(os.sep, '/')})")
