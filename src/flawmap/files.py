@@ -27,7 +27,7 @@ def atomic_path(
         keep: Where the file that was there goes; by default it is replaced.
     """
     temporary: Path | None = None
-    if target.is_symlink():
+    if os.path.islink(target):  # noqa: PTH114
         # What it leads to is written: the other names of that file see it too.
         target = target.resolve()
     try:
@@ -221,7 +221,7 @@ def require_writable(path: Path, option: str, *, own: Callable[[Path], bool]) ->
             given=path,
             expected="the name of a file, such as model.flawmap or report.html",
         )
-    if path.exists() and not is_file(path):
+    if os.path.exists(path) and not is_file(path):  # noqa: PTH110
         raise ConfigError(
             "the output is a device, or another thing that cannot be replaced",
             where=option,

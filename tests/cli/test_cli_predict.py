@@ -23,7 +23,9 @@ class Brightness:
     models = MappingProxyType({"*": None})
     calibration = SimpleNamespace(categories={"cable": None, "screw": None})
     config = SimpleNamespace(
-        training=SimpleNamespace(batch_size=2), data=SimpleNamespace(white_level=None)
+        seed=0,
+        training=SimpleNamespace(batch_size=2),
+        data=SimpleNamespace(white_level=None),
     )
 
     def predict_samples(

@@ -14,6 +14,7 @@ import flawmap
 from drawn import make_mvtec
 from flawmap.config import Config, validate
 from flawmap.data import read_data
+from flawmap.data.images import read_image
 from flawmap.detector import Detector
 from flawmap.errors import ConfigError
 from flawmap.methods.base import IterativeMethod, OnePassMethod
@@ -263,8 +264,10 @@ def test_separate_models_and_unknown_products(name: str, two_products: Path) -> 
     bolt = detector.predict(image, category="bolt")
     assert nut.category == "nut"
     assert not np.array_equal(nut.anomaly_map, bolt.anomaly_map)
+    # The folder says which product it is.
+    assert detector.predict(image).category == "nut"
     with pytest.raises(ConfigError, match="one model per product"):
-        detector.predict(image)
+        detector.predict(read_image(image))
     with pytest.raises(ConfigError, match="did you mean 'nut'"):
         detector.predict(image, category="nuts")
 

@@ -355,7 +355,7 @@ def test_another_user_s_lock_is_explained(
     def refuse(folder: Path, name: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("flawmap.api.FolderLock", refuse)
+    monkeypatch.setattr("flawmap.bundle.FolderLock", refuse)
     with pytest.raises(FitError, match="Permission denied") as caught:
         flawmap.fit(rings, output=tmp_path / "m.flawmap")
     assert str(caught.value.where).endswith(".m.flawmap.lock")

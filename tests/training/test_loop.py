@@ -19,12 +19,12 @@ from lightning_fabric.plugins.precision import MixedPrecision
 import flawmap
 from flawmap.config import TrainingConfig
 from flawmap.errors import BundleError, ConfigError, FitError
+from flawmap.methods.base import AsTheyAre
 from flawmap.methods.dinomaly import Dinomaly
 from flawmap.training.cache import choose_place
 from flawmap.training.device import make_fabric
 from flawmap.training.fit import run_folder_of
 from flawmap.training.interrupt import Interrupted
-from flawmap.training.loop import _AsTheyAre
 from flawmap.training.optim import StableAdamW, warmup_cosine
 from flawmap.types import Sample
 from watching import Notes, StopAt
@@ -509,8 +509,5 @@ def test_pixels_pass_several_processes_as_they_are() -> None:
     precision = MixedPrecision("bf16-mixed", "cpu")
     pixels = torch.rand(2, 3, 4, 4).half()
     assert precision.convert_input((pixels,))[0].dtype == torch.bfloat16
-    (held,) = precision.convert_input((_AsTheyAre((pixels,)),))
-    (found,) = held
-    assert found is pixels
-    assert held[0] is pixels
-    assert len(held) == 1
+    (held,) = precision.convert_input((AsTheyAre((pixels,)),))
+    assert held.features[0] is pixels

@@ -43,7 +43,8 @@ UNKEYED = frozenset(
         *("cache", "cache_memory_mib", "cache_disk_mib"),
     )
 )
-"""Options that change how fast a figure comes, not the figure."""
+"""Options that change how fast a figure comes, and the figure by rounding at most: a card may
+compute in bfloat16 where a CPU does not."""
 
 _OWN = {
     "seed": "'seeds' of the grid",

@@ -160,7 +160,8 @@ def columns_of(wanted: Sequence[str], formats: Sequence[str] = ("",)) -> tuple[C
         if name not in names():
             raise unknown_name("column", name, [*names(), *COSTS], where="--column")
         metric = info(name)
-        error_rate = name in ("false_reject_rate", "escape_rate")
+        # One goes down as the other goes up: neither is best by itself.
+        judged = name not in ("false_reject_rate", "escape_rate")
         footnote = metric.footnote(formats)
         found.append(
             Column(
@@ -168,7 +169,7 @@ def columns_of(wanted: Sequence[str], formats: Sequence[str] = ("",)) -> tuple[C
                 metric.short + (MARK if footnote else ""),
                 100,
                 2,
-                not error_rate,
+                True if judged else None,
                 footnote=f"{metric.short}: {footnote}" if footnote else "",
             )
         )

@@ -162,6 +162,17 @@ class Method(nn.Module, abc.ABC):
         self.load_state_dict(dict(state))
 
 
+class AsTheyAre:
+    """Features that Fabric hands on untouched.
+
+    Of several processes in bfloat16 it would turn pixels, kept in float16, into bfloat16, which has
+    fewer than 8 bits for them.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+
+
 class IterativeMethod(Method):
     """A method that learns step by step from batches of features."""
 
@@ -173,6 +184,10 @@ class IterativeMethod(Method):
 
         Random numbers come from torch's own generator, which the loop seeds for every step.
         """
+
+    def loss_of(self, held: AsTheyAre, step: int) -> Tensor:
+        """What a step calls for `loss`."""
+        return self.loss(held.features, step)
 
     @abc.abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:

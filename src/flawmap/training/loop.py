@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from flawmap.config import TrainingConfig
 from flawmap.errors import FitError
-from flawmap.methods.base import Features, IterativeMethod
+from flawmap.methods.base import AsTheyAre, Features, IterativeMethod
 from flawmap.methods.layers.distributed import together
 from flawmap.progress import Progress, Task
 from flawmap.resources import one_blas_thread
@@ -155,7 +155,7 @@ class Training:
         if self._more():
             self._fetch = self.prepare()
         self._module, self._wrapped = self.fabric.setup(self.method, self._optimizer)
-        self._module.mark_forward_method("loss")
+        self._module.mark_forward_method("loss_of")
         self.method.train()
         if self.deadline is not None and not self._curve.fixed:
             looking = 0.0
@@ -259,7 +259,7 @@ class Training:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         seed = _seed_of(self.seed, step, fabric.global_rank)
         with seeded(seed, fabric.device), together(fabric.world_size), fabric.autocast():
-            loss = self._module.loss(_AsTheyAre(features), step)
+            loss = self._module.loss_of(AsTheyAre(features), step)
         fabric.backward(loss)
         self._window.append(loss.detach().float())
         self._due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
@@ -395,23 +395,6 @@ def _mean(fabric: Fabric, value: Tensor) -> Tensor:
     if fabric.world_size == 1:
         return value
     return torch.as_tensor(fabric.all_reduce(value, reduce_op="mean"))
-
-
-class _AsTheyAre:
-    """Features that Fabric passes on untouched: of several processes in bfloat16, it would turn
-    pixels, in float16, into bfloat16, which has fewer than 8 bits for them."""
-
-    def __init__(self, features: Features) -> None:
-        self._features = features
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._features)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._features[index]
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
