@@ -10,7 +10,15 @@ from safetensors.numpy import save_file
 
 from flawmap.bundle import FORMAT, is_bundle
 from flawmap.errors import BundleError, ConfigError
-from flawmap.files import FolderLock, as_path, atomic_path, is_page, require_writable, write_text
+from flawmap.files import (
+    FolderLock,
+    as_path,
+    atomic_path,
+    is_page,
+    require_writable,
+    through_links,
+    write_text,
+)
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -142,13 +150,14 @@ def test_what_is_replaced_may_be_kept(
 
 
 def test_a_link_leads_to_what_is_written(tmp_path: Path) -> None:
-    target, link = tmp_path / "v7" / "model", tmp_path / "current"
-    target.parent.mkdir()
-    target.write_text("old")
+    target, link, round_about = (tmp_path / name for name in ("v7", "current", "circle"))
     link.symlink_to(target)
-    write_text(link, "new", error=ConfigError)
-    assert link.is_symlink()
-    assert target.read_text() == "new"
+    round_about.symlink_to(round_about)
+    # Also before there is something.
+    assert through_links(link, "--output") == target
+    assert through_links(target, "--output") == target
+    with pytest.raises(ConfigError, match="a link to itself"):
+        through_links(round_about, "--output")
 
 
 def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from flawmap.data.lister import raise_unreadable
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
-from flawmap.files import as_path, is_page, require_writable
+from flawmap.files import as_path, is_page, require_writable, through_links
 from flawmap.progress import Progress
 from flawmap.quantities import seconds
 from flawmap.registry import METHODS
@@ -144,7 +144,7 @@ def fit(
         # What was made above, to know what is wrong before anything is read, saw no images.
         config = configure(data=data, start=start, **shaping)
     if output is not None:
-        path = as_path(output)
+        path = through_links(as_path(output), "--output")
         require_writable(path, "--output", own=is_bundle)
         if replaces := is_bundle(path):
             require_writable(older(path), "--output", own=is_bundle)

@@ -20,7 +20,7 @@ from torch import Tensor
 from flawmap import bundle as bundles
 from flawmap.config import Config
 from flawmap.data.images import read_image, to_rgb
-from flawmap.data.inputs import product_of
+from flawmap.data.inputs import with_categories
 from flawmap.data.lister import list_images
 from flawmap.data.loader import load_batches, stack
 from flawmap.data.pictures import Pictures, Watch
@@ -362,7 +362,9 @@ class Detector:
     def _product(self, item: ImageLike, category: str | None) -> str:
         """The product that an image shows, as far as its place tells."""
         if category is None and isinstance(item, str | os.PathLike):
-            category = product_of(item, self.categories)
+            sample = Sample(os.fspath(item), "", "test", None)
+            (found,) = with_categories([sample], self.categories, unified=EVERY in self.models)
+            return found.category
         return self._category(category)
 
     def _category(self, category: str | None) -> str:

@@ -299,7 +299,7 @@ class _Scored:
         if self._empty:
             notes.append(
                 f"'{self.category}': the masks of {counted(self._empty, 'defect')} are all black: "
-                "these images count as good ones in the pixel metrics, which are too low"
+                "in the pixel metrics these images count as good ones"
             )
         unmasked = sum(1 for s in samples if s.label == 1 and not s.masks)
         if unmasked:

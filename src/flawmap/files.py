@@ -22,14 +22,11 @@ def atomic_path(
     """A temporary path beside `target` that takes its place when the block ends well.
 
     Args:
-        target: The file to be written, or a link to it.
+        target: The file to be written.
         error: Raised, with the reason, when the disk is full or the folder cannot be written.
         keep: Where the file that was there goes; by default it is replaced.
     """
     temporary: Path | None = None
-    if os.path.islink(target):  # noqa: PTH114
-        # What it leads to is written: the other names of that file see it too.
-        target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _spare_beside(target)
@@ -177,6 +174,20 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except RuntimeError:
         # There is no home folder: then ~ is a name like any other.
         return found
+
+
+def through_links(path: Path, option: str) -> Path:
+    """The file that a link leads to, so that its other names see what is written; else the path.
+
+    Raises:
+        ConfigError: The links lead in a circle.
+    """
+    if not os.path.islink(path):  # noqa: PTH114
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError("the output is a link to itself", where=option, given=path) from error
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:

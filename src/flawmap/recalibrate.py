@@ -18,7 +18,7 @@ from flawmap.data.lister import raise_unreadable
 from flawmap.data.samples import SampleTable
 from flawmap.data.verify import verify
 from flawmap.errors import ConfigError, DataError, unknown_name
-from flawmap.files import as_path, require_writable
+from flawmap.files import as_path, require_writable, through_links
 from flawmap.progress import Progress, Silent
 from flawmap.quantities import require_rate
 from flawmap.resources import require_device
@@ -106,6 +106,7 @@ def calibrate(
         ConfigError: The rate, the category or the device is wrong, or there is nothing to change.
         DataError: The data holds no good image that can be used.
         BundleError: The bundle cannot be read or written.
+        FitError: Another process is writing it.
     """
     require_device(device)
     if false_reject_rate is None and data is None:
@@ -118,15 +119,15 @@ def calibrate(
     if false_reject_rate is not None:
         require_rate(false_reject_rate)
     path = as_path(bundle)
-    target = path if output is None else as_path(output)
+    target = through_links(path if output is None else as_path(output), "--output")
     require_writable(target, "--output", own=lambda p: p == path or bundles.is_bundle(p))
-    # A rate can be set back; scores that others take the place of, and another model, cannot.
-    there = bundles.is_bundle(target)
-    another = there and not (path.exists() and target.samefile(path))
-    if keep := there and (data is not None or another):
-        require_writable(bundles.older(target), "--output", own=bundles.is_bundle)
     # Held from before it is read: a fit that ends meanwhile would be written over.
     with bundles.alone(target):
+        # A rate can be set back; scores that others take the place of, and another model, cannot.
+        there = bundles.is_bundle(target)
+        another = there and not (path.exists() and target.samefile(path))
+        if keep := there and (data is not None or another):
+            require_writable(bundles.older(target), "--output", own=bundles.is_bundle)
         found = bundles.read(path)
         old = found.calibration
         rate = old.rate if false_reject_rate is None else false_reject_rate
@@ -189,7 +190,7 @@ def _measured_anew(
     samples, unreadable = _good_images(data, fitted, category, white, skip_bad, notes)
     measured = measure(samples)
     categories = measured.categories()
-    new = replace(old.at(rate), categories={**old.categories, **categories})
+    new = replace(old, rate=rate, categories={**old.categories, **categories})
     notes += _weaker(old, new)
     notes += new.cautions()
     if kept := sorted(set(old.categories) - set(categories)):

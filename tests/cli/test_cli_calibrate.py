@@ -312,7 +312,8 @@ def test_copies_in_folders_of_one_product_count_once(
 
 
 def test_another_model_that_is_written_over_is_kept(tmp_path: Path) -> None:
-    model, other = write_bundle(tmp_path / "m.flawmap"), write_bundle(tmp_path / "o.flawmap")
+    model = write_bundle(tmp_path / "m.flawmap")
+    other = write_bundle(tmp_path / "o.flawmap", learnt_images=7)
     before = bundles.read(other)
     done = calibrate(model, false_reject_rate=0.1, output=other)
     assert done.notes == (f"the model that was there is kept: {other}.old",)
@@ -325,10 +326,15 @@ def test_another_model_that_is_written_over_is_kept(tmp_path: Path) -> None:
 def test_a_model_that_a_fit_is_writing_is_left_alone(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     model = write_bundle(tmp_path / "m.flawmap")
-    with (
-        bundles.alone(model),
-        pytest.raises(FitError, match="another process is writing this model"),
-    ):
-        calibrate(model, false_reject_rate=0.1)
-    calibrate(model, false_reject_rate=0.1)
-    assert [p.name for p in tmp_path.iterdir()] == ["m.flawmap"]
+    link = tmp_path / "current.flawmap"
+    link.symlink_to(model)
+    for name in (model, link):
+        with (
+            bundles.alone(model),
+            pytest.raises(FitError, match="another process is writing this model"),
+        ):
+            calibrate(name, false_reject_rate=0.1)
+    calibrate(link, false_reject_rate=0.1)
+    assert link.is_symlink()
+    assert bundles.read(model).calibration.rate == 0.1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["current.flawmap", "m.flawmap"]

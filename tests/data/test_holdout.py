@@ -153,10 +153,15 @@ def test_parts_on_both_sides_are_told(parts: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    odd = Sample(os.fsdecode(b"St\xfcck.png"), "bolt", "train", 0)
-    with pytest.raises(DataError, match="its name is not plain text"):
-        write_table([odd], tmp_path / "a.csv")
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/St\xfcck"))
+    image = Sample(str(folder / "1.png"), "bolt", "train", 0)
+    with pytest.raises(DataError, match="is not plain text"):
+        write_table([image], tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
+    # Within the folder its name is not written.
+    folder.mkdir()
+    write_table([image], folder / "a.csv")
+    assert (folder / "a.csv").read_text().splitlines()[1].startswith("1.png,bolt,train")
 
 
 def test_a_broken_link_can_be_left_out(

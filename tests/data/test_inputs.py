@@ -67,11 +67,12 @@ def test_a_table_gives_its_rows(tmp_path: Path) -> None:
 
 def test_the_outputs_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    image(tmp_path / "out" / "overlays" / "a.png")
-    found = find_images([tmp_path], output=tmp_path / "out")
+    drawn = image(tmp_path / "out" / "overlays" / "a.png")
+    found = find_images([tmp_path], leave_out=[drawn])
     assert [Path(s.path).name for s in found.samples] == ["a.png"]
+    assert found.notes == ("left out: 1 map or overlay of an earlier run",)
     with pytest.raises(DataError, match="no image is left"):
-        find_images([tmp_path / "out"], output=tmp_path / "out")
+        find_images([tmp_path / "out"], leave_out=[drawn])
 
 
 def test_missing_and_empty_paths_are_named(tmp_path: Path) -> None:
@@ -142,15 +143,6 @@ def test_an_unknown_product_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="unknown category") as caught:
         named("/x/1.png", category="cabel")
     assert caught.value.hint == "did you mean 'cable'?"
-
-
-def test_images_beside_the_maps_of_an_earlier_run_are_scored(tmp_path: Path) -> None:
-    for name in ("a.png", "photos/b.png", "maps/c.png", "overlays/photos/d.png"):
-        image(tmp_path / name)
-    found = find_images([tmp_path], output=tmp_path)
-    assert [Path(s.path).name for s in found.samples] == ["a.png", "b.png"]
-    (note,) = found.notes
-    assert note.startswith("left out: 2 maps and overlays of an earlier run in ")
 
 
 def test_the_folder_above_names_the_product() -> None:

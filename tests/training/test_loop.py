@@ -504,8 +504,20 @@ def test_the_global_random_state_is_left_alone(rings: Path) -> None:
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
-def test_pixels_pass_several_processes_as_they_are() -> None:
+def test_pixels_pass_several_processes_as_they_are(
+    rings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of several processes Fabric hands arguments on in its own precision."""
+    seen = []
+    loss_of = Dinomaly.loss_of
+
+    def look(method: Dinomaly, held: Any, step: int) -> torch.Tensor:
+        seen.append(type(held))
+        return loss_of(method, held, step)
+
+    monkeypatch.setattr(Dinomaly, "loss_of", look)
+    flawmap.fit(rings, method="dinomaly", options={**OPTIONS, "training.iterations": 2})
+    assert seen == [AsTheyAre] * 2
     precision = MixedPrecision("bf16-mixed", "cpu")
     pixels = torch.rand(2, 3, 4, 4).half()
     assert precision.convert_input((pixels,))[0].dtype == torch.bfloat16

@@ -43,8 +43,8 @@ UNKEYED = frozenset(
         *("cache", "cache_memory_mib", "cache_disk_mib"),
     )
 )
-"""Options that change how fast a figure comes, and the figure by rounding at most: a card may
-compute in bfloat16 where a CPU does not."""
+"""Options that change how fast a figure comes, and the figure hardly: a card may compute in
+bfloat16 where a CPU does not, and compares PatchCore's patches with the whole bank."""
 
 _OWN = {
     "seed": "'seeds' of the grid",

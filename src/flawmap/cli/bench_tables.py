@@ -152,6 +152,7 @@ def plot(
     from flawmap.bench.plots import AGAINST
     from flawmap.bench.plots import plot as draw
 
+    require_writable(output, "--output", own=lambda path: True)
     draw(
         cells_of_file(results, data),
         output,

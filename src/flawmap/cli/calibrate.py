@@ -36,7 +36,11 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", parser=as_path, metavar="FILE", help="Write there, not in place."
+            "--output",
+            "-o",
+            parser=as_path,
+            metavar="FILE",
+            help="Write there, not in place; another model there is kept as FILE.old.",
         ),
     ] = None,
     format: options.Format = None,

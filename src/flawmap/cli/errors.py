@@ -24,10 +24,9 @@ def _known(error: BaseException) -> BaseException:
     if type(error).__name__ == "OutOfMemoryError":
         return FitError(
             f"the graphics card has too little memory: {' '.join(str(error).split())}",
-            hint="take a smaller batch (--set training.batch_size=4, or --batch-size 4 to predict) "
-            "or a smaller input (--set data.size), or compute on the CPU",
+            hint="compute on the CPU (--device cpu; to fit --set training.device=cpu), or take a "
+            "smaller batch (to fit --set training.batch_size=4; to predict --batch-size 4)",
         )
-
     extra = missing_extra(error) if isinstance(error, ImportError) else None
     return extra or error
 

@@ -15,8 +15,7 @@ Examples:
   flawmap inspect mvtec --category bottle --json
 
 \b
-Exit code 0: a fit would go through, and an evaluation if there are test images. 3: one of them
-would not, and why is said.
+Exit code 0: no error was found. 3: a fit or an evaluation would fail, and why is said.
 """
 
 

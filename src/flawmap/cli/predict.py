@@ -87,8 +87,8 @@ def run(
         bool,
         typer.Option(
             "--fail-on-defect",
-            help="Exit with 10 if any image is a defect, with 3 if any was skipped; the model "
-            "needs a threshold.",
+            help="Exit with 10 if any image is a defect, with 3 if any was skipped or got no "
+            "verdict; the model needs a threshold.",
         ),
     ] = False,
     skip_bad: options.SkipBad = False,
@@ -111,18 +111,23 @@ def run(
     # Before torch is loaded: a wrong path is said at once.
     require_file(model)
     from flawmap.data.detect import existing
-    from flawmap.data.inputs import find_images, with_categories
-    from flawmap.errors import ConfigError, DataError
-    from flawmap.loading import load
-    from flawmap.outputs import Tally, predictions
-    from flawmap.types import EVERY
 
     for path in paths:
         existing(path)
+    from flawmap.data.inputs import find_images, with_categories
+    from flawmap.errors import ConfigError, DataError
+    from flawmap.loading import load
+    from flawmap.outputs import Tally, drawn_before, predictions
+    from flawmap.types import EVERY
+
     detector = load(model, device=device, encoder_weights=encoder_weights)
     # Layouts without a split of their own are split as the fit did.
     found = find_images(
-        paths, format=format, skip_bad=skip_bad, output=output, seed=detector.config.seed
+        paths,
+        format=format,
+        skip_bad=skip_bad,
+        leave_out=() if output is None else drawn_before(output),
+        seed=detector.config.seed,
     )
     for text in found.notes:
         show.note(text)

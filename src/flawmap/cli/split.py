@@ -49,7 +49,10 @@ def run(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Decides which.")] = 0,
     format: options.Format = None,
     category: options.Categories = None,
-    skip_bad: options.SkipBad = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out what cannot be listed, such as broken links."),
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

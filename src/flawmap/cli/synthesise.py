@@ -115,8 +115,10 @@ def run(
             expected=f"at most {_MOST_PX // size**2} images of this size",
         )
     synthesis = Synthesis(config)
-    table = read_data(data, format=format, categories=category, seed=seed)
-    if output.exists() and any(Path(s.path).samefile(output) for s in table.samples):
+    whole = read_data(data, format=format, seed=seed)
+    table = whole if category is None else whole.only(category)
+    files = (path for s in whole.samples for path in (s.path, *s.masks))
+    if output.exists() and any(output.samefile(path) for path in files):
         raise ConfigError(
             "the picture would replace an image of the data",
             where="--output",

@@ -87,7 +87,8 @@ def write_table(samples: Sequence[Sample], path: Path) -> None:
     """Write a CSV table that `flawmap.read_data` reads, with paths relative to its folder.
 
     Raises:
-        DataError: A mask's name holds a semicolon, which parts masks in a table.
+        DataError: A mask's name holds a semicolon, which parts masks in a table; or a name is no
+            UTF-8.
         ExportError: The file cannot be written.
     """
     base = path.resolve().parent
@@ -96,29 +97,28 @@ def write_table(samples: Sequence[Sample], path: Path) -> None:
     table.writerow(COLUMNS)
     for sample in samples:
         masks = [_beside(mask, base) for mask in sample.masks]
-        if unclear := [n for n in (sample.path, *sample.masks) if shown(n) != n]:
-            raise DataError(
-                "a table cannot name this file: its name is not plain text",
-                where=shown(unclear[0]),
-                hint="rename it",
-            )
         if unclear := [mask for mask in masks if ";" in mask]:
             raise DataError(
                 "the name of a mask holds ';', which parts masks in a table",
                 where=shown(unclear[0]),
                 hint="rename it",
             )
-        table.writerow(
-            (
-                _beside(sample.path, base),
-                sample.category,
-                sample.split,
-                _LABELS[sample.label],
-                sample.defect if sample.label == 1 else "",
-                ";".join(masks),
-                sample.group,
-            )
+        row = (
+            _beside(sample.path, base),
+            sample.category,
+            sample.split,
+            _LABELS[sample.label],
+            sample.defect if sample.label == 1 else "",
+            ";".join(masks),
+            sample.group,
         )
+        if any(shown(cell) != cell for cell in row):
+            raise DataError(
+                "a table cannot name this file: its name, or that of a folder, is not plain text",
+                where=shown(sample.path),
+                hint="rename it",
+            )
+        table.writerow(row)
     write_text(path, text.getvalue(), error=ExportError)
 
 

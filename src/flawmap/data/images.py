@@ -248,8 +248,7 @@ def _unreadable(name: str, reason: str) -> DataError:
     return DataError(
         f"the image cannot be read: {reason}",
         where=name,
-        hint="repair or replace the file, or leave broken files out where the command takes "
-        "--skip-bad",
+        hint="repair or replace the file, or leave broken files out with --skip-bad",
     )
 
 

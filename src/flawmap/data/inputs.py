@@ -42,7 +42,7 @@ def find_images(
     *,
     format: str | None = None,
     skip_bad: bool = False,
-    output: PathLike | None = None,
+    leave_out: Iterable[PathLike] = (),
     seed: int = 0,
 ) -> Inputs:
     """List the images at paths.
@@ -55,8 +55,7 @@ def find_images(
         paths: Images, folders, tables or data sets.
         format: Read every path as a data set of this layout.
         skip_bad: Do without what cannot be listed.
-        output: Where predictions are written: the maps and overlays of an earlier run there do
-            not count.
+        leave_out: Files that do not count: maps and overlays of an earlier run.
         seed: As for `read_data`, for layouts without a split of their own.
 
     Raises:
@@ -96,18 +95,16 @@ def find_images(
             samples.setdefault(sample.path, sample)
     if not skip_bad:
         raise_unreadable(problems, where=", ".join(shown(p) for p in paths))
-    kept = tuple(_outside(samples.values(), output))
-    if drawn := len(samples) - len(kept):
-        assert output is not None
-        notes.append(
-            f"left out: {counted(drawn, 'map or overlay', 'maps and overlays')} of an earlier run "
-            f"in {shown(output)}"
-        )
+    drawn = {os.path.abspath(path) for path in leave_out}  # noqa: PTH100
+    kept = tuple(s for s in samples.values() if os.path.abspath(s.path) not in drawn)  # noqa: PTH100
+    if n := len(samples) - len(kept):
+        what = counted(n, "map or overlay", "maps and overlays")
+        notes.append(f"left out: {what} of an earlier run")
     if not kept:
         raise DataError(
             "no image is left to score",
             where=", ".join(shown(p) for p in paths),
-            hint="maps and overlays in the output's own folder do not count",
+            hint="maps and overlays of an earlier run do not count",
         )
     return Inputs(kept, tuple(roots), tuple(problems), tuple(notes))
 
@@ -188,11 +185,3 @@ def _as_table(path: Path, format: str | None, seed: int) -> SampleTable | None:
 
 def _sample(path: str) -> Sample:
     return Sample(path=path, category="", split="test", label=None)
-
-
-def _outside(samples: Iterable[Sample], folder: PathLike | None) -> Iterable[Sample]:
-    if folder is None:
-        return samples
-    whole = os.path.abspath(folder)  # noqa: PTH100
-    drawn = tuple(os.path.join(whole, kind, "") for kind in ("maps", "overlays"))  # noqa: PTH118
-    return (s for s in samples if not os.path.abspath(s.path).startswith(drawn))  # noqa: PTH100

@@ -45,8 +45,7 @@ class UnreadableFilesError(DataError):
         super().__init__(
             message,
             where=where,
-            hint="repair or remove these files, or leave them out where the command takes "
-            "--skip-bad",
+            hint="repair or remove these files, or leave them out with --skip-bad",
         )
         self.problems = problems
 

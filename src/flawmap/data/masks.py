@@ -39,7 +39,7 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], size: tuple[int, int]) ->
 
 
 def mismatched(samples: Sequence[Sample]) -> list[Problem]:
-    """The masks that are missing or differ in size from their image, as far as headers tell."""
+    """Masks of defects that are missing or differ in size from their image, by their headers."""
 
     def look(sample: Sample) -> list[Problem]:
         found: list[Problem] = []
@@ -50,11 +50,12 @@ def mismatched(samples: Sequence[Sample]) -> list[Problem]:
                 if sorted(header_size(path)) != size:
                     found.append(Problem(path, "the mask and its image differ in size"))
         except DataError as error:
-            found.append(Problem(path, error.message))
+            found.append(Problem(path, error.message.removeprefix("the image cannot be read: ")))
         return found
 
     threads = default_threads()
-    masked = [s for s in samples if s.masks]
+    # Masks of good images are not read: some tables give them black ones.
+    masked = [s for s in samples if s.label and s.masks]
     results = map_in_threads(look, masked, threads=threads, ahead=4 * threads)
     return [problem for result in results for problem in result]
 

@@ -164,8 +164,8 @@ class InTra(IterativeMethod):
         "gpu": {},
         # Published models learn every training image but those of the validation.
         "paper": {
-            # Patience ends it.
-            "training.iterations": 1_000_000,
+            # Patience ends it before, in all likelihood.
+            "training.iterations": 300_000,
             "training.precision": "float32",
             "calibration.strategy": "off",
         },
@@ -484,7 +484,7 @@ class InTra(IterativeMethod):
 
     def epoch(self, images: int, batch_size: int) -> int:
         """As published: 600 windows of each image."""
-        return max(1, round(600 * images / (self.config.windows * min(batch_size, images))))
+        return max(1, round(600 * images / (self.config.windows * batch_size)))
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)

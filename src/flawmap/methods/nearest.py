@@ -71,6 +71,10 @@ class NearestSearch:
             self.center_norms = self.centers.square().sum(dim=1)
             self.candidates = _candidates(self.centers, groups.labels, wanted)
 
+    def approximate(self, k: int) -> bool:
+        """Whether the distance to the `k` nearest vectors may come out too large."""
+        return bool(self.candidates) and k == 1
+
     def __call__(
         self,
         queries: Tensor,
@@ -96,7 +100,7 @@ class NearestSearch:
         if ignored is not None:
             norms = norms.masked_fill(ignored, torch.inf)
             left -= int(ignored.sum())
-        if self.candidates and k == 1 and not exact:
+        if self.approximate(k) and not exact:
             return (self._probe(queries, norms) + own).clamp_(min=0).sqrt_()
         k = min(k, left)
         found = []

@@ -257,7 +257,7 @@ class PatchCore(OnePassMethod):
         """Distances of patches (B, n, C) to the bank but the rows ignored, (B, n)."""
         search, k = self._searcher(), self.config.neighbours
         found = search(patches.flatten(0, 1), k=k, ignored=ignored).view(patches.shape[:2])
-        if search.candidates and k == 1:
+        if search.approximate(k):
             # What is unlike the bank lies between its groups: its nearest patch is missed most.
             farthest = found.topk(max(1, round(_PEAKS * found.shape[1])), dim=1).indices
             rows = patches.gather(1, farthest[..., None].expand(-1, -1, patches.shape[2]))

@@ -150,18 +150,8 @@ class PredictionWriter:
     def _forget(self) -> None:
         """Remove what an earlier run wrote: its maps and overlays would pass for those of this."""
         (self.folder / "skipped.jsonl").unlink(missing_ok=True)
-        try:
-            lines = (self.folder / "predictions.jsonl").read_text("utf-8", "surrogateescape")
-        except FileNotFoundError:
-            return
-        for line in lines.splitlines():
-            # The last line may be half of one, and the file may be somebody else's.
-            with suppress(ValueError, AttributeError):
-                record = json.loads(line)
-                for kind in ("map", "overlay"):
-                    inside = Path(str(record.get(kind) or ""))
-                    if inside.parts[:1] == (f"{kind}s",) and ".." not in inside.parts:
-                        (self.folder / inside).unlink(missing_ok=True)
+        for path in drawn_before(self.folder):
+            path.unlink(missing_ok=True)
 
     def _overlay(self, prediction: Prediction, name: str) -> Path:
         image = read_image(prediction.path, white_level=self.white_level)
@@ -208,6 +198,24 @@ class PredictionWriter:
                 where=shown(self.folder),
                 hint="free some space or choose another place; what was written before is complete",
             ) from error
+
+
+def drawn_before(folder: Path) -> list[Path]:
+    """The maps and overlays that an earlier run wrote into a folder."""
+    try:
+        lines = (folder / "predictions.jsonl").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    found = []
+    for line in lines.splitlines():
+        # The last line may be half of one, and the file may be somebody else's.
+        with suppress(ValueError, AttributeError):
+            record = json.loads(line)
+            for kind in ("map", "overlay"):
+                inside = Path(str(record.get(kind) or ""))
+                if inside.parts[:1] == (f"{kind}s",) and ".." not in inside.parts:
+                    found.append(folder / inside)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ class Calibration:
     categories: Mapping[str, CategoryCalibration]
     fitted: tuple[str, ...] = ()
     _found: dict[tuple[str, str], Threshold | None] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def _find(self, category: str) -> CategoryCalibration | None:
@@ -243,4 +243,4 @@ class Calibration:
 
     def at(self, rate: float) -> Calibration:
         """The same good images under another false-reject rate."""
-        return replace(self, rate=rate, _found={})
+        return replace(self, rate=rate)

@@ -276,10 +276,7 @@ class Learner:
         training = self.run.config.training
         if training.max_epochs is None:
             return None
-        size = training.batch_size
-        if training.augment == "off":
-            # A batch larger than the data is the whole data; views of a few images fill it.
-            size = min(size, images)
+        size = self._batch_size(images)
         at_most = max(1, training.max_epochs * images // size)
         if at_most >= training.iterations:
             return None
@@ -291,6 +288,13 @@ class Learner:
         )
         return at_most
 
+    def _batch_size(self, images: int) -> int:
+        """Images of a step."""
+        training = self.run.config.training
+        # A batch larger than the data is the whole data; views of a few images fill it.
+        few = training.augment == "off"
+        return min(training.batch_size, images) if few else training.batch_size
+
     def _validation(
         self, method: IterativeMethod, samples: Sequence[Sample], taught: int
     ) -> Validation:
@@ -301,7 +305,7 @@ class Learner:
                 batches.append(tuple(t.cpu() for t in self.reader.stored(method, batch)))
         assert image is not None
         training, seed = self.run.config.training, self.run.config.seed
-        every = training.validate_every or method.epoch(taught, training.batch_size)
+        every = training.validate_every or method.epoch(taught, self._batch_size(taught))
         return Validation(batches, image, training, every=every, seed=seed)
 
     def _finalise_trained(
