@@ -112,8 +112,12 @@ class TestFolder:
 
     def test_other_files_are_noted(self, tmp_path: Path, write_image: WriteImage) -> None:
         write_image(tmp_path / "1.png")
-        (tmp_path / "2.heic").touch()
-        assert read_data(tmp_path).notes == ("1 files beside the images are not images: .heic (1)",)
+        for name in ("2.heic", "3.HEIC", "read.me", "notes"):
+            (tmp_path / name).touch()
+        assert read_data(tmp_path).notes == (
+            "2 pictures in a format that is not read, left out: .heic (2); convert to JPEG or PNG",
+            "2 files beside the images that are no images: no extension (1), .me (1)",
+        )
 
     @pytest.mark.parametrize(("good", "bad"), [("i.O.", "n.i.O."), ("GUT", "SCHLECHT")])
     def test_names_of_the_shop_floor(

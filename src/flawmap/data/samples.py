@@ -21,7 +21,15 @@ import numpy as np
 from flawmap.data.lister import Lister, Problem, around, canonical
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.types import Sample, Saturation, Split, categories_of
-from flawmap.wording import few, shown
+from flawmap.wording import counted, few, shown
+
+_OTHER_PICTURES = frozenset(
+    {
+        *(".heic", ".heif", ".avif", ".gif", ".jp2", ".psd"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+    }
+)
+"""Endings of pictures that are not read: of phones, editors and cameras' own formats."""
 
 
 @dataclass(frozen=True)
@@ -279,13 +287,18 @@ def table_of(
     owners: Mapping[str, str] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
-    ignored = sum(lister.ignored.values())
-    if ignored:
-        kinds = ", ".join(
-            f"{extension or 'no extension'} ({count})"
-            for extension, count in sorted(lister.ignored.items())
-        )
-        notes = [*notes, f"{ignored} files beside the images are not images: {kinds}"]
+    pictures = {e: n for e, n in lister.ignored.items() if e in _OTHER_PICTURES}
+    files = {e: n for e, n in lister.ignored.items() if e not in _OTHER_PICTURES}
+    if pictures:
+        what = counted(sum(pictures.values()), "picture")
+        notes = [
+            *notes,
+            f"{what} in a format that is not read, left out: {_kinds(pictures)}; convert to JPEG "
+            "or PNG",
+        ]
+    if files:
+        what = counted(sum(files.values()), "file")
+        notes = [*notes, f"{what} beside the images that are no images: {_kinds(files)}"]
     return SampleTable(
         root=str(root),
         format=reader.name,
@@ -297,3 +310,7 @@ def table_of(
         judged_apart=dict(judged_apart or {}),
         owners=dict(owners or {}),
     )
+
+
+def _kinds(files: Mapping[str, int]) -> str:
+    return ", ".join(f"{ending or 'no extension'} ({n})" for ending, n in sorted(files.items()))
