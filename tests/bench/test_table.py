@@ -10,7 +10,7 @@ import pytest
 from flawmap.bench.groups import current
 from flawmap.bench.render import aligned, render
 from flawmap.bench.results import StoredCell
-from flawmap.bench.table import Column, Table, Value, make_table
+from flawmap.bench.table import Column, Table, Value, columns_of, make_table
 from flawmap.errors import BenchError, ConfigError
 
 Make = Callable[..., StoredCell]
@@ -617,3 +617,10 @@ def test_several_weights_of_an_encoder_are_told(stored: Make) -> None:
 
     assert marks("1", "1", None) == ()
     assert marks("1", "2") == ("several weights of the encoder",)
+
+
+def test_rates_at_the_threshold_are_not_judged() -> None:
+    """Of two lines one has fewer escapes because it has more false rejects."""
+    for column in columns_of(["false_reject_rate", "escape_rate"]):
+        assert column.higher_is_better is None
+    assert all(column.higher_is_better for column in columns_of(["image_auroc", "aupro"]))
