@@ -125,6 +125,18 @@ def test_on_an_object_alone(tmp_path: Path) -> None:
     assert not changed[ground].any()
 
 
+def test_no_image_can_be_left_out_and_none_is_offered_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(b"no image")
+    command = ["synthesise", str(tmp_path / "photos"), "-o", str(tmp_path / "sheet.png"), "-q"]
+    assert run(command) == 3
+    shown = capsys.readouterr().err
+    assert "repair or replace the file" in shown
+    assert "--skip-bad" not in shown
+
+
 def test_an_image_of_the_data_is_never_drawn_over(
     rings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from typing import Annotated, TextIO
@@ -138,16 +139,17 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        hint = getattr(error, "hint", None) or ""
-        if rest and rest[0] in _ALL_OR_NOTHING and hint.endswith("--skip-bad"):
-            error.hint = hint.partition(", or leave")[0]  # type: ignore[attr-defined]
+        from flawmap.errors import FlawmapError
+
+        if isinstance(error, FlawmapError) and error.hint and rest[:1] in _ALL_OR_NOTHING:
+            error.hint = re.sub(", or leave [a-z ]* with --skip-bad$", "", error.hint)
         return _failed(error, debug=debug, wants_json=wants_json)
     if code == INTERRUPTED:
         note(_STOPPED.get(rest[0] if rest else "", "stopped"))
     return code if isinstance(code, int) else 0
 
 
-_ALL_OR_NOTHING = ("bench", "synthesise")
+_ALL_OR_NOTHING = (["bench"], ["synthesise"])
 """Commands that leave no image out, so no hint may say that they can."""
 
 _STOPPED = {
