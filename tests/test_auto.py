@@ -179,7 +179,7 @@ def test_beside_a_validation_split_all_others_teach() -> None:
 def bank(seconds: float | None, images: int = 800, cores: int = 2) -> int:
     given = Situation(images=images, learnt=images, budget=seconds, cores=cores)
     options, why = within_budget(given, make_config(method="patchcore"))
-    assert bool(options) == bool(why)
+    assert not options or "a bank of at most" in why
     assert options.get("method.min_bank", 10_000) <= options.get("method.max_bank", 50_000)
     found: int = options.get("method.max_bank", 50_000)
     return found
@@ -196,10 +196,40 @@ def test_a_short_time_takes_a_smaller_bank() -> None:
 
 def test_where_the_time_is_not_known_nothing_is_left_out() -> None:
     slow = Situation(images=10_000, learnt=10_000, budget=1)
-    assert within_budget(slow, make_config(method="patchcore"))[0]
+    own = make_config(method="patchcore")
+    assert within_budget(slow, own)[0]
     other = make_config(method="patchcore", overrides=["encoder.name=vit-s14"])
-    assert within_budget(slow, other) == ({}, "")
-    assert within_budget(Situation(learnt=10_000, budget=1, gpu=True), other) == ({}, "")
+    for given, config in ((slow, other), (replace(slow, gpu=True), own)):
+        options, why = within_budget(given, config)
+        assert options == {}
+        assert why.startswith("the time budget is not followed")
+    assert within_budget(replace(slow, budget=None), other) == ({}, "")
+
+
+def test_a_time_that_is_too_short_is_told() -> None:
+    config = make_config(method="patchcore")
+    options, why = within_budget(Situation(images=5000, learnt=5000, budget=30), config)
+    assert options["method.max_bank"] == 5_000
+    assert why == "a bank of at most 5000 patches still takes over the time given, about 5 min 27 s"
+    least = make_config(method="patchcore", overrides={"method.max_bank": 1_000})
+    options, why = within_budget(Situation(images=5000, learnt=5000, budget=30), least)
+    assert (options, "at most 1000 patches still takes over" in why) == ({}, True)
+
+
+def test_a_bank_that_is_named_is_not_made_smaller() -> None:
+    options = {"method.max_bank": 50_000, "training.device": "cpu"}
+    config = configure(data=table(800, "bolt"), options=options, time_budget=10)
+    assert config.method.model_dump()["max_bank"] == 50_000
+    assert config.method.model_dump()["min_bank"] == 10_000
+    assert config.chosen[-1] == "the time budget is not followed: method.max_bank is named"
+
+
+def test_a_model_of_each_product_has_a_bank_of_its_own() -> None:
+    config = make_config(method="patchcore")
+    together = Situation(images=800, learnt=800, budget=150, products=2, together=True)
+    apart = replace(together, together=False)
+    assert within_budget(together, config)[0]["method.max_bank"] == 20_000
+    assert within_budget(apart, config) == ({}, "")
 
 
 def test_the_estimate_counts_what_the_method_keeps() -> None:

@@ -412,3 +412,11 @@ def test_masks_that_are_all_black_are_told(table: SampleTable) -> None:
         save(Path(mask), np.zeros(SIZE))
     (note,) = [note for note in evaluate(table).notes if "all black" in note]
     assert "the masks of 1 defect are all black" in note
+
+
+def test_parts_that_training_images_show_too_are_told(table: SampleTable) -> None:
+    assert not any("show parts" in note for note in evaluate(table).notes)
+    taught = [replace(s, split="train") for s in table.samples[1:2] + table.samples[5:6]]
+    rest = [s for i, s in enumerate(table.samples) if i not in (1, 5)]
+    notes = evaluate(replace(table, samples=(*taught, *rest))).notes
+    assert [n for n in notes if n.startswith("2 of 10 test images show parts that training images")]

@@ -262,16 +262,16 @@ def configure(
         )
 
     try:
-        config, reasons = made(choice.options), choice.reasons
+        config = made(choice.options)
         less, why = within_budget(given, config)
         smaller = made({**choice.options, **less}) if less else config
+        if less and smaller.method.model_dump()["max_bank"] != less["method.max_bank"]:
+            smaller, why = config, "the time budget is not followed: method.max_bank is named"
     except ConfigError as error:
         if error.hint is None:
             error.hint = f"'{choice.method}' was chosen; --method names another"
         raise
-    if smaller != config:
-        config, reasons = smaller, (*reasons, why)
-    return config.model_copy(update={"chosen": reasons})
+    return smaller.model_copy(update={"chosen": (*choice.reasons, *([why] if why else []))})
 
 
 def evaluate(

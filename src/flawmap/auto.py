@@ -16,6 +16,7 @@ from flawmap.data.samples import SampleTable
 from flawmap.encoders.table import ENCODERS
 from flawmap.encoders.weights import readable
 from flawmap.idle import leaves
+from flawmap.progress import duration
 from flawmap.resources import usable_cores
 from flawmap.training.plan import at_most, make_plan
 
@@ -199,27 +200,37 @@ def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str
 
     Returns:
         Dotted names to values, and a sentence; both empty if nothing is to be left out. Where the
-        time cannot be told beforehand (other encoders and levels, a graphics card), nothing is.
+        time cannot be told beforehand (other encoders and levels, a graphics card), nothing is, and
+        the sentence says so; also where the smallest bank takes over the time.
     """
-    if given.budget is None or given.gpu or config.method.name != "patchcore":
+    if given.budget is None or config.method.name != "patchcore":
         return {}, ""
     method = config.method.model_dump()
-    if method["levels"] is not None or not config.encoder.name.startswith("lite"):
-        return {}, ""
+    if given.gpu or method["levels"] is not None or not config.encoder.name.startswith("lite"):
+        what = "on a graphics card" if given.gpu else "with this encoder and these levels"
+        return {}, f"the time budget is not followed: nothing tells how long it takes {what}"
     height, width = config.data.size
-    patches = given.learnt * (height // _STRIDE) * (width // _STRIDE)
+    models = 1 if given.together else given.products
+    # Of each model, taken as alike.
+    patches = given.learnt * (height // _STRIDE) * (width // _STRIDE) // models
 
     def seconds(most: int) -> float:
         kept: int = max(min(method["min_bank"], most), int(patches * method["coreset_ratio"]))
         pairs = patches * min(kept, most, patches)
-        one_core: float = given.images * _IMAGE_SECONDS + pairs * _PAIR_SECONDS
+        one_core: float = given.images * _IMAGE_SECONDS + models * pairs * _PAIR_SECONDS
         return one_core / given.cores
 
     if seconds(method["max_bank"]) <= given.budget:
         return {}, ""
     banks = [bank for bank in _BANKS if bank < method["max_bank"]]
-    bank = next((bank for bank in banks if seconds(bank) <= given.budget), min(banks, default=0))
-    if not bank:
-        return {}, ""
-    options = {"method.max_bank": bank, "method.min_bank": min(bank, method["min_bank"])}
-    return options, f"a bank of at most {bank} patches: a larger one takes over the time given"
+    least = min(banks, default=method["max_bank"])
+    bank = next((bank for bank in banks if seconds(bank) <= given.budget), least)
+    why = f"a bank of at most {bank} patches: a larger one takes over the time given"
+    if seconds(bank) > given.budget:
+        why = (
+            f"a bank of at most {bank} patches still takes over the time given, about "
+            f"{duration(seconds(bank))}"
+        )
+    if bank == method["max_bank"]:
+        return {}, why
+    return {"method.max_bank": bank, "method.min_bank": min(bank, method["min_bank"])}, why

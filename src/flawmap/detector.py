@@ -107,7 +107,7 @@ class Detector:
             config.scoring, calibration or Calibration(config.calibration.false_reject_rate, {})
         )
         self.fitted = fitted or Fitted()
-        self._transform = Transform(config.data.size, config.data.resize, config.data.crop_from)
+        self._transform = Transform.of(config.data)
         for method in self.models.values():
             method.eval()
 
@@ -142,8 +142,8 @@ class Detector:
         """Score one image or several.
 
         Args:
-            images: A path, a folder, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of
-                uint8, uint16 or floats in [0, 1]; or a sequence of these.
+            images: A path, a folder, a PIL image or an array (H, W), (H, W, 1), (H, W, 3) or
+                (H, W, 4) of bool, uint8, uint16 or floats in [0, 1]; or a sequence of these.
             category: The product shown; by default that of the nearest folder above a path that
                 is named like one. A separate detector of several products needs it, a unified one
                 takes the threshold over all of them without it.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flawmap.data.check import of_known_parts
 from flawmap.data.images import RgbArray
 from flawmap.data.lister import raise_unreadable
 from flawmap.data.masks import mismatched
@@ -160,6 +161,12 @@ def evaluate_table(
         count = counted(len(table.problems), "file or folder", "files or folders")
         verb = "is" if len(table.problems) == 1 else "are"
         notes.append(f"{count} could not be read and {verb} left out")
+    if seen := sum(s.split == "test" for s in of_known_parts(table)):
+        notes.append(
+            f"{seen} of {counted(len(test), 'test image')} show parts that training images of this "
+            "data show too: of a model that was fitted on it the figures are better than on new "
+            "parts; keep all images of a part in one split"
+        )
     results: dict[str, CategoryResult] = {}
     seconds = 0.0
     with (progress or Silent()).task("Scoring", len(test)) as task:

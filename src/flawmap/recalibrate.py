@@ -119,6 +119,7 @@ def calibrate(
     if false_reject_rate is not None:
         require_rate(false_reject_rate)
     path = as_path(bundle)
+    bundles.require_file(path)
     target = through_links(path if output is None else as_path(output), "--output")
     require_writable(target, "--output", own=lambda p: p == path or bundles.is_bundle(p))
     # Held from before it is read: a fit that ends meanwhile would be written over.

@@ -117,6 +117,14 @@ def test_nothing_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "good images that were not in the fit" in capsys.readouterr().err
 
 
+def test_the_model_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_bundle(tmp_path / "m.flawmap")
+    assert run(["calibrate", str(tmp_path), str(model)]) == 6
+    assert "the model comes first" in capsys.readouterr().err
+    assert run(["calibrate", str(tmp_path / "typo" / "m.flawmap"), str(tmp_path)]) == 6
+    assert not (tmp_path / "typo").exists()
+
+
 def test_no_bundle(tmp_path: Path) -> None:
     assert run(["calibrate", str(tmp_path / "m.flawmap"), "--false-reject-rate", "0.1"]) == 6
 

@@ -52,6 +52,13 @@ def test_each_listed_option_exists_with_its_default(name: str) -> None:
             assert option["presets"].get(preset, option["default"]) == value, dotted
 
 
+def test_the_choice_is_explained_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["methods", "auto"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("auto  (the default of fit)\n  chooses one of the others")
+    assert "source:" not in text
+
+
 def test_an_unknown_method_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["methods", "pachcore"]) == 2
     assert "did you mean 'patchcore'?" in capsys.readouterr().err

@@ -132,7 +132,8 @@ def test_no_name_in_a_strange_table_leads_out_of_the_folder(tmp_path: Path) -> N
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "kept.png").write_bytes(b"kept")
-    lines = ['{"map": "maps/../../kept.png", "overlay": "/kept.png"}', "[1]", '{"map": 3', ""]
+    own = '{"path": "a.png", "verdict": null}'
+    lines = [own, '{"map": "maps/../../kept.png", "overlay": "/kept.png"}', "[1]", '{"map": 3', ""]
     (out / "predictions.jsonl").write_text("\n".join(lines))
     with PredictionWriter(out, roots=[]):
         pass
@@ -145,3 +146,32 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="output folder cannot be written"):
         PredictionWriter(tmp_path / "out", roots=[])
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("predictions.csv", "image_path,label,score\n"), ("predictions.jsonl", '{"image": "a"}\n')],
+)
+def test_tables_of_others_are_not_replaced(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"a {name} that flawmap has not written"):
+        PredictionWriter(tmp_path, roots=[])
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_skipped_images_alone_replace_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with PredictionWriter(out, roots=[str(tmp_path)], maps="png") as writer:
+        writer.write(predicted(tmp_path / "a.png"))
+    before = {p: p.read_bytes() for p in out.rglob("*.*")}
+    with pytest.raises(DataError), PredictionWriter(out, roots=[str(tmp_path)]) as writer:
+        writer.skip("x.png", "it is a link to nothing")
+        raise DataError("the weights are gone")
+    assert {p: p.read_bytes() for p in out.rglob("*.*")} == before
+    with PredictionWriter(out, roots=[str(tmp_path)]) as writer:
+        writer.skip("x.png", "it is a link to nothing")
+        writer.write(predicted(tmp_path / "b.png"))
+        writer.skip("y.png", "it is truncated")
+    lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["x.png", "y.png"]

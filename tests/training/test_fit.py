@@ -96,9 +96,38 @@ def test_views_of_one_part_are_held_out_together() -> None:
     made, _ = plan(views, fraction=0.2)
     assert len(made.held_out) == 120
     assert not {s.group for s in made.learn} & {s.group for s in made.held_out}
-    one_part, notes = plan([replace(s, group="the one") for s in good(30)], can_leave_out=False)
-    assert one_part.held_out == ()
-    assert "gets no threshold" in notes[0]
+
+
+@pytest.mark.parametrize("can_leave_out", [True, False])
+def test_views_of_a_single_part_set_no_threshold(can_leave_out: bool) -> None:
+    made, notes = plan(
+        [replace(s, group="the one") for s in good(30)], can_leave_out=can_leave_out
+    )
+    assert (len(made.learn), made.held_out, made.leave_out) == (30, (), ())
+    assert "30 good training images of a single part" in notes[0]
+    assert "gets no threshold; add parts" in notes[0]
+
+
+def test_validation_images_of_parts_that_teach_set_no_threshold() -> None:
+    train = [replace(s, group=f"part {i % 10}") for i, s in enumerate(good(30))]
+    seen = [replace(s, group=f"part {i + 5}") for i, s in enumerate(good(10, "validation"))]
+    made, notes = plan([*train, *seen])
+    assert [s.group for s in made.held_out] == [f"part {i}" for i in range(10, 15)]
+    assert len(made.learn) == 35
+    assert notes[0].startswith("5 validation images of 'nut' show parts that training images show")
+    made, _ = plan([*train, *seen[:5]])
+    assert (len(made.learn), made.held_out, made.leave_out) == (35, (), ("nut",))
+    made, notes = plan([*train, *seen], strategy="off")
+    assert (len(made.learn), made.held_out, notes) == (30, (), [])
+
+
+def test_a_strategy_that_a_validation_split_takes_the_place_of_is_told() -> None:
+    made, notes = plan([*good(30), *good(7, "validation")], strategy="leave-one-out")
+    assert (len(made.held_out), made.leave_out) == (7, ())
+    assert notes == [
+        "'nut' has a validation split, which sets its threshold: "
+        "calibration.strategy=leave-one-out does nothing"
+    ]
 
 
 def test_what_was_learnt_before_sets_no_threshold() -> None:

@@ -56,6 +56,18 @@ def test_a_product_is_added_and_the_old_one_is_kept(old: Detector, two_products:
     assert before < set(new.fitted.data["learnt_pictures"])
 
 
+def test_a_product_that_is_not_shown_again_has_no_threshold_of_another(
+    old: Detector, two_products: Path
+) -> None:
+    data = read_data(two_products)
+    short = {**OPTIONS, "training.iterations": 2, "calibration.strategy": "holdout"}
+    new = flawmap.fit(data, method="dinomaly", categories=["nut"], options=short, start=old)
+    assert new.categories == ("bolt", "nut")
+    assert list(new.calibration.thresholds()) == ["nut"]
+    pictures = [s.path for s in data.select(split="train") if s.category == "bolt"]
+    assert [p.verdict for p in new.predict(pictures[:2], category="bolt")] == [None, None]
+
+
 def test_a_run_that_began_with_a_detector_is_not_resumed_without(
     old: Detector, two_products: Path, tmp_path: Path
 ) -> None:

@@ -208,7 +208,7 @@ def _disk() -> Iterator[Check]:
 
 def _encoders() -> Iterator[Check]:
     from flawmap.encoders.table import ENCODERS
-    from flawmap.encoders.weights import find, folder, lacks_onnx, missing
+    from flawmap.encoders.weights import find, folder, missing, readable
     from flawmap.errors import WeightsError
 
     packaged = [spec for spec in ENCODERS.values() if spec.package is not None]
@@ -229,7 +229,7 @@ def _encoders() -> Iterator[Check]:
                 yield Check(f"encoder {spec.name}", "ok", "not installed; no method's default")
                 continue
             yield Check(f"encoder {spec.name}", status, "weights missing", missing(spec).hint or "")
-        elif lacks_onnx(spec):
+        elif not readable(spec):
             yield Check(
                 f"encoder {spec.name}",
                 "warning",

@@ -149,7 +149,7 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-_ALL_OR_NOTHING = (["bench"], ["synthesise"])
+_ALL_OR_NOTHING = (["bench"], ["demo"], ["synthesise"])
 """Commands that leave no image out, so no hint may say that they can."""
 
 _STOPPED = {

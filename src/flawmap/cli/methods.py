@@ -25,17 +25,19 @@ def run(
     json: options.Json = False,
 ) -> None:
     """List the methods and their options."""
+    from flawmap.auto import AUTO
     from flawmap.cli.catalog import method_options, methods
 
-    found = methods(name)
+    # JSON lists what a bundle may hold; no bundle holds a choice.
+    found = [] if name == AUTO and not json else methods(name)
     if json:
         if all_options:
             found = [{**entry, "options": method_options(entry["name"])} for entry in found]
         show.json_out({"methods": found})
         return
-    if name is None:
-        show.out("auto  (the default of fit)")
-        show.out("  chooses one of these by images, device, time and options, and says why")
+    if name in (None, AUTO):
+        show.out(f"{AUTO}  (the default of fit)")
+        show.out("  chooses one of the others by images, device, time and options, and says why")
         show.out()
     for entry in found:
         show.out(f"{entry['name']}  ({entry['kind']})")

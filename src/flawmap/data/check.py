@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flawmap.data.lister import raise_unreadable
 from flawmap.data.samples import SampleTable
 from flawmap.errors import DataError
-from flawmap.types import Split
+from flawmap.types import Sample, Split
 from flawmap.wording import counted, few, listed, shown
 
 Severity = Literal["error", "warning", "note"]
@@ -52,6 +52,12 @@ def check_table(table: SampleTable) -> tuple[Finding, ...]:
     found = [*_errors(table), *_warnings(table)]
     found += [Finding("note", note) for note in table.notes]
     return by_severity(found)
+
+
+def of_known_parts(table: SampleTable) -> list[Sample]:
+    """Images outside the training split that show a part which training images show too."""
+    taught = {(s.category, s.group) for s in table.samples if s.group and s.split == "train"}
+    return [s for s in table.samples if s.split != "train" and (s.category, s.group) in taught]
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -168,9 +174,7 @@ def _errors(table: SampleTable, *, training: bool = True) -> Iterable[Finding]:
 
 def _warnings(table: SampleTable) -> Iterable[Finding]:
     yield from _training_warnings(table)
-    taught = {(s.category, s.group) for s in table.samples if s.group and s.split == "train"}
-    seen = [s for s in table.samples if s.split != "train" and (s.category, s.group) in taught]
-    if seen:
+    if seen := of_known_parts(table):
         yield Finding(
             "warning",
             f"{counted(len(seen), 'image')} outside the training split "

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
+from flawmap.config import DataConfig
 from flawmap.data.images import RgbArray
 from flawmap.errors import ConfigError, unknown_name
 from flawmap.types import Geometry
@@ -40,6 +41,11 @@ class Transform:
     size: tuple[int, int]
     resize: Resize = "stretch"
     crop_from: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Transform:
+        """The one that a configuration asks for."""
+        return cls(data.size, data.resize, data.crop_from)
 
     def __post_init__(self) -> None:
         if self.resize not in get_args(Resize):

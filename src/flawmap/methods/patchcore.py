@@ -248,7 +248,7 @@ class PatchCore(OnePassMethod):
                     raise FitError(
                         "an image cannot be left out: the bank holds its patches alone",
                         where="patchcore",
-                        hint="give more good images, or --set calibration.strategy=holdout",
+                        hint="give more good images, or --set calibration.strategy=off",
                     )
                 maps.append(self._distances(patches[None], own))
         return torch.cat(maps).view(-1, 1, *self.grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,7 +42,8 @@ class PredictionWriter:
         white_level: As for `read_image`, for overlays.
 
     Raises:
-        ConfigError: The place is a file, or the folder cannot be written.
+        ConfigError: The place is a file, the folder cannot be written, or another program's
+            predictions lie there.
 
     Example:
         >>> with PredictionWriter(Path("out"), roots=["photos"]) as out:  # doctest: +SKIP
@@ -66,6 +68,8 @@ class PredictionWriter:
         self._stack = ExitStack()
         self._tables: _Tables | None = None
         self._skipped: IO[str] | None = None
+        self._waiting: list[tuple[str, str]] = []
+        _require_own(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # What an earlier run wrote stays until there is something to replace it.
@@ -110,12 +114,20 @@ class PredictionWriter:
 
     def skip(self, path: str, reason: str) -> None:
         """Note an image that could not be read, or a path that could not be listed."""
-        with self._writing():
-            self._begun()
-            if self._skipped is None:
-                self._skipped = self._open("skipped.jsonl")
+        # What an earlier run wrote outlives a run that scores nothing.
+        self._waiting.append((path, reason))
+        if self._tables is not None:
+            with self._writing():
+                self._write_skipped()
+
+    def _write_skipped(self) -> None:
+        if self._waiting and self._skipped is None:
+            self._skipped = self._open("skipped.jsonl")
+        for path, reason in self._waiting:
+            assert self._skipped is not None
             self._skipped.write(to_json({"path": path, "reason": reason}) + "\n")
             self._skipped.flush()
+        self._waiting.clear()
 
     def close(self) -> None:
         """Close the files."""
@@ -145,6 +157,7 @@ class PredictionWriter:
             self._tables = _Tables(lines, table, csv.DictWriter(table, COLUMNS))
             self._tables.rows.writeheader()
             table.flush()
+            self._write_skipped()
         return self._tables
 
     def _forget(self) -> None:
@@ -198,6 +211,23 @@ class PredictionWriter:
                 where=shown(self.folder),
                 hint="free some space or choose another place; what was written before is complete",
             ) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Nobody else's tables lie where those of this run will."""
+    for name, quote in (("predictions.csv", ""), ("predictions.jsonl", '"')):
+        try:
+            with (folder / name).open(encoding="utf-8", errors="replace") as file:
+                words = set(re.split("[,:{} \n]+", file.readline()))
+        except OSError:
+            continue
+        if words - {""} and not {f"{quote}path{quote}", f"{quote}verdict{quote}"} <= words:
+            raise ConfigError(
+                f"there is a {name} that flawmap has not written, and it would be replaced",
+                where="--output",
+                given=folder,
+                hint="choose another folder, or move the file away",
+            )
 
 
 def drawn_before(folder: Path) -> list[Path]:

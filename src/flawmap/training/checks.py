@@ -50,9 +50,8 @@ def require_options(cls: type[Method], config: Config, processes: int) -> None:
         DataError: A file or folder that the method's options name cannot be used.
     """
     cls.check(config.method)
-    data = config.data
     # It refuses sizes that contradict each other.
-    Transform(data.size, data.resize, data.crop_from)
+    Transform.of(config.data)
     training, name = config.training, config.method.name
     if config.scoring.pooling == "method" and not cls.scores_images:
         raise ConfigError(

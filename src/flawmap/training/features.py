@@ -45,8 +45,7 @@ class FeatureReader:
         self.run = run
         self.score_seconds = 0.0
         """How long the scoring of an image takes; known after `timed`."""
-        data = run.config.data
-        self._transform = Transform(data.size, data.resize, data.crop_from)
+        self._transform = Transform.of(run.config.data)
 
     def batches(
         self, samples: Sequence[Sample], batch_size: int | None = None

@@ -217,7 +217,7 @@ class _Fit:
                 "format": self.table.format,
                 "fingerprint": self.table.fingerprint(),
                 "content_fingerprint": checked.content,
-                "categories": list(categories_of(checked.good)),
+                "categories": list(self._known(checked.good)),
                 "learnt_images": len(plan.learn) - sum(learner.left_out.values()),
                 "validation_images": learner.validated,
                 "held_out_images": len(plan.held_out),
@@ -241,6 +241,11 @@ class _Fit:
             precision=precision_of(run.fabric),
             finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+
+    def _known(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """The products of images, and those that the shared model had learnt before."""
+        before = () if self.start is None or self.config.separate else self.start.categories
+        return tuple(sorted({*before, *categories_of(samples)}))
 
     def _taught_before(self) -> set[str]:
         """The pictures that the detector to begin with has learnt."""
@@ -322,7 +327,7 @@ class _Fit:
         calibration = Calibration(
             rate=run.config.calibration.false_reject_rate,
             categories=found.categories(),
-            fitted=categories_of(plan.learn),
+            fitted=self._known(plan.learn),
         )
         for name, threshold in calibration.thresholds().items():
             run.progress.note(
@@ -374,9 +379,8 @@ class _Fit:
         return _Checked(good, result.problems, result.content_fingerprint)
 
     def _room_for_pictures(self) -> Pictures:
-        data = self.config.data
         room = min(_MOST_PICTURES, (available_memory() or 0) // 8)
-        return Pictures(Transform(data.size, data.resize, data.crop_from), room)
+        return Pictures(Transform.of(self.config.data), room)
 
     def _distinct(self, facts: Sequence[ImageFacts]) -> tuple[Sample, ...]:
         """The images without exact copies within a category; numbers each picture, or part."""

@@ -13,6 +13,7 @@ from flawmap.config import Config
 from flawmap.errors import ConfigError
 from flawmap.scoring.calibration import needed
 from flawmap.types import Sample, by_part, categories_of
+from flawmap.wording import counted
 
 _LEAST_HELD_OUT = 5
 
@@ -42,15 +43,17 @@ def make_plan(
 ) -> Plan:
     """Share the good images out, category by category.
 
-    A category's own validation split sets its threshold. Without one, images are held out when that
-    leaves enough for the rate asked for; otherwise each learnt image is left out in turn, if the
-    method can do that. Views of one part are held out together.
+    A category's own validation split sets its threshold, but for parts that training images show
+    too: these teach. Without one, images are held out when that leaves enough for the rate asked
+    for; otherwise each learnt image is left out in turn, if the method can do that. Views of one
+    part are held out together.
 
     Args:
         good: Distinct good images of the train and validation splits.
         config: Its seed decides which are held out.
         can_leave_out: Whether the method can score an image as if it had not learnt it.
-        warn: Told of categories that get no threshold.
+        warn: Told of categories that get no threshold, of parts in both splits, and of a strategy
+            that a validation split takes the place of.
         taught: Paths of images that the detector to begin with has learnt: they set no threshold.
 
     Raises:
@@ -63,12 +66,27 @@ def make_plan(
     for category in categories_of(good):
         train_part = [s for s in good if s.category == category and s.split == "train"]
         extra = [s for s in good if s.category == category and s.split == "validation"]
-        if options.strategy != "off" and any(s.path in taught for s in extra):
-            train_part += [s for s in extra if s.path in taught]
-            extra = [s for s in extra if s.path not in taught]
-        if options.strategy == "off" or extra:
+        if options.strategy == "off":
             learn += train_part
-            held_out += extra if options.strategy != "off" else []
+            continue
+        parts = {s.group for s in train_part if s.group}
+        if known := [s for s in extra if s.group in parts]:
+            warn(
+                f"{counted(len(known), 'validation image')} of '{category}' "
+                f"{'shows a part' if len(known) == 1 else 'show parts'} that training images show "
+                "too: they teach, since a threshold set on them would promise too much; keep all "
+                "images of a part in one split"
+            )
+        teaches = {s.path for s in known} | {s.path for s in extra if s.path in taught}
+        train_part += [s for s in extra if s.path in teaches]
+        if extra := [s for s in extra if s.path not in teaches]:
+            if options.strategy != "auto":
+                warn(
+                    f"'{category}' has a validation split, which sets its threshold: "
+                    f"calibration.strategy={options.strategy} does nothing"
+                )
+            learn += train_part
+            held_out += extra
             continue
         n = round(len(train_part) * options.fraction)
         enough = n >= needed(options.false_reject_rate)
@@ -82,7 +100,8 @@ def make_plan(
                 given="leave-one-out",
                 expected="holdout, auto or off",
             )
-        if wants_out and can_leave_out and len(train_part) >= 2:
+        n_parts = len(by_part(train_part))
+        if wants_out and can_leave_out and n_parts >= 2:
             learn += train_part
             leave_out.append(category)
             continue
@@ -92,11 +111,14 @@ def make_plan(
         if spared >= _LEAST_HELD_OUT:
             chosen = _drawn(free, min(max(_LEAST_HELD_OUT, n), spared), config.seed)
         if not chosen:
-            new = " that were not learnt before" if len(free) < len(train_part) else ""
+            what, wanted = f"has only {len(free)} good training images", "images"
+            if len(free) < len(train_part):
+                what += " that were not learnt before"
+            elif n_parts == 1 < len(train_part):
+                what, wanted = f"has {len(free)} good training images of a single part", "parts"
             warn(
-                f"'{category}' has only {len(free)} good training images{new}: too few to "
-                "hold any out, so it gets no threshold; add images, or calibrate later with "
-                "'flawmap calibrate'"
+                f"'{category}' {what}: too few to hold any out, so it gets no threshold; add "
+                f"{wanted}, or calibrate later with 'flawmap calibrate'"
             )
             learn += train_part
             continue
