@@ -663,6 +663,27 @@ class TestTable:
         table = self.read(images, "path,label\nimages/a.png,i.O.\nimages/b.png,n.i.O.\n")
         assert [s.label for s in table.samples] == [1, 0]
 
+    @pytest.mark.parametrize("word", ["none", "No", "FALSE", "-", "n/a", "NA", "null"])
+    def test_words_for_no_kind_of_defect(self, images: Path, word: str) -> None:
+        rows = f"images/a.png,good,{word}\nimages/b.png,NG,{word}\nimages/c.png,,{word}\n"
+        assert summary(self.read(images, f"path,label,defect\n{rows}")) == {
+            ("default", "train", 0, "good"): 2,
+            ("default", "test", 1, "defect"): 1,
+        }
+        table = self.read(images, f"path,defect\nimages/a.png,{word}\nimages/b.png,dent\n")
+        assert summary(table) == {
+            ("default", "train", 0, "good"): 1,
+            ("default", "test", 1, "dent"): 1,
+        }
+
+    def test_verdicts_are_no_kinds_of_defects(self, images: Path) -> None:
+        text = "path,label,defect\nimages/a.png,,1\nimages/b.png,NG,true\nimages/c.png,,Yes\n"
+        with pytest.raises(DataError, match="3 wrong lines") as caught:
+            self.read(images, text)
+        for line, word in ((2, "1"), (3, "true"), (4, "Yes")):
+            assert f"line {line}: defect is '{word}', expected the kind" in str(caught.value)
+        assert "goes into the column 'label'" in str(caught.value)
+
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:
         text = {
