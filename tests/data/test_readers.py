@@ -773,6 +773,11 @@ class TestDetection:
             read_data(tmp_path, format="mvtek")
         assert "did you mean 'mvtec'?" in str(caught.value)
 
+    def test_a_negative_seed(self, mvtec: Path) -> None:
+        with pytest.raises(ConfigError, match="seed must not be negative") as caught:
+            read_data(mvtec, seed=-1)
+        assert (caught.value.where, caught.value.given) == ("seed", -1)
+
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: object) -> object:
             raise PermissionError(13, "Permission denied")
