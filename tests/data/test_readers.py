@@ -913,3 +913,38 @@ def test_the_number_of_a_kind_is_no_verdict_beside_a_label(
         ("default", "test", 1, "0"): 1,
         ("default", "test", 1, "1"): 1,
     }
+
+
+def test_what_an_earlier_run_drew_is_neither_learnt_nor_a_defect(
+    tmp_path: Path, write_image: WriteImage, earlier_run: Callable[[Path], None]
+) -> None:
+    root = tmp_path / "gear"
+    for name in ("good/1.png", "scratch/2.png"):
+        write_image(root / name)
+    for folder in (root, root / "good", root / "result"):
+        earlier_run(folder)
+    table = read_data(root)
+    assert summary(table) == {("gear", "train", 0, "good"): 1, ("gear", "test", 1, "scratch"): 1}
+    (note,) = (note for note in table.notes if "earlier run" in note)
+    assert note == (
+        "left out, maps and overlays of an earlier run: good/maps, good/overlays, maps, overlays, "
+        "result/maps and 1 more"
+    )
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/result", "result", "."])
+def test_what_an_earlier_run_drew_is_no_part_of_a_data_set(
+    mvtec: Path, earlier_run: Callable[[Path], None], place: str
+) -> None:
+    expected = read_data(mvtec).samples
+    earlier_run(mvtec / place)
+    assert read_data(mvtec).samples == expected
+
+
+def test_folders_that_happen_to_be_called_maps_are_read(
+    tmp_path: Path, write_image: WriteImage
+) -> None:
+    for name in ("good/1.png", "maps/2.png"):
+        write_image(tmp_path / "gear" / name)
+    (tmp_path / "gear" / "predictions.jsonl").write_text('{"path": "1.png"}\n')
+    assert ("gear", "test", 1, "maps") in summary(read_data(tmp_path / "gear"))
