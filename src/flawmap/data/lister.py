@@ -51,6 +51,22 @@ class UnreadableFilesError(DataError):
         self.problems = problems
 
 
+class UnreadableImageError(DataError):
+    """An image cannot be read; `reason` says why, in a few words, as that of a `Problem` does."""
+
+    def __init__(self, reason: str, *, where: str | None = None) -> None:
+        super().__init__(
+            f"the image cannot be read: {reason}",
+            where=where,
+            hint="repair or replace the file, or leave broken files out with --skip-bad",
+        )
+        self.reason = reason
+
+    def to_dict(self) -> dict[str, object]:
+        """As any other error of the data."""
+        return {**super().to_dict(), "error": DataError.__name__}
+
+
 @dataclass
 class _Level:
     """What lies directly in one folder."""
