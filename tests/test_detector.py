@@ -84,6 +84,20 @@ def test_images_and_folders_may_lie_in_the_home_folder(
     assert one.path == whole[0].path == str(min((rings / "train" / "good").iterdir()))
 
 
+def test_masks_below_a_folder_are_no_pictures(
+    detector: flawmap.Detector, rings: Path, tmp_path: Path
+) -> None:
+    for name in ("test/stain", "ground_truth/stain"):
+        shutil.copytree(rings / name, tmp_path / name)
+    with pytest.warns(FlawmapWarning, match="left out, masks: ground_truth"):
+        found = detector.predict(tmp_path)
+    assert isinstance(found, list)
+    assert [Path(p.path).parent for p in found] == [tmp_path / "test" / "stain"] * 4
+    named = detector.predict(tmp_path / "ground_truth")
+    assert isinstance(named, list)
+    assert len(named) == 4
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_has_images(size: int, detector: flawmap.Detector) -> None:
     with pytest.raises(ConfigError, match="batch_size must be positive"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -20,20 +21,21 @@ from torch import Tensor
 from flawmap import bundle as bundles
 from flawmap.config import Config
 from flawmap.data.images import read_image, to_rgb
-from flawmap.data.inputs import with_categories
-from flawmap.data.lister import list_images
+from flawmap.data.inputs import images_below, with_categories
+from flawmap.data.lister import raise_unreadable
 from flawmap.data.loader import load_batches, stack
 from flawmap.data.pictures import Pictures, Watch
 from flawmap.data.pool import map_in_threads
 from flawmap.data.transform import Transform
 from flawmap.encoders.encoder import Encoder
-from flawmap.errors import ConfigError, FitError, unknown_name
+from flawmap.errors import ConfigError, FitError, FlawmapWarning, unknown_name
 from flawmap.files import as_path
 from flawmap.methods.base import Method, OnePassMethod
 from flawmap.resources import one_blas_thread
 from flawmap.scoring import Calibration, Scorer
 from flawmap.scoring.maps import Smoothing, resample
 from flawmap.types import EVERY, Batch, FloatArray, Geometry, Prediction, RawMap, Sample
+from flawmap.wording import shown
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
@@ -170,7 +172,7 @@ class Detector:
         given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
         items = [_in_the_home(i) if isinstance(i, str | os.PathLike) else i for i in given]
         if single and isinstance(items[0], str | os.PathLike) and Path(items[0]).is_dir():
-            items, single = list(list_images(items[0])), False
+            items, single = list(_in_the_folder(items[0])), False
         found = list(self._predict_items(items, category, batch_size))
         return found[0] if single else found
 
@@ -425,6 +427,15 @@ def _in_the_home(path: str | os.PathLike[str]) -> str:
     """The path of an image, in which ~ is the home folder; any other stays as it was given."""
     text = os.fspath(path)
     return str(as_path(text)) if text.startswith("~") else text
+
+
+def _in_the_folder(folder: str | os.PathLike[str]) -> list[str]:
+    """The paths of its images, as `images_below` chooses them; what it leaves out is said."""
+    found = images_below(Path(folder))
+    raise_unreadable(found.problems, where=shown(folder))
+    for note in found.notes:
+        warnings.warn(note, FlawmapWarning, stacklevel=3)
+    return [sample.path for sample in found.samples]
 
 
 def _not_finite(sample: Sample) -> FitError:

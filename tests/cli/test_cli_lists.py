@@ -194,6 +194,13 @@ def test_inspect_prints_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "Reading images" in shown.err
 
 
+def test_inspect_refuses_a_negative_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", str(tmp_path), "--seed", "-1"]) == 2
+    assert "'--seed'" in capsys.readouterr().err
+
+
 def test_the_doctor_lives_with_a_folder_of_weights_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

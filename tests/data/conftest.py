@@ -52,3 +52,16 @@ def mvtec(tmp_path: Path, write_image: WriteImage, write_mask: WriteImage) -> Pa
         write_image(root / "test" / "hole" / f"{i:03}.png", 60 + i)
         write_mask(root / "ground_truth" / "hole" / f"{i:03}_mask.png")
     return root
+
+
+@pytest.fixture
+def earlier_run(write_image: WriteImage) -> Callable[[Path], None]:
+    """Writes what `predict --output FOLDER --maps --overlays` leaves in a folder."""
+
+    def write(folder: Path) -> None:
+        for name in ("maps/a.png", "overlays/a.png"):
+            write_image(folder / name)
+        record = '{"path": "a.png", "map": "maps/a.png", "overlay": "overlays/a.png"}\n'
+        (folder / "predictions.jsonl").write_text(record)
+
+    return write

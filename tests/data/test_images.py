@@ -12,6 +12,7 @@ from PIL import Image
 
 from flawmap.data import decode_image, read_image, read_mask, to_rgb
 from flawmap.data.images import read_image_info
+from flawmap.data.lister import UnreadableImageError
 from flawmap.data.masks import read_regions
 from flawmap.errors import ConfigError, DataError
 
@@ -223,6 +224,15 @@ class TestDeep:
         np.testing.assert_allclose(image[0, :, 1], expected / 4095, atol=1e-6)
         assert (info.mode, info.bits, info.peak) == ("LA;16", 16, 4095)
 
+    def test_16_bits_for_three_colours_are_8_bit_colour(self) -> None:
+        masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+        header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks
+        start = 14 + len(header)
+        data = struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + header + b"\x00\xf8\0\0"
+        np.testing.assert_array_equal(decode(data, 4095), [[[255, 0, 0]]])
+        opened = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(to_rgb(opened, white_level=4095), [[[255, 0, 0]]])
+
     def test_32_bit_integers(self) -> None:
         small = np.array([[0, 65535]], dtype=np.int32)
         np.testing.assert_allclose(decode(tiff(small, order="<", kind=2))[0, :, 0], [0, 1])
@@ -358,6 +368,13 @@ class TestBroken:
                 except DataError:
                     continue
                 assert image.shape[2] == 3
+
+    def test_why_is_told_by_itself(self) -> None:
+        with pytest.raises(UnreadableImageError) as caught:
+            decode(b"")
+        assert caught.value.reason == "the file is empty"
+        assert caught.value.message == "the image cannot be read: the file is empty"
+        assert caught.value.to_dict()["error"] == "DataError"
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read: No such file"):
@@ -554,6 +571,24 @@ class TestArrays:
         np.testing.assert_array_equal(to_rgb(Image.fromarray(COLOUR)), COLOUR)
         np.testing.assert_array_equal(to_rgb(Image.fromarray(GREY))[..., 1], GREY)
         assert to_rgb(Image.fromarray(DEEP)).dtype == np.float32
+
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_pillow_images_that_lose_bits_are_refused(self, channels: int) -> None:
+        data = png16(np.full((2, 2, channels), 4095, dtype=np.uint16))
+        for white in (None, 4095):
+            with pytest.raises(DataError, match="keeps 8 of the 16 bits") as caught:
+                to_rgb(Image.open(io.BytesIO(data)), white_level=white)
+            assert "a path, or a uint16 array" in str(caught.value)
+
+    def test_pillow_images_of_16_bit_grey(self) -> None:
+        data = png16(np.full((2, 2, 1), 4095, dtype=np.uint16))
+        assert (to_rgb(Image.open(io.BytesIO(data)), white_level=4095) == 1).all()
+
+    def test_alpha_has_the_whole_range_whatever_is_white(self) -> None:
+        values = np.array([[[4095, 2000, 0, 65535], [4095, 2000, 0, 13107]]], dtype=np.uint16)
+        image = to_rgb(values, white_level=4095)
+        np.testing.assert_allclose(image[0, :, 0], [1, 0.2], rtol=1e-6)
+        np.testing.assert_array_equal(image, decode(png16(values), 4095))
 
 
 def test_what_is_known_of_an_image(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,43 @@ def test_the_outputs_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     assert found.notes == ("left out: 1 map or overlay of an earlier run",)
     with pytest.raises(DataError, match="no image is left"):
         find_images([tmp_path / "out"], leave_out=[drawn])
+
+
+@pytest.fixture
+def half_a_data_set(tmp_path: Path, earlier_run: Callable[[Path], None]) -> Path:
+    """No reader knows it: there is no train/good."""
+    root = tmp_path / "bolt"
+    image(root / "test" / "hole" / "0.png")
+    image(root / "ground_truth" / "hole" / "0_mask.png")
+    earlier_run(root / "result")
+    return root
+
+
+def test_masks_maps_and_overlays_are_no_pictures_of_parts(half_a_data_set: Path) -> None:
+    root = half_a_data_set
+    found = find_images([root])
+    assert [s.path for s in found.samples] == [str(root / "test" / "hole" / "0.png")]
+    assert found.notes == (
+        f"{root}: left out, masks: ground_truth",
+        f"{root}: left out, maps and overlays of an earlier run: result/maps, result/overlays",
+    )
+
+
+def test_masks_beside_a_folder_of_good_images(tmp_path: Path) -> None:
+    image(tmp_path / "parts" / "good" / "0.png")
+    image(tmp_path / "parts" / "masks" / "0.png")
+    found = find_images([tmp_path / "parts"])
+    assert [s.path for s in found.samples] == [str(tmp_path / "parts" / "good" / "0.png")]
+
+
+def test_the_folder_that_was_named_is_never_left_out(half_a_data_set: Path) -> None:
+    root = half_a_data_set
+    found = find_images([root / "ground_truth", root / "result" / "overlays"])
+    assert [Path(s.path).name for s in found.samples] == ["0_mask.png", "a.png"]
+    assert found.notes == ()
+    with pytest.raises(DataError, match="no image here") as caught:
+        find_images([root / "result"])
+    assert "left out, maps and overlays" in str(caught.value.given)
 
 
 def test_missing_and_empty_paths_are_named(tmp_path: Path) -> None:

@@ -663,6 +663,27 @@ class TestTable:
         table = self.read(images, "path,label\nimages/a.png,i.O.\nimages/b.png,n.i.O.\n")
         assert [s.label for s in table.samples] == [1, 0]
 
+    @pytest.mark.parametrize("word", ["none", "No", "FALSE", "-", "n/a", "NA", "null"])
+    def test_words_for_no_kind_of_defect(self, images: Path, word: str) -> None:
+        rows = f"images/a.png,good,{word}\nimages/b.png,NG,{word}\nimages/c.png,,{word}\n"
+        assert summary(self.read(images, f"path,label,defect\n{rows}")) == {
+            ("default", "train", 0, "good"): 2,
+            ("default", "test", 1, "defect"): 1,
+        }
+        table = self.read(images, f"path,defect\nimages/a.png,{word}\nimages/b.png,dent\n")
+        assert summary(table) == {
+            ("default", "train", 0, "good"): 1,
+            ("default", "test", 1, "dent"): 1,
+        }
+
+    def test_verdicts_are_no_kinds_of_defects(self, images: Path) -> None:
+        text = "path,label,defect\nimages/a.png,,1\nimages/b.png,NG,true\nimages/c.png,,Yes\n"
+        with pytest.raises(DataError, match="3 wrong lines") as caught:
+            self.read(images, text)
+        for line, word in ((2, "1"), (3, "true"), (4, "Yes")):
+            assert f"line {line}: defect is '{word}', expected the kind" in str(caught.value)
+        assert "goes into the column 'label'" in str(caught.value)
+
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:
         text = {
@@ -751,6 +772,11 @@ class TestDetection:
         with pytest.raises(ConfigError, match="unknown data format 'mvtek'") as caught:
             read_data(tmp_path, format="mvtek")
         assert "did you mean 'mvtec'?" in str(caught.value)
+
+    def test_a_negative_seed(self, mvtec: Path) -> None:
+        with pytest.raises(ConfigError, match="seed must not be negative") as caught:
+            read_data(mvtec, seed=-1)
+        assert (caught.value.where, caught.value.given) == ("seed", -1)
 
     def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: object) -> object:
@@ -887,3 +913,38 @@ def test_the_number_of_a_kind_is_no_verdict_beside_a_label(
         ("default", "test", 1, "0"): 1,
         ("default", "test", 1, "1"): 1,
     }
+
+
+def test_what_an_earlier_run_drew_is_neither_learnt_nor_a_defect(
+    tmp_path: Path, write_image: WriteImage, earlier_run: Callable[[Path], None]
+) -> None:
+    root = tmp_path / "gear"
+    for name in ("good/1.png", "scratch/2.png"):
+        write_image(root / name)
+    for folder in (root, root / "good", root / "result"):
+        earlier_run(folder)
+    table = read_data(root)
+    assert summary(table) == {("gear", "train", 0, "good"): 1, ("gear", "test", 1, "scratch"): 1}
+    (note,) = (note for note in table.notes if "earlier run" in note)
+    assert note == (
+        "left out, maps and overlays of an earlier run: good/maps, good/overlays, maps, overlays, "
+        "result/maps and 1 more"
+    )
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/result", "result", "."])
+def test_what_an_earlier_run_drew_is_no_part_of_a_data_set(
+    mvtec: Path, earlier_run: Callable[[Path], None], place: str
+) -> None:
+    expected = read_data(mvtec).samples
+    earlier_run(mvtec / place)
+    assert read_data(mvtec).samples == expected
+
+
+def test_folders_that_happen_to_be_called_maps_are_read(
+    tmp_path: Path, write_image: WriteImage
+) -> None:
+    for name in ("good/1.png", "maps/2.png"):
+        write_image(tmp_path / "gear" / name)
+    (tmp_path / "gear" / "predictions.jsonl").write_text('{"path": "1.png"}\n')
+    assert ("gear", "test", 1, "maps") in summary(read_data(tmp_path / "gear"))

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from flawmap.data.words import Meaning, folded, meaning
+from flawmap.data.words import Meaning, folded, is_masks, is_nothing, meaning
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,13 @@ def test_folding_knows_both_unicode_forms() -> None:
     forms = [unicodedata.normalize(form, "Größe_ä") for form in ("NFC", "NFD")]
     assert [folded(form) for form in forms] == ["grösseä", "grösseä"]
     assert folded("a\udcffb") == "ab"
+
+
+def test_masks_are_told_from_splits() -> None:
+    assert all(map(is_masks, ("ground truth", "Bad_mask", "gt", "Masken")))
+    assert not any(map(is_masks, ("train", "test", "labels", "masked", "scratch")))
+
+
+def test_words_for_no_kind_of_defect() -> None:
+    assert all(map(is_nothing, ("none", "NO", "False", "-", "n/a", "NA", "null", "kein")))
+    assert not any(map(is_nothing, ("", "0", "good", "nothing", "n_o", "--a")))

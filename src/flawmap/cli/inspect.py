@@ -24,7 +24,7 @@ def run(
     format: options.Format = None,
     category: options.Categories = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="For layouts without a split of their own.")
+        int, typer.Option(metavar="N", min=0, help="For layouts without a split of their own.")
     ] = 0,
     white_level: Annotated[
         int | None,

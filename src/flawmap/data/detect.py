@@ -9,7 +9,7 @@ from pathlib import Path
 from flawmap.data.check import require_sound
 from flawmap.data.lister import Lister, listed_once
 from flawmap.data.samples import Reader, SampleTable
-from flawmap.errors import DataError
+from flawmap.errors import ConfigError, DataError
 from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS
 from flawmap.wording import counted, shown
@@ -37,9 +37,16 @@ def read_data(
         training: With `check`: whether good training images must be there.
 
     Raises:
-        ConfigError: The format or a category is unknown.
+        ConfigError: The format or a category is unknown, or the seed is negative.
         DataError: The path is missing, its layout is unclear, or the data set has errors.
     """
+    if seed < 0:
+        raise ConfigError(
+            "seed must not be negative",
+            where="seed",
+            given=seed,
+            expected="an integer of 0 or more",
+        )
     root = existing(path)
     reader = recognise(root) if format is None else _reader(format)
     try:

@@ -50,7 +50,8 @@ def survey(lister: Lister, folder: Path) -> Product:
     groups: dict[Meaning, list[str]] = {"good": [], "defects": [], "reserved": [], "others": []}
     for name in folders:
         groups[meaning(name)].append(name)
-    groups["others"] = [n for n in groups["others"] if holds_images(folder / n)]
+    inner = Lister(left_out=lister.left_out)
+    groups["others"] = [n for n in groups["others"] if holds_images(inner, folder / n)]
     return Product(
         images=tuple(images),
         good=tuple(groups["good"]),
@@ -60,10 +61,12 @@ def survey(lister: Lister, folder: Path) -> Product:
     )
 
 
-def holds_images(folder: Path, depth: int = 4) -> bool:
+def holds_images(lister: Lister, folder: Path, depth: int = 4) -> bool:
     """Whether an image lies in a folder or at most `depth` levels below."""
-    folders, images = Lister().level(folder)
-    return bool(images) or (depth > 0 and any(holds_images(folder / n, depth - 1) for n in folders))
+    folders, images = lister.level(folder)
+    return bool(images) or (
+        depth > 0 and any(holds_images(lister, folder / n, depth - 1) for n in folders)
+    )
 
 
 def read_product(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from flawmap.data.deep import GREY_ALPHA, joined, loses_bytes, other_bytes, raw_mode
+from flawmap.data.lister import UnreadableImageError
 from flawmap.errors import ConfigError, DataError
 from flawmap.types import FloatArray
 from flawmap.wording import shown
@@ -102,7 +103,7 @@ def read_image_info(
         with Path(path).open("rb") as file:
             return decode_image(file, name=name, white_level=white_level, max_pixels=max_pixels)
     except OSError as error:
-        raise _unreadable(name, error.strerror or str(error)) from error
+        raise UnreadableImageError(error.strerror or str(error), where=name) from error
 
 
 def decode_image(
@@ -128,12 +129,12 @@ def decode_image(
     _require_positive("max_pixels", max_pixels)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with _opened(file, name, max_pixels) as image:
-        raw, mode = _raw_mode(image), image.mode
+        raw, mode, loses = raw_mode(image), image.mode, loses_bytes(image)
         deep = _loaded(image, file, name)
         if deep is not None:
             # Pillow turns grey with alpha into colour.
-            rgb, info = _deep_colour(deep, "LA" if raw == "LA;16B" else mode, white_level)
-        elif ";16" in raw and mode in ("RGB", "RGBA", "CMYK") and white_level is not None:
+            rgb, info = _deep_colour(deep, "LA" if raw == GREY_ALPHA else mode, white_level)
+        elif loses and white_level is not None:
             raise DataError(
                 "a white level cannot be applied to this kind of 16-bit image",
                 where=name,
@@ -157,7 +158,7 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         with Path(path).open("rb") as file, _opened(file, name, MAX_PIXELS) as image:
             return image.height, image.width
     except OSError as error:
-        raise _unreadable(name, error.strerror or str(error)) from error
+        raise UnreadableImageError(error.strerror or str(error), where=name) from error
 
 
 def read_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -184,7 +185,7 @@ def read_values(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
                 values = np.asarray(image)
             turned = _upright(values, _orientation(image))
     except OSError as error:
-        raise _unreadable(name, error.strerror or str(error)) from error
+        raise UnreadableImageError(error.strerror or str(error), where=name) from error
     return np.ascontiguousarray(turned)
 
 
@@ -206,12 +207,21 @@ def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = N
         (H, W, 3): uint8 for uint8 and bool, else float32 in [0, 1].
 
     Raises:
-        DataError: The shape, the type or the range is another one.
+        DataError: The shape, the type or the range is another one; or it is a Pillow image of 16
+            bits in colour or with alpha, of which Pillow keeps 8.
         ConfigError: `white_level` is not positive.
     """
     _require_positive("white_level", white_level)
     if isinstance(image, Image.Image):
         name = shown(getattr(image, "filename", "") or "the image")
+        if loses_bytes(image):
+            raise DataError(
+                "Pillow keeps 8 of the 16 bits of an image of this kind",
+                where=name,
+                given=f"{image.mode} ({raw_mode(image)})",
+                expected="a path, or a uint16 array",
+                hint="give the path in place of the opened image",
+            )
         _load(image, name)
         rgb, _ = _from_pillow(image, name, white_level)
         return np.ascontiguousarray(_upright(rgb, _orientation(image)))
@@ -231,7 +241,7 @@ def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = N
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * np.uint8(255)
     elif values.dtype == np.uint16:
-        values = _scaled(values, white_level or _WHITE_16)
+        values = _deep(values, white_level)
     elif values.dtype != np.uint8:
         values = _checked_floats(values)
     return _three_channels(values)
@@ -242,14 +252,6 @@ def _require_positive(name: str, value: int | None) -> None:
         raise ConfigError(
             f"{name} must be positive", where=name, given=value, expected="an integer of 1 or more"
         )
-
-
-def _unreadable(name: str, reason: str) -> DataError:
-    return DataError(
-        f"the image cannot be read: {reason}",
-        where=name,
-        hint="repair or replace the file, or leave broken files out with --skip-bad",
-    )
 
 
 def _plugin(start: bytes) -> type[ImageFile.ImageFile] | None:
@@ -276,7 +278,7 @@ def _opened(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageFile:
     plugin = _plugin(start)
     if plugin is None:
         reason = "the file is empty" if not start else "it is no PNG, JPEG, BMP, TIFF or WebP file"
-        raise _unreadable(name, reason)
+        raise UnreadableImageError(reason, where=name)
     if plugin is WebPImageFile:
         # Its decoder takes the memory of the whole canvas when it is opened.
         width, height = _webp_size(file)
@@ -285,7 +287,7 @@ def _opened(file: IO[bytes], name: str, max_pixels: int) -> ImageFile.ImageFile:
     try:
         image = plugin(file, name)
     except Exception as error:  # decoders raise whatever their parser stumbles on
-        raise _unreadable(name, _reason(error)) from error
+        raise UnreadableImageError(_reason(error), where=name) from error
     _require_small(*image.size, name, max_pixels)
     return image
 
@@ -341,7 +343,7 @@ def _load(image: Image.Image, name: str) -> None:
             hint="cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS",
         ) from error
     except Exception as error:  # decoders raise whatever their parser stumbles on
-        raise _unreadable(name, _reason(error)) from error
+        raise UnreadableImageError(_reason(error), where=name) from error
 
 
 def _loaded(
@@ -349,19 +351,12 @@ def _loaded(
 ) -> npt.NDArray[np.uint16] | None:
     """Decode the pixels; those of 16-bit colour or alpha, of which Pillow keeps the high bytes
     alone, are given back as (H, W, 3) or (H, W, 4)."""
-    both = _both_bytes(image, file) if _raw_mode(image) == "LA;16B" else None
-    low = _low_bytes(image, file)
+    raw, other = raw_mode(image), other_bytes(image, file)
     _load(image, name)
-    if both is not None:
-        _load(both, name)
-        pairs = np.asarray(both).astype(np.uint16)
-        grey, alpha = pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]
-        return np.stack([grey, grey, grey, alpha], axis=-1)
-    if low is not None:
-        _load(low, name)
-        values: npt.NDArray[np.uint16] = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
-        return values
-    return None
+    if other is None:
+        return None
+    _load(other, name)
+    return joined(image, other, raw)
 
 
 def _reason(error: Exception) -> str:
@@ -371,65 +366,19 @@ def _reason(error: Exception) -> str:
     return f"it is {'truncated' if 'truncated' in text.casefold() else 'broken'} ({text})"
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the pixels lie in the file, in Pillow's words; "" once they are loaded."""
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return ""
-    arguments = tiles[0][3]
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
-
-
-def _both_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile:
-    """A second image of the same file of 16-bit grey with alpha, read as four channels of 8 bits:
-    the high and the low byte of grey, and of alpha. Pillow keeps the high bytes alone."""
-    file.seek(0)
-    other = type(image)(io.BytesIO(file.read()))
-    other._mode = "RGBA"
-    _read_as(other, "RGBA")
-    return other
-
-
-def _low_bytes(image: ImageFile.ImageFile, file: IO[bytes]) -> ImageFile.ImageFile | None:
-    """A second image of the same file that decodes to the low bytes of 16-bit colour.
-
-    Pillow keeps the high byte of each 16-bit colour value. Told that the file has the other byte
-    order, it keeps the low one.
-    """
-    raw = _raw_mode(image)
-    if raw not in {f"{m};16{order}" for m in ("RGB", "RGBA") for order in "BLN"}:
-        return None
-    order = raw[-1]
-    if order == "N":
-        order = "L" if sys.byteorder == "little" else "B"
-    swapped = raw[:-1] + ("B" if order == "L" else "L")
-    file.seek(0)
-    other = type(image)(io.BytesIO(file.read()))
-    _read_as(other, swapped)
-    return other
-
-
-def _read_as(image: ImageFile.ImageFile, raw: str) -> None:
-    """Take the file's pixels for ones that lie in another way."""
-    for index, tile in enumerate(image.tile):
-        arguments = tile[3]
-        new: Any = (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
-        # A named tuple or, in older versions of Pillow, a plain one.
-        fields = (tile[0], tile[1], tile[2], new)
-        changed: Any = type(tile)(*fields) if hasattr(tile, "_fields") else fields
-        image.tile[index] = changed
-
-
 def _deep_colour(
     values: npt.NDArray[np.uint16], mode: str, white_level: int | None
 ) -> tuple[RgbArray, ImageInfo]:
     peak = float(values[..., :3].max())
-    scaled = _scaled(values[..., :3], white_level or _WHITE_16)
-    if values.shape[2] == 4:
-        alpha = _scaled(values[..., 3:], _WHITE_16)
-        scaled = _composited(scaled, alpha)
-    return scaled, ImageInfo(f"{mode};16", 16, peak)
+    return _three_channels(_deep(values, white_level)), ImageInfo(f"{mode};16", 16, peak)
+
+
+def _deep(values: npt.NDArray[np.uint16], white_level: int | None) -> FloatArray:
+    """16-bit values in [0, 1]; a white level is one of the colours, alpha has the whole range."""
+    scaled = _scaled(values, white_level or _WHITE_16)
+    if values.ndim == 3 and values.shape[2] == 4:
+        scaled[..., 3] = _scaled(values[..., 3], _WHITE_16)
+    return scaled
 
 
 def _from_pillow(
@@ -449,7 +398,7 @@ def _from_pillow(
             return _three_channels(rgba), ImageInfo(mode, 8)
         rgb: RgbArray = np.array(image if mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
-        raise _unreadable(name, f"its colours ({mode}) cannot become RGB") from error
+        raise UnreadableImageError(f"its colours ({mode}) cannot become RGB", where=name) from error
     return rgb, ImageInfo(mode, 1 if mode == "1" else 8)
 
 
@@ -458,7 +407,7 @@ def _from_numbers(
 ) -> tuple[RgbArray, ImageInfo]:
     """32-bit integers and floats, whose white is not known from the file alone."""
     if not np.isfinite(values).all() or values.min() < 0:
-        raise _unreadable(name, "it holds negative or not finite values")
+        raise UnreadableImageError("it holds negative or not finite values", where=name)
     peak = float(values.max())
     if white_level is None:
         # Older versions of Pillow give 16-bit files as 32-bit integers.
@@ -515,15 +464,11 @@ def _three_channels(values: npt.NDArray[Any]) -> RgbArray:
         return np.ascontiguousarray(values)
     colour, alpha = values[..., :3], values[..., 3:]
     if values.dtype != np.uint8:
-        return _composited(colour, alpha)
+        return np.ascontiguousarray(colour if alpha.max() == 0 else colour * alpha)
     if alpha.min() == 255 or alpha.max() == 0:
         return np.ascontiguousarray(colour)
     product = colour.astype(np.uint16) * alpha.astype(np.uint16)
     return ((product + 127) // 255).astype(np.uint8)
-
-
-def _composited(colour: FloatArray, alpha: FloatArray) -> FloatArray:
-    return np.ascontiguousarray(colour if alpha.max() == 0 else colour * alpha)
 
 
 def _orientation(image: Image.Image) -> int:

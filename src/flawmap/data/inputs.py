@@ -11,6 +11,7 @@ from flawmap.data.detect import existing, read_data
 from flawmap.data.lister import Lister, Problem, listed_once, raise_unreadable
 from flawmap.data.samples import SampleTable
 from flawmap.data.table import CSV_ENDINGS, JSON_ENDINGS
+from flawmap.data.words import is_masks
 from flawmap.errors import ConfigError, DataError, unknown_name
 from flawmap.files import as_path, is_file, is_folder
 from flawmap.registry import FORMATS
@@ -37,6 +38,22 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
+def images_below(folder: Path) -> Inputs:
+    """All images below a folder that is no data set.
+
+    Folders of masks are left out, and the maps and overlays of an earlier run. The folder itself
+    counts, whatever it is called.
+    """
+    lister = Lister()
+    paths = lister.tree(folder, leave_out=lambda name: "masks" if is_masks(name) else None)
+    return Inputs(
+        samples=tuple(map(_sample, paths)),
+        roots=(str(folder),),
+        problems=tuple(lister.problems),
+        notes=tuple(f"{shown(folder)}: {note}" for note in lister.notes(folder)),
+    )
+
+
 def find_images(
     paths: Sequence[PathLike],
     *,
@@ -49,7 +66,7 @@ def find_images(
 
     A file is an image unless it ends like a table. A folder is a data set if its layout has marks
     of its own (such as train/good): then its test split counts, or everything if it has none, so
-    that masks are never scored. Any other folder stands for all images below it.
+    that masks are never scored. Any other folder stands for its `images_below`.
 
     Args:
         paths: Images, folders, tables or data sets.
@@ -68,7 +85,7 @@ def find_images(
     notes: list[str] = []
     for given in paths:
         path = as_path(given)
-        before = len(problems)
+        before, told = len(problems), len(notes)
         table = _as_table(path, format, seed)
         if table is not None:
             chosen = [s for s in table.samples if s.split == "test"]
@@ -78,10 +95,11 @@ def find_images(
             roots.append(table.root if is_folder(table.root) else str(Path(table.root).parent))
             problems += table.problems
         elif is_folder(path):
-            lister = Lister()
-            chosen = [_sample(name) for name in lister.tree(path)]
-            roots.append(str(path))
-            problems += lister.problems
+            plain = images_below(path)
+            chosen = list(plain.samples)
+            roots += plain.roots
+            problems += plain.problems
+            notes += plain.notes
         else:
             chosen = [_sample(str(path))]
             roots.append(str(path.parent))
@@ -89,7 +107,9 @@ def find_images(
             raise DataError(
                 "there is no image here",
                 where=shown(path),
-                hint="check the path; .png, .jpg, .bmp, .tif and .webp files are read",
+                given="; ".join(notes[told:]) or None,
+                hint="check the path; .png, .jpg, .bmp, .tif and .webp files are read, those of a "
+                "folder of masks if you name it",
             )
         for sample in chosen:
             samples.setdefault(sample.path, sample)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flawmap.data.drawn import drawn_folders
 from flawmap.errors import DataError
-from flawmap.wording import counted, listed, shown
+from flawmap.wording import counted, few, listed, shown
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
@@ -50,12 +51,29 @@ class UnreadableFilesError(DataError):
         self.problems = problems
 
 
+class UnreadableImageError(DataError):
+    """An image cannot be read; `reason` says why, in a few words, as that of a `Problem` does."""
+
+    def __init__(self, reason: str, *, where: str | None = None) -> None:
+        super().__init__(
+            f"the image cannot be read: {reason}",
+            where=where,
+            hint="repair or replace the file, or leave broken files out with --skip-bad",
+        )
+        self.reason = reason
+
+    def to_dict(self) -> dict[str, object]:
+        """As any other error of the data."""
+        return {**super().to_dict(), "error": DataError.__name__}
+
+
 @dataclass
 class _Level:
     """What lies directly in one folder."""
 
     folders: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -68,7 +86,8 @@ class _Level:
         except OSError as error:
             self.problems.append(Problem(str(folder), _os_reason(error, "folder")))
         # Here, not for each of the readers that ask.
-        self.folders.sort()
+        self.drawn = sorted(drawn_folders(folder, self.folders))
+        self.folders = sorted(set(self.folders).difference(self.drawn))
         self.images.sort()
 
     def _place(self, entry: os.DirEntry[str]) -> None:
@@ -117,16 +136,27 @@ def listed_once() -> Iterator[None]:
 class Lister:
     """Lists folders through os.scandir and collects what cannot be read.
 
-    Hidden files and the droppings of file managers are passed over. Links are followed; a link to
-    a folder that is being listed already is passed over.
+    Hidden files and the droppings of file managers are passed over, and so are the maps and
+    overlays of an earlier run. Links are followed; a link to a folder that is being listed already
+    is passed over.
 
     Attributes:
         problems: Dangling links, folders without permission and things that are no files.
         ignored: How many files of each other extension lay beside the images.
+        left_out: Folders that were passed over because of what they hold, and what that is.
     """
 
     problems: list[Problem] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def notes(self, root: Path) -> list[str]:
+        """What was left out, in sentences for the user; places are relative to the root."""
+        places: dict[str, list[str]] = {}
+        for path, what in self.left_out.items():
+            place = os.path.relpath(path, root).replace(os.sep, "/")
+            places.setdefault(what, []).append(shown(place))
+        return [f"left out, {what}: {few(sorted(names))}" for what, names in places.items()]
 
     def level(self, folder: Path) -> tuple[list[str], list[str]]:
         """The names of the sub-folders and of the images of one folder, each sorted; not to be
@@ -140,6 +170,8 @@ class Lister:
                 known[str(folder)] = level
         self.problems += level.problems
         self.ignored.update(level.ignored)
+        for name in level.drawn:
+            self.left_out[str(folder / name)] = "maps and overlays of an earlier run"
         return level.folders, level.images
 
     def folders(self, folder: Path) -> list[str]:
@@ -151,11 +183,23 @@ class Lister:
         base = str(folder)
         return [os.path.join(base, name) for name in self.level(folder)[1]]  # noqa: PTH118
 
-    def tree(self, folder: Path) -> list[str]:
-        """The paths of the images at any depth below a folder, sorted."""
-        return sorted(self._walk(folder, frozenset()))
+    def tree(
+        self, folder: Path, *, leave_out: Callable[[str], str | None] | None = None
+    ) -> list[str]:
+        """The paths of the images at any depth below a folder, sorted.
 
-    def _walk(self, folder: Path, above: frozenset[tuple[int, int]]) -> list[str]:
+        Args:
+            folder: Where to begin; it is never left out.
+            leave_out: Says by a folder's name what it holds, if that is to be left out.
+        """
+        return sorted(self._walk(folder, frozenset(), leave_out or (lambda name: None)))
+
+    def _walk(
+        self,
+        folder: Path,
+        above: frozenset[tuple[int, int]],
+        leave_out: Callable[[str], str | None],
+    ) -> list[str]:
         try:
             status = folder.stat()
         except OSError as error:
@@ -169,7 +213,10 @@ class Lister:
         # A Path per file costs four times the memory of its name: plain strings here.
         found = [os.path.join(base, name) for name in names]  # noqa: PTH118
         for name in folders:
-            found.extend(self._walk(folder / name, above | {here}))
+            if what := leave_out(name):
+                self.left_out[str(folder / name)] = what
+            else:
+                found.extend(self._walk(folder / name, above | {here}, leave_out))
         return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flawmap.data.images import header_size, read_values
-from flawmap.data.lister import Problem
+from flawmap.data.lister import Problem, UnreadableImageError
 from flawmap.data.pool import map_in_threads
 from flawmap.errors import DataError
 from flawmap.resources import default_threads
@@ -49,8 +49,10 @@ def mismatched(samples: Sequence[Sample]) -> list[Problem]:
             for path in sample.masks:
                 if sorted(header_size(path)) != size:
                     found.append(Problem(path, "the mask and its image differ in size"))
+        except UnreadableImageError as error:
+            found.append(Problem(path, error.reason))
         except DataError as error:
-            found.append(Problem(path, error.message.removeprefix("the image cannot be read: ")))
+            found.append(Problem(path, error.message))
         return found
 
     threads = default_threads()

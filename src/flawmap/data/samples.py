@@ -287,6 +287,7 @@ def table_of(
     owners: Mapping[str, str] | None = None,
 ) -> SampleTable:
     """Sort the samples and add what the lister noticed."""
+    notes = [*notes, *lister.notes(root)]
     pictures = {e: n for e, n in lister.ignored.items() if e in _OTHER_PICTURES}
     files = {e: n for e, n in lister.ignored.items() if e not in _OTHER_PICTURES}
     if pictures:

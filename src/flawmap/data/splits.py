@@ -112,7 +112,7 @@ class SplitFolders:
         """
         lister = Lister()
         # Of what lies beside the splits, licences and the like need no note.
-        structure = Lister(problems=lister.problems)
+        structure = Lister(problems=lister.problems, left_out=lister.left_out)
         place = locate(structure, root, self.is_category, inside=self.inside)
         found = Found()
         needed, found.masked = self.demands(place.categories if place is not None else ())

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from flawmap.data.lister import Lister, Problem
 from flawmap.data.samples import SampleTable, table_of
-from flawmap.data.words import is_defect, is_good
+from flawmap.data.words import is_defect, is_good, is_nothing
 from flawmap.errors import DataError
 from flawmap.files import is_file
 from flawmap.types import GOOD, Sample, Split
@@ -50,6 +50,7 @@ _COLUMNS = {
 }
 _GOOD_NUMBERS = frozenset({"0", "0.0"})
 _DEFECT_NUMBERS = frozenset({"1", "1.0"})
+_YES = frozenset({"true", "yes", "ja"})
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -414,7 +415,7 @@ def _sample(row: _Row, base: Path) -> Sample:
     kind = row.text("defect")
     if label == 0:
         kind = GOOD
-    elif label == 1 and not kind:
+    elif label == 1 and (not kind or is_nothing(kind)):
         kind = "defect"
     return Sample(
         path=_located(row.text("path"), base),
@@ -430,9 +431,14 @@ def _sample(row: _Row, base: Path) -> Sample:
 def _label(row: _Row) -> int | None:
     word = row.text("label")
     kind = row.text("defect")
-    by_kind = None if not kind else 0 if _says_good(kind) else 1
-    if word and kind in _GOOD_NUMBERS:
-        # Beside a label this is the number of a kind, not a verdict.
+    if kind.casefold() in _YES or (not word and kind in _DEFECT_NUMBERS):
+        raise _WrongLineError(
+            f"defect is '{kind}', expected the kind of defect, such as scratch; whether an image "
+            "is good or a defect goes into the column 'label'"
+        )
+    by_kind = None if not kind else 0 if _says_good(kind) or is_nothing(kind) else 1
+    if word and (kind in _GOOD_NUMBERS or is_nothing(kind)):
+        # Beside a label this is the number of a kind, or says that none is known: no verdict.
         by_kind = None
     if not word:
         return by_kind

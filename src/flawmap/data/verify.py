@@ -12,7 +12,7 @@ import numpy as np
 
 from flawmap.data.check import Finding, require_sound
 from flawmap.data.images import ImageInfo, RgbArray, decode_image
-from flawmap.data.lister import Problem, canonical, raise_unreadable
+from flawmap.data.lister import Problem, UnreadableImageError, canonical, raise_unreadable
 from flawmap.data.masks import read_mask
 from flawmap.data.pictures import Watch
 from flawmap.data.pool import Share, map_in_threads
@@ -179,9 +179,11 @@ def _examine(sample: Sample, white_level: int | None, watch: Watch | None) -> Im
             fraction = float(union.mean())
             if fraction and sample.label == 0:
                 return Problem(sample.path, "labelled good, but its mask has defect pixels")
+    except UnreadableImageError as error:
+        return Problem(place, error.reason)
     except DataError as error:
         given = f" ({error.given}, expected {error.expected})" if error.given else ""
-        return Problem(place, error.message.removeprefix("the image cannot be read: ") + given)
+        return Problem(place, error.message + given)
     except OSError as error:
         return Problem(place, error.strerror or str(error))
     if watch is not None:

@@ -35,6 +35,13 @@ _KIND_OF_THING = frozenset(
 
 _MASKS = ("mask", "masks", "maske", "masken", "groundtruth")
 
+_NOTHING = frozenset(
+    {
+        *("none", "no", "false", "null", "nan", "n/a", "na", "-"),
+        *("kein", "keine", "keiner", "nein"),
+    }
+)
+
 
 def folded(word: str) -> str:
     """A word without regard to case, blanks, dots and the like.
@@ -56,6 +63,17 @@ def is_defect(word: str) -> bool:
     return _bare(word) in _DEFECT
 
 
+def is_nothing(word: str) -> bool:
+    """Whether a word, where a kind of defect could stand, says that there is none."""
+    return word.casefold() in _NOTHING
+
+
+def is_masks(name: str) -> bool:
+    """Whether a folder holds masks, by its name."""
+    # "gt" only as a word of its own: many a word ends so, such as the German for damaged.
+    return folded(name).endswith(_MASKS) or _parts(name)[-1:] == ["gt"]
+
+
 def meaning(name: str) -> Meaning:
     """What lies in a folder, by its name.
 
@@ -65,10 +83,7 @@ def meaning(name: str) -> Meaning:
         return "good"
     if is_defect(name):
         return "defects"
-    whole = folded(name)
-    # "gt" only as a word of its own: many a word ends so, such as the German for damaged.
-    masks = whole.endswith(_MASKS) or _parts(name)[-1:] == ["gt"]
-    return "reserved" if masks or whole in _RESERVED else "others"
+    return "reserved" if is_masks(name) or folded(name) in _RESERVED else "others"
 
 
 def _bare(word: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
+from flawmap.data.drawn import RECORDS, drawn_before
 from flawmap.data.images import read_image
 from flawmap.errors import ConfigError, ExportError
 from flawmap.outputs.maps import write_map_npy, write_map_png
@@ -153,7 +153,7 @@ class PredictionWriter:
         """The tables of this run; with the first line those of an earlier one go."""
         if self._tables is None:
             self._forget()
-            lines, table = self._open("predictions.jsonl"), self._open("predictions.csv")
+            lines, table = self._open(RECORDS), self._open("predictions.csv")
             self._tables = _Tables(lines, table, csv.DictWriter(table, COLUMNS))
             self._tables.rows.writeheader()
             table.flush()
@@ -215,7 +215,7 @@ class PredictionWriter:
 
 def _require_own(folder: Path) -> None:
     """Nobody else's tables lie where those of this run will."""
-    for name, quote in (("predictions.csv", ""), ("predictions.jsonl", '"')):
+    for name, quote in (("predictions.csv", ""), (RECORDS, '"')):
         try:
             with (folder / name).open(encoding="utf-8", errors="replace") as file:
                 words = set(re.split("[,:{} \n]+", file.readline()))
@@ -228,24 +228,6 @@ def _require_own(folder: Path) -> None:
                 given=folder,
                 hint="choose another folder, or move the file away",
             )
-
-
-def drawn_before(folder: Path) -> list[Path]:
-    """The maps and overlays that an earlier run wrote into a folder."""
-    try:
-        lines = (folder / "predictions.jsonl").read_text("utf-8", "surrogateescape")
-    except OSError:
-        return []
-    found = []
-    for line in lines.splitlines():
-        # The last line may be half of one, and the file may be somebody else's.
-        with suppress(ValueError, AttributeError):
-            record = json.loads(line)
-            for kind in ("map", "overlay"):
-                inside = Path(str(record.get(kind) or ""))
-                if inside.parts[:1] == (f"{kind}s",) and ".." not in inside.parts:
-                    found.append(folder / inside)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
