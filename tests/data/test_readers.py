@@ -676,13 +676,14 @@ class TestTable:
             ("default", "test", 1, "dent"): 1,
         }
 
-    def test_verdicts_are_no_kinds_of_defects(self, images: Path) -> None:
-        text = "path,label,defect\nimages/a.png,,1\nimages/b.png,NG,true\nimages/c.png,,Yes\n"
-        with pytest.raises(DataError, match="3 wrong lines") as caught:
-            self.read(images, text)
-        for line, word in ((2, "1"), (3, "true"), (4, "Yes")):
-            assert f"line {line}: defect is '{word}', expected the kind" in str(caught.value)
-        assert "goes into the column 'label'" in str(caught.value)
+    def test_words_for_a_defect_of_no_named_kind(self, images: Path) -> None:
+        rows = "images/a.png,,False\nimages/b.png,NG,true\nimages/c.png,,Yes\n"
+        assert summary(self.read(images, f"path,label,defect\n{rows}")) == {
+            ("default", "train", 0, "good"): 1,
+            ("default", "test", 1, "defect"): 2,
+        }
+        with pytest.raises(DataError, match="label is 'good' but defect is 'true'"):
+            self.read(images, "path,label,defect\nimages/a.png,good,true\n")
 
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:

@@ -415,7 +415,7 @@ def _sample(row: _Row, base: Path) -> Sample:
     kind = row.text("defect")
     if label == 0:
         kind = GOOD
-    elif label == 1 and (not kind or is_nothing(kind)):
+    elif label == 1 and (not kind or is_nothing(kind) or kind.casefold() in _YES):
         kind = "defect"
     return Sample(
         path=_located(row.text("path"), base),
@@ -431,11 +431,6 @@ def _sample(row: _Row, base: Path) -> Sample:
 def _label(row: _Row) -> int | None:
     word = row.text("label")
     kind = row.text("defect")
-    if kind.casefold() in _YES or (not word and kind in _DEFECT_NUMBERS):
-        raise _WrongLineError(
-            f"defect is '{kind}', expected the kind of defect, such as scratch; whether an image "
-            "is good or a defect goes into the column 'label'"
-        )
     by_kind = None if not kind else 0 if _says_good(kind) or is_nothing(kind) else 1
     if word and (kind in _GOOD_NUMBERS or is_nothing(kind)):
         # Beside a label this is the number of a kind, or says that none is known: no verdict.
