@@ -162,10 +162,10 @@ def _summary(result: CategoryResult) -> str:
     if counts["defect"] and counts["defects_with_mask"] != counts["defect"]:
         parts[0] += f" ({counts['defects_with_mask']:,} with a mask)"
     tally = Tally.of([result])
-    if tally.good:
-        parts.append(f"{tally.rejected:,} good rejected")
-    if tally.defect:
-        parts.append(f"{counted(tally.missed, 'defect')} missed")
+    if tally.good.n:
+        parts.append(f"{tally.good.wrong:,} good rejected")
+    if tally.defect.n:
+        parts.append(f"{counted(tally.defect.wrong, 'defect')} missed")
     return esc(" · ".join(parts))
 
 
