@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splits import BY_PART, split_by_part
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -34,10 +36,10 @@ PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
 
 def meta(**more: Any) -> dict[str, Any]:
-    """Device, versions, commit and date."""
+    """Device, versions, commit and date, and how data is split."""
     from flawmap.bench.environment import environment
 
-    return {**environment(), **more}
+    return {**environment(), "split": BY_PART, **more}
 
 
 def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> d
         "seeds": sorted({cell.seed for cell in cells}),
         "encoder": cells[0].encoder,
     }
+    if split_by_part(c.environment for c in (*cells, *beside)):
+        about["split"] = BY_PART
     for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
         about.pop(key, None)
     return about
