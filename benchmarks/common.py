@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,16 @@ def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> d
     for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
         about.pop(key, None)
     return about
+
+
+def of_images(row: Mapping[str, Any], fingerprint: str, *, what: str) -> bool:
+    """Whether a stored row was measured on the images with this fingerprint.
+
+    A row of an earlier version does not say on which: it counts, and a note names it.
+    """
+    if "fingerprint" not in row:
+        say(f"{what}: kept, without a word of which images it saw")
+    return row.get("fingerprint", fingerprint) == fingerprint
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
