@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flawmap.api import configure
-from flawmap.types import Sample
+from flawmap.data.samples import SampleTable
 
 PEER = "anomalib"
 KEY = ("data", "cell_category", "setting", "library", "method", "settings", "seed")
@@ -140,15 +140,14 @@ class Cell:
         return "/".join(str(part).replace(" ", "-") for part in self.key)
 
 
-def plan(tables: dict[tuple[str, int], list[Sample]], args: argparse.Namespace) -> Iterator[Cell]:
+def plan(tables: dict[tuple[str, int], SampleTable], args: argparse.Namespace) -> Iterator[Cell]:
     """All cells, flawmap's first."""
-    for (data, seed), samples in tables.items():
-        categories = sorted({sample.category for sample in samples})
-        if len(categories) > 1:
+    for (data, seed), table in tables.items():
+        if len(table.categories) > 1:
             for method in SAME:
                 yield Cell(data, "all", "unified", "flawmap", method, "default", seed)
         same = f"{SAME_TEXT}, {args.train_minutes:g} min"
-        for category in categories:
+        for category in table.categories:
             base = (data, category, "separate")
             for method in SAME:
                 yield Cell(*base, "flawmap", method, "default", seed)

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from splits import BY_PART, split_by_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,10 +36,10 @@ PEER_SCRIPT = Path(__file__).parent / "peer" / "anomalib_run.py"
 
 
 def meta(**more: Any) -> dict[str, Any]:
-    """Device, versions, commit and date."""
+    """Device, versions, commit and date, and how data is split."""
     from flawmap.bench.environment import environment
 
-    return {**environment(), **more}
+    return {**environment(), "split": BY_PART, **more}
 
 
 def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> dict[str, Any]:
@@ -61,9 +63,21 @@ def meta_of(cells: Sequence[StoredCell], beside: Sequence[StoredCell] = ()) -> d
         "seeds": sorted({cell.seed for cell in cells}),
         "encoder": cells[0].encoder,
     }
+    if split_by_part(c.environment for c in (*cells, *beside)):
+        about["split"] = BY_PART
     for key in ("data_versions", "jobs", "encoder_sha256", "precision"):
         about.pop(key, None)
     return about
+
+
+def of_images(row: Mapping[str, Any], fingerprint: str, *, what: str) -> bool:
+    """Whether a stored row was measured on the images with this fingerprint.
+
+    A row of an earlier version does not say on which: it counts, and a note names it.
+    """
+    if "fingerprint" not in row:
+        say(f"{what}: kept, without a word of which images it saw")
+    return row.get("fingerprint", fingerprint) == fingerprint
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:

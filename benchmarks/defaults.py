@@ -25,14 +25,14 @@ from typing import Any
 import torch
 
 import flawmap
-from common import meta, say, write_results
+from common import meta, of_images, say, write_results
 from drawn_defects import KINDS, drawn_tables
 from flawmap.config import Config, make_config
 from flawmap.data.samples import SampleTable
 
 Options = dict[str, Any]
 
-OF_A_RUN = ("commit", "date", "device")
+OF_A_RUN = ("commit", "date", "device", "split")
 """What each row says of the run that measured it."""
 
 UNSEEN = ("patch", "scar")
@@ -143,7 +143,9 @@ def main() -> None:
         ProcessPoolExecutor(args.jobs, context) as pool,
     ):
         under_way = {}
-        for name, category, table in drawn_tables(args.data, args.images, Path(folder)):
+        for name, category, fingerprint, table in drawn_tables(
+            args.data, args.images, Path(folder)
+        ):
             judged = with_kinds(table, study.kinds)
             for method, options in study.lines:
                 options = {"calibration.strategy": "off", "encoder.name": args.encoder, **options}
@@ -153,10 +155,11 @@ def main() -> None:
                     "category": category,
                     **named(config, study.named),
                     "configuration": digest(config),
+                    "fingerprint": fingerprint,
                     **{key: about[key] for key in OF_A_RUN},
                 }
                 old = rows.setdefault(place(row), None)
-                if old is None or old.get("configuration") != row["configuration"]:
+                if old is None or not current(old, row):
                     under_way[pool.submit(judge, judged, method, options)] = row
         # Each as it ends: what was measured is kept if a later line fails.
         for found in as_completed(under_way):
@@ -174,7 +177,13 @@ def kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     if any(old["meta"].get(key) != about[key] for key in ("weights", "seed", "images")):
         return []
     # Earlier versions told these of all rows together.
-    return [{**{key: old["meta"][key] for key in OF_A_RUN}, **row} for row in old["rows"]]
+    return [{**{key: old["meta"].get(key) for key in OF_A_RUN}, **row} for row in old["rows"]]
+
+
+def current(old: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a row that is there has these options, and saw these images."""
+    same = old.get("configuration") == row["configuration"]
+    return same and of_images(old, row["fingerprint"], what=place(row))
 
 
 def digest(config: Config) -> str:
@@ -184,7 +193,7 @@ def digest(config: Config) -> str:
 
 def place(row: Mapping[str, Any]) -> str:
     """What tells a line from all others, of any data."""
-    about = ("configuration", *OF_A_RUN, "AUPRO")
+    about = ("configuration", "fingerprint", *OF_A_RUN, "AUPRO")
     return json.dumps(
         {k: v for k, v in row.items() if k not in about and not k.startswith("image AUROC")}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,14 +34,17 @@ def drawn_tables(
     places: Sequence[str],
     images: int,
     folder: Path,
-) -> Iterator[tuple[str, str, SampleTable]]:
-    """Name, category and drawn images of each category of data given as NAME=DIR; see `draw`."""
+) -> Iterator[tuple[str, str, str, SampleTable]]:
+    """Of each category of data given as NAME=DIR its name, the fingerprint of its good training
+    images, and what is drawn on them; see `draw`."""
     for place in places:
         name, _, path = place.partition("=")
         table = read_data(path)
         for category in table.categories:
-            good = table.only([category]).select(split="train")
-            yield name, category, draw(good, images, folder / name / category)
+            of_category = table.only([category])
+            good = of_category.select(split="train")
+            fingerprint = replace(of_category, samples=good).fingerprint()
+            yield name, category, fingerprint, draw(good, images, folder / name / category)
 
 
 def draw(

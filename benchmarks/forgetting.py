@@ -57,12 +57,17 @@ def compare(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
 
     def row(what: str, table: SampleTable, start: Path | None, output: Path) -> None:
         say(f"seed {seed}: {what}")
+        fingerprint = table.fingerprint()
         if output.is_file():
             detector = flawmap.load(output)
             if detector.config.training.iterations != args.iterations:
                 raise SystemExit(
                     f"{output}: learnt for {detector.config.training.iterations} iterations, "
                     f"--iterations is {args.iterations}; name another folder with --models"
+                )
+            if detector.fitted.data["fingerprint"] != fingerprint:
+                raise SystemExit(
+                    f"{output}: learnt other images than these; name another folder with --models"
                 )
         else:
             detector = flawmap.fit(
@@ -78,6 +83,7 @@ def compare(args: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
             {
                 "what": what,
                 "seed": seed,
+                "fingerprint": fingerprint,
                 "learnt_images": detector.fitted.data["learnt_images"],
                 "fit_seconds": round(sum(detector.fitted.seconds.values()), 1),
                 **figures(detector, test.only(known)),

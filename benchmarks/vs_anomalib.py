@@ -6,7 +6,8 @@
 Without --peer-python, anomalib is installed into an environment of its own; only that needs the
 package index. Every cell (data, category, library, method, settings, seed) runs in a process of its
 own under a time limit, and is stored at once: a run that was stopped goes on where it was. A cell
-that fails is stored with its reason. Cells of flawmap run again when its defaults have changed.
+that fails is stored with its reason. Cells of flawmap run again when its defaults have changed, and
+all cells when their images have.
 
 Both libraries get the files that `read_data(place, seed=seed)` lists. anomalib gets flawmap's
 offline encoders as its pretrained weights. Both write raw maps and image scores, which the same
@@ -21,7 +22,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from common import (
     full_mask,
     judged,
     meta,
+    of_images,
     peer_job,
     peer_versions,
     run_cell,
@@ -44,6 +46,7 @@ from common import (
 )
 from flawmap.bench.environment import source_commit
 from flawmap.data import read_data
+from flawmap.data.samples import SampleTable
 from flawmap.errors import FlawmapError
 from flawmap.metrics import resize_mask_nearest
 from flawmap.types import Sample
@@ -60,7 +63,7 @@ def main() -> None:
     places = {name: place for name, place in places.items() if place is not None}
     try:
         tables = {
-            (name, seed): subset(read_data(place, seed=seed).samples, args)
+            (name, seed): subset(read_data(place, seed=seed), args)
             for name, place in places.items()
             for seed in args.seeds
         }
@@ -133,11 +136,11 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def subset(samples: Sequence[Sample], args: argparse.Namespace) -> list[Sample]:
+def subset(table: SampleTable, args: argparse.Namespace) -> SampleTable:
     """The good training images and the labelled test images; the first of each for a trial."""
     kept: list[Sample] = []
     seen: dict[tuple[str, str, int], int] = {}
-    for sample in samples:
+    for sample in table.samples:
         if sample.label is None or sample.split not in ("train", "test"):
             continue
         group = (sample.category, sample.split, sample.label)
@@ -145,7 +148,7 @@ def subset(samples: Sequence[Sample], args: argparse.Namespace) -> list[Sample]:
         most = args.train_images if sample.split == "train" else args.test_images
         if most is None or seen[group] <= most:
             kept.append(sample)
-    return kept
+    return replace(table, samples=tuple(kept))
 
 
 class Runner:
@@ -154,7 +157,7 @@ class Runner:
     def __init__(
         self,
         args: argparse.Namespace,
-        tables: dict[tuple[str, int], list[Sample]],
+        tables: dict[tuple[str, int], SampleTable],
         python: Path | None,
         versions: dict[str, str],
     ) -> None:
@@ -176,7 +179,8 @@ class Runner:
         """Run a cell unless its rows are there, or a larger coreset was within the limit."""
         old = self._rows(cell)
         failed = any(row.get("reason") for row in old)
-        if old and self._current(cell, old) and not (self.args.retry and failed):
+        fingerprint = self._table(cell).fingerprint()
+        if old and self._current(cell, old, fingerprint) and not (self.args.retry and failed):
             say(f"{cell.name}: stored")
             return
         if cell.ratio is not None and not self._needs(cell):
@@ -186,7 +190,7 @@ class Runner:
         say(f"{cell.name}: running")
         began = time.perf_counter()
         folder = self.args.work / "cells" / re.sub(r"[^\w.-]+", "_", cell.name)
-        samples = self._samples(cell)
+        samples = self._table(cell).samples
         train = [s for s in samples if s.split == "train"]
         test = [s for s in samples if s.split == "test"]
         try:
@@ -228,9 +232,13 @@ class Runner:
         return [r for r in self.rows if tuple(r.get(name) for name in KEY) == cell.key]
 
     @staticmethod
-    def _current(cell: Cell, rows: Sequence[dict[str, Any]]) -> bool:
-        """Whether flawmap would do the same today."""
-        return all(row.get("configuration") == cell.configuration for row in rows)
+    def _current(cell: Cell, rows: Sequence[dict[str, Any]], fingerprint: str) -> bool:
+        """Whether flawmap would do the same today, with the same images."""
+        return all(
+            row.get("configuration") == cell.configuration
+            and of_images(row, fingerprint, what=cell.name)
+            for row in rows
+        )
 
     def _needs(self, cell: Cell) -> bool:
         """Whether the peer could do no larger coreset."""
@@ -247,9 +255,9 @@ class Runner:
         ]
         return all(str(row.get("reason", "")).startswith(TOO_LARGE) for row in earlier)
 
-    def _samples(self, cell: Cell) -> list[Sample]:
-        samples = self.tables[cell.data, cell.seed]
-        return [s for s in samples if cell.category in ("all", s.category)]
+    def _table(self, cell: Cell) -> SampleTable:
+        table = self.tables[cell.data, cell.seed]
+        return table if cell.category == "all" else table.only([cell.category])
 
     def _outputs(
         self, cell: Cell, train: list[Sample], test: list[Sample], folder: Path
@@ -342,6 +350,7 @@ class Runner:
             test_images=len(test),
             commit=source_commit(),
             configuration=cell.configuration,
+            fingerprint=self._table(cell).fingerprint(),
         )
         if "reason" in found:
             row["reason"] = found["reason"]

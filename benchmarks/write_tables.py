@@ -28,9 +28,10 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from splits import by_image
 
 if TYPE_CHECKING:
     from flawmap.bench.table import Table
@@ -56,17 +57,14 @@ OWN = {"own_image_auroc": "image_auroc", "own_aupro": "aupro"}
 FINE_TUNED = "vit-s14"
 """This encoder must never pass for another one."""
 
-DETAILS = frozenset({"stages", "values", "configuration", "commit", "date", "device"})
-"""What a results file keeps and no table shows."""
-
-BY_IMAGE = frozenset(
+DETAILS = frozenset(
     {
-        *("component_effects", "components", "distillation_defaults", "dmdd_components"),
-        *("fitting_time", "forgetting", "mkd_attribution", "mkd_cloner"),
-        *("mkd_terms", "unified_dinomaly"),
+        *("stages", "values", "configuration", "commit", "date", "device", "fingerprint", "split"),
+        # Of passes in a warm process beside one with the start of loaders.
+        "score_speedup",
     }
 )
-"""Results with magnetic tiles whose good images were split by image, not by tile."""
+"""What a results file keeps and no table shows."""
 
 Row = Mapping[str, Any]
 
@@ -85,7 +83,7 @@ def table(results: Path, name: str, choices: Mapping[str, str], page: Path) -> s
         return "Not measured yet."
     content = json.loads(path.read_text(encoding="utf-8"))
     parts = [grid(path, **choices) if "cells" in content else section(name, content, **choices)]
-    if name in BY_IMAGE:
+    if by_image(name, content):
         place = os.path.relpath(results.parent.parent / "docs" / "results.md", page.parent)
         link = f"{place.replace(os.sep, '/')}#magnetic-tiles-by-tile-and-by-image"
         parts.append(
@@ -121,14 +119,10 @@ def grid(path: Path, by: str = "data", columns: str = ",".join(ACCURACY)) -> str
     from flawmap.bench.store import read_cells
     from flawmap.bench.table import make_table
 
-    cells = read_cells(path)
-    shown = make_table(cells, columns=columns.split(","), by_category=by != "data")
-    first = shown.columns[0].name
-    lines = [n for n in shown.lines if (v := n.values.get(first)) and v.mean is not None]
-    left_out = {mark for line in shown.lines for mark in line.marks}
-    left_out -= {mark for line in lines for mark in line.marks}
-    footnotes = tuple(text for text in shown.footnotes if text not in left_out)
-    shown = replace(shown, lines=tuple(lines), footnotes=footnotes)
+    names = columns.split(",")
+    shown = make_table(
+        read_cells(path), columns=names, by_category=by != "data", only_with=names[0]
+    )
     # A line of auto may have several.
     encoders = {name for line in shown.lines for name in line.encoder.split(", ")}
     about = about_weights(sorted(encoders))
@@ -140,6 +134,9 @@ def wide(shown: Table) -> str:
     """A line per method, with a column for each figure of each category; of one data set.
 
     What one model of all costs is one figure.
+
+    Raises:
+        ValueError: A method has two lines for one category, as of two settings or data sets.
     """
     from flawmap.bench.render import cell
     from flawmap.bench.table import COSTS
@@ -160,12 +157,18 @@ def wide(shown: Table) -> str:
     footnotes = [text for text in shown.footnotes if text not in of_all]
     lines: dict[str, dict[str, Any]] = {}
     for line in shown.lines:
-        lines.setdefault(line.label, {})[line.data.rpartition("/")[2]] = line
+        category = line.data.rpartition("/")[2]
+        members = lines.setdefault(line.label, {})
+        if category in members:
+            one, other = (f"{n.data}, {n.setting}" for n in (members[category], line))
+            raise ValueError(f"'{line.label}' stands for both {one} and {other}: by=category")
+        members[category] = line
     body = []
     for label, members in lines.items():
         figures = []
         for category, column in order:
-            value = members[category].values.get(column.name)
+            line = members.get(category)
+            value = line.values.get(column.name) if line else None
             text = cell(column, value)
             best = value is not None and value.best and column.name not in of_one
             figures.append(f"**{text}**" if best else text)
@@ -338,7 +341,7 @@ def at_one_count(content: Row) -> Row:
 
 def caption(meta: Row, rows: Sequence[Row], *, with_seeds: bool) -> str:
     """Weights, data, seeds, hardware, versions and commit, in one paragraph."""
-    known = dict(meta)
+    known = {key: value for key, value in meta.items() if key != "split"}
     parts = []
     if known.get("what"):
         what = text(known.pop("what")).rstrip(".")

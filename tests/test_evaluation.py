@@ -383,6 +383,23 @@ def test_without_masks_no_map_is_made(table: SampleTable, monkeypatch: pytest.Mo
         evaluate(table)
 
 
+def test_it_is_told_whether_there_are_maps(table: SampleTable) -> None:
+    class Scores(MapDetector):
+        scores_alone = True
+
+        def image_scores(
+            self, samples: Sequence[Sample], **_: Any
+        ) -> Iterator[tuple[Sample, float]]:
+            for number, sample in enumerate(samples):
+                yield sample, float(number)
+
+    detector: Any = Scores()
+    bare = replace(table, samples=tuple(replace(s, masks=()) for s in table.samples))
+    assert evaluate(bare).mapped
+    assert evaluate_table(detector, table).mapped
+    assert not evaluate_table(detector, bare).mapped
+
+
 def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown metric 'segf'") as caught:
         flawmap.evaluate(tmp_path / "none.flawmap", tmp_path / "none", metrics=["segf"])

@@ -87,6 +87,7 @@ class Evaluation:
         data: Root, format and fingerprint of the data, what of it could not be read, and the file
             of the model.
         notes: What a reader of the figures should know.
+        mapped: Whether maps were made of all images, not scores alone of some.
     """
 
     categories: Mapping[str, CategoryResult]
@@ -94,6 +95,7 @@ class Evaluation:
     seconds: float
     data: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
+    mapped: bool = True
 
     @property
     def n_images(self) -> int:
@@ -168,7 +170,7 @@ def evaluate_table(
             "parts; keep all images of a part in one split"
         )
     results: dict[str, CategoryResult] = {}
-    seconds = 0.0
+    seconds, mapped = 0.0, True
     with (progress or Silent()).task("Scoring", len(test)) as task:
         done = 0
         for category in categories_of(test):
@@ -178,6 +180,7 @@ def evaluate_table(
                 task.update(done + step)
             done += len(samples)
             seconds += scored.seconds
+            mapped = mapped and scored.mapped
             results[category] = scored.result()
             notes += scored.notes(samples)
     names = list(next(iter(results.values())).metrics)
@@ -195,6 +198,7 @@ def evaluate_table(
             "model": None if detector.source is None else asdict(detector.source),
         },
         notes=(*table.notes, *notes),
+        mapped=mapped,
     )
 
 
@@ -216,6 +220,8 @@ class _Scored:
         self.wanted = wanted
         self.seconds = 0.0
         """From files to maps and scores, or to scores alone, without the metrics."""
+        self.mapped = True
+        """Whether the images have maps, not scores alone."""
         self._threshold = detector.calibration.threshold(category)
         self._pixel_threshold = detector.calibration.pixel_threshold(category)
         self._cropped = detector.config.data.resize == "crop"
@@ -263,6 +269,7 @@ class _Scored:
         judged: of no image if there is no mask, and of no defect without one."""
         masked = any(s.masks for s in samples)
         if self.detector.scores_alone and not masked:
+            self.mapped = False
             for sample, score in self.detector.image_scores(samples, watch=self._look):
                 yield sample, score, None
             return

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context
+
+_UP = Context(prec=3, rounding=ROUND_CEILING)
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -46,3 +49,18 @@ def counted(n: int, one: str, many: str | None = None) -> str:
         ('1 defect', '1,200 categories')
     """
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def at_most(share: float) -> str:
+    """A bound in percent with three digits, rounded up: what is shown promises no more than it.
+
+    Args:
+        share: In 0..1.
+
+    Example:
+        >>> at_most(0.01), at_most(1 / 121), at_most(0.010276), at_most(1.0)
+        ('1%', '0.827%', '1.03%', '100%')
+    """
+    # Less by what floats may add: 1 - 99 / 100 is a little above 0.01.
+    rounded = _UP.create_decimal_from_float(100 * share * (1 - 1e-9))
+    return f"{rounded.normalize():f}%"

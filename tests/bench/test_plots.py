@@ -138,3 +138,44 @@ def test_many_lines_are_told_apart_and_what_is_partial_is_hollow(
     assert "hollow: not over all categories or seeds" in target.read_text(encoding="utf-8")
     plot(cells[:1], target)
     assert "hollow" not in target.read_text(encoding="utf-8")
+
+
+def test_times_that_are_not_comparable_are_hollow_and_told(stored: Make, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from flawmap.bench.plots import _panel
+    from flawmap.bench.table import make_table
+
+    cost = {"fit_seconds": 10.0, "parameters": 1e6}
+    figures = {"x": {"image_auroc": 0.9}}
+    cells = [
+        stored("alone", figures, cost=cost, environment={"device": "two, cores", "jobs": 1}),
+        stored("beside", figures, cost=cost, environment={"device": "a card", "jobs": 2}),
+        stored("resumed", figures, cost={**cost, "fit_resumed": True}),
+    ]
+    target = tmp_path / "plot.svg"
+
+    def told(*against: str, of: list[StoredCell] = cells) -> str:
+        plot(of, target, against=against)
+        return " ".join(re.findall("<!-- (.*?) -->", target.read_text(encoding="utf-8")))
+
+    words = told("fit_seconds")
+    assert "hollow: not over all categories or seeds, or timed beside other cells" in words
+    assert "beside: times were taken while other cells ran on the same machine" in words
+    assert "resumed: a fit was stopped and resumed" in words
+    assert "times of several devices: 2 cores; a card; two, cores" in words
+    for mark in ("hollow", "times", "resumed:"):
+        assert mark not in told("parameters")
+        assert mark not in told("fit_seconds", of=cells[:1])
+    # What is true of all lines needs no names.
+    assert "beside: times" not in told("fit_seconds", of=cells[1:2])
+    table = make_table(cells, columns=("image_auroc", "fit_seconds", "parameters"))
+    faces = {}
+    for name in ("fit_seconds", "parameters"):
+        panel = Figure().subplots()
+        data = [("parts", "separate")]
+        _panel(panel, table.lines, table.columns[0], name, [c.label for c in cells], data, False)
+        faces[name] = [bar.lines[0].get_markerfacecolor() for bar in panel.containers]
+    # One that was resumed has no time.
+    assert faces == {"fit_seconds": ["C0", "none"], "parameters": ["C0"] * 3}

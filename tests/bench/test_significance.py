@@ -33,19 +33,23 @@ def test_p_is_that_of_the_exact_test() -> None:
     assert found.wins == sum(g > 0 for g in gains)
 
 
-def test_holm_corrects_for_all_comparisons() -> None:
+def test_holm_corrects_for_all_pairs_of_lines() -> None:
+    """The best line is chosen by the same figures: it might have been any other."""
     best = {str(i): 0.9 for i in range(8)}
     clear = {k: v - 0.1 - int(k) / 100 for k, v in best.items()}
     mixed = {k: v + (0.01 if int(k) % 2 else -0.02) * (1 + int(k)) for k, v in best.items()}
-    alone = compare_with_best({"m": {"best": best, "clear": clear}})[0].p
+    (alone,) = compare_with_best({"m": {"best": best, "clear": clear}})
+    assert alone.tests == 1
     lines = {"best": best, "clear": clear, "mixed": mixed}
-    both = {c.other: c.p for c in compare_with_best({"m": lines})}
-    assert both["clear"] == pytest.approx(2 * alone)
-    assert both["mixed"] >= both["clear"]
+    both = {c.other: c for c in compare_with_best({"m": lines})}
+    assert set(both) == {"clear", "mixed"}
+    assert both["clear"].p == pytest.approx(3 * alone.p)
+    assert both["mixed"].p >= both["clear"].p
     # A second metric counts as well.
     four = compare_with_best({"m": lines, "n": lines})
     assert [c.metric for c in four] == ["m", "m", "n", "n"]
-    assert min(c.p for c in four) == pytest.approx(4 * alone)
+    assert {(c.better, c.tests) for c in four} == {("best", 6)}
+    assert min(c.p for c in four) == pytest.approx(6 * alone.p)
 
 
 def test_only_categories_that_all_lines_share_are_compared() -> None:

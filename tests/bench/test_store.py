@@ -13,7 +13,7 @@ from flawmap.bench import store as stores
 from flawmap.bench.grid import Cell, cells_of, make_grid
 from flawmap.bench.known import Known
 from flawmap.bench.results import Outcome, write_cells
-from flawmap.bench.store import Store, read_cells
+from flawmap.bench.store import Store, read_cells, read_scored
 from flawmap.errors import BenchError
 
 
@@ -243,6 +243,22 @@ def test_an_export_is_taken_over_and_what_the_file_has_itself_stays(
         assert found[cell.data].figures == better.figures
         assert found["other"] == read_cells(text)[0]
         assert store.claim(other, "me") == "done"
+
+
+def test_image_scores_come_with_the_cells_of_a_results_file(cell: Cell, tmp_path: Path) -> None:
+    theirs, text = tmp_path / "b.sqlite", tmp_path / "b.json"
+    with Store(theirs, create=True) as store:
+        store.claim(cell, "me")
+        store.finish(cell.key, "me", OUTCOME)
+        write_cells(store.cells(), text)
+    for path, wanted in ((theirs, list(OUTCOME.scores)), (text, [])):
+        ((stored, scores),) = read_scored(path)
+        with Store(tmp_path / f"{path.suffix}.sqlite", create=True) as ours:
+            assert ours.add([stored], [scores]) == 1
+            assert ours.scores(cell.key) == wanted
+            # What is there is not written twice.
+            assert ours.add([stored], [scores]) == 0
+            assert ours.scores(cell.key) == wanted
 
 
 def test_an_import_leaves_alone_what_runs_and_takes_no_failure_over(

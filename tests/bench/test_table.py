@@ -132,7 +132,7 @@ def test_whatever_auto_chose_for_a_category_it_is_one_line(stored: Make) -> None
         stored("b", {"y": {"image_auroc": 0.8}}, environment={"precision": "bf16"}),
     ]
     assert make_table(mixed, columns=COLUMNS).lines[0].marks == (
-        "several precisions: bf16, float32",
+        "several precisions: bf16; float32",
     )
     # What it chose first counts again once that is renewed.
     again = [cells[0], cells[1], cells[2], cells[4], cells[3]]
@@ -257,7 +257,7 @@ def test_figures_of_one_model_that_were_measured_at_two_times_stand_together(sto
         "fit_seconds": 10.0,
         "images_per_second": 7.0,
     }
-    assert "several devices: 2 cores, gpu" in line.marks
+    assert "several devices: 2 cores; gpu" in line.marks
     assert line.about["device"] == "2 cores; gpu"
 
 
@@ -282,7 +282,7 @@ def test_defects_without_masks_and_several_devices_are_marked(stored: Make) -> N
     ]
     (line,) = make_table(cells, columns=COLUMNS).lines
     assert any("some defects have no mask" in mark for mark in line.marks)
-    assert "several devices: cpu, gpu" in line.marks
+    assert "several devices: cpu; gpu" in line.marks
 
 
 def test_a_name_is_settled_once_for_all_seeds(stored: Make) -> None:
@@ -469,9 +469,70 @@ def test_significance_is_told_over_the_categories_of_all_data(stored: Make) -> N
     ]
     notes = make_table(cells, columns=COLUMNS).notes
     assert any("good is ahead of poor in 8 of 8 categories, p = 0.0078" in note for note in notes)
-    assert any("Holm over these 1 comparisons" in note for note in notes)
+    assert any("Holm over 1 pair of lines" in note for note in notes)
     few = make_table([c for c in cells if c.data == "one"], columns=COLUMNS).notes
     assert any("share fewer than 6 categories" in note for note in few)
+
+
+def test_one_correction_is_for_all_pairs_of_lines_in_both_settings(stored: Make) -> None:
+    def figures(base: float) -> dict[str, dict[str, float]]:
+        return {f"c{i}": {"image_auroc": base + i / 1000} for i in range(8)}
+
+    lines = (("good", 0.9), ("fair", 0.8), ("poor", 0.7))
+    unified = [stored(label, figures(base)) for label, base in lines]
+    separate = [
+        stored(label, {category: found})
+        for label, base in lines[:2]
+        for category, found in figures(base).items()
+    ]
+    notes = make_table([*unified, *separate], columns=COLUMNS).notes
+    compared = [note for note in notes if "is ahead of" in note]
+    # Three pairs in one setting and one in the other, each with p = 2 / 2^8.
+    assert [note.split(", p = ")[0] for note in compared] == [
+        "unified, I-AUROC: good is ahead of fair in 8 of 8 categories",
+        "unified, I-AUROC: good is ahead of poor in 8 of 8 categories",
+        "separate, I-AUROC: good is ahead of fair in 8 of 8 categories",
+    ]
+    assert all(f"p = {4 * 2 / 2**8:.2g}" in note for note in compared)
+    assert compared[-1].endswith("(Wilcoxon signed-rank; Holm over 4 pairs of lines)")
+
+
+def test_notes_speak_of_the_lines_that_are_shown(stored: Make) -> None:
+    def about(name: str) -> dict[str, object]:
+        return {"device": f"the {name}", "commit": name, "date": name, "versions": {"torch": name}}
+
+    cells = [
+        stored("a", {"x": {"image_auroc": 0.5}}, seed=7, fingerprint="1", environment=about("old")),
+        stored("a", {"x": {"image_auroc": 0.8}}, seed=0, environment=about("new"), key="new"),
+        stored("a", {"y": {"aupro": 0.8}}, data="other", environment=about("other")),
+        # Of the data as it is now.
+        stored("b", {"x": {"image_auroc": 0.8}}, seed=7, environment=about("new"), key="again"),
+    ]
+    text = " ".join(make_table(cells, columns=COLUMNS).notes)
+    assert "Hardware: the new; the other. Commit: new; other. Date: new; other." in text
+    assert "Versions: torch new; torch other." in text
+    table = make_table(cells, columns=COLUMNS, only_with="image_auroc")
+    assert [line.data for line in table.lines] == ["parts", "parts"]
+    assert [column.name for column in table.columns] == ["image_auroc"]
+    text = " ".join(table.notes)
+    assert "Hardware: the new. Commit: new. Date: new. Versions: torch new. Seeds: 0, 7;" in text
+    assert [line.about["device"] for line in table.lines] == ["the new", "the new"]
+    (alone,) = make_table(cells, columns=COLUMNS, only_with="aupro").lines
+    assert alone.data == "other"
+    with pytest.raises(ConfigError, match="no finished cell has any of these columns"):
+        make_table(cells, columns=("image_auroc", "segf1"), only_with="segf1")
+
+
+def test_a_line_of_a_category_tells_of_its_own_model(stored: Make) -> None:
+    cells = [
+        stored("a", {c: {"image_auroc": 0.8}}, encoder=c, environment={"device": f"the {c}"})
+        for c in "xy"
+    ]
+    lines = make_table(cells, columns=COLUMNS, by_category=True).lines
+    assert [(line.encoder, line.about["device"]) for line in lines] == [
+        ("x", "the x"),
+        ("y", "the y"),
+    ]
 
 
 def test_failures_and_shared_machines_are_told(stored: Make) -> None:

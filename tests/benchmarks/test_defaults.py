@@ -42,7 +42,8 @@ def test_lines_that_are_known_are_kept_and_the_others_measured(
 
     (first,) = compare(64)
     assert list(first) == [
-        *("data", "category", "levels", "size", "configuration", "commit", "date", "device"),
+        *("data", "category", "levels", "size", "configuration", "fingerprint"),
+        *("commit", "date", "device", "split"),
         *("image AUROC, patch", "image AUROC", "AUPRO"),
     ]
     (path,) = tmp_path.glob("*.json")
@@ -61,6 +62,15 @@ def test_lines_that_are_known_are_kept_and_the_others_measured(
     path.write_text(json.dumps(found), encoding="utf-8")
     (again,) = compare(64)
     assert again == first
+    # So it is with other images under the same name.
+    found["rows"] = [{**changed, "fingerprint": "of others"}]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    (again,) = compare(64)
+    assert again == first
+    # One that does not say which images it saw is kept.
+    found["rows"] = [{k: v for k, v in changed.items() if k != "fingerprint"}]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    assert compare(64) == found["rows"]
 
 
 @pytest.mark.parametrize("name", ["patchcore", "distillation", "mkd"])

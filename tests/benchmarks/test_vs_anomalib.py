@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flawmap.data.samples import SampleTable
 from flawmap.methods.patchcore import PatchCore
 from flawmap.types import Sample
 
@@ -20,7 +21,8 @@ def vs_anomalib(script: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def planned(module: ModuleType) -> list[Any]:
-    tables = {("tiles", 0): [Sample("a.png", "tile", "train", 0, "good")]}
+    good = Sample("a.png", "tile", "train", 0, "good")
+    tables = {("tiles", 0): SampleTable("tiles", "mvtec", (good,))}
     args = Namespace(ratios=[0.1, 0.01], train_minutes=3.0)
     return list(module.plan(tables, args))
 
@@ -73,7 +75,33 @@ def test_figures_of_older_defaults_count_no_more(
     ours = cells["flawmap", "patchcore", "default"]
     peer = cells["anomalib", "padim", "same settings"]
     rows = {c: [{"configuration": c.configuration}] for c in (ours, peer)}
-    assert vs_anomalib.Runner._current(ours, rows[ours])
+    assert vs_anomalib.Runner._current(ours, rows[ours], "")
     monkeypatch.setattr(PatchCore, "defaults", {**PatchCore.defaults, "scoring.sigma": 3.0})
-    assert not vs_anomalib.Runner._current(ours, rows[ours])
-    assert vs_anomalib.Runner._current(peer, rows[peer])
+    assert not vs_anomalib.Runner._current(ours, rows[ours], "")
+    assert vs_anomalib.Runner._current(peer, rows[peer], "")
+
+
+def test_figures_of_other_images_count_no_more(
+    vs_anomalib: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (padim,) = (c for c in planned(vs_anomalib) if c.method == "padim")
+    image = tmp_path / "a.png"
+
+    def row_of(width: int) -> dict[str, Any]:
+        image.write_bytes(b"." * width)
+        good = Sample(str(image), "tile", "train", 0, "good")
+        tables = {("tiles", 0): SampleTable(str(tmp_path), "mvtec", (good,))}
+        runner = vs_anomalib.Runner(Namespace(out=tmp_path), tables, None, {})
+        found: dict[str, Any] = runner._row(padim, {"reason": "no"}, [good], [], tmp_path)
+        assert found["fingerprint"] == tables["tiles", 0].fingerprint()
+        return found
+
+    one, other = row_of(10), row_of(11)
+    assert vs_anomalib.Runner._current(padim, [one], one["fingerprint"])
+    assert not vs_anomalib.Runner._current(padim, [one], other["fingerprint"])
+    assert capsys.readouterr().err == ""
+    # A row of an earlier version does not say which: it stays, and a note names it.
+    del one["fingerprint"]
+    assert vs_anomalib.Runner._current(padim, [one], other["fingerprint"])
+    note = "tiles/tile/separate/anomalib/padim/same-settings/0: kept, without a word of which"
+    assert note in capsys.readouterr().err

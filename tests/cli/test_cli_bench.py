@@ -31,7 +31,8 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
                 summary.failed.append(f"{cell}: no luck")
             else:
                 figures = {c: {"image_auroc": 0.9} for c in cell.categories}
-                store.finish(cell.key, "test", Outcome(figures, [], {"fit_seconds": 2.0}, {}))
+                scores = [(c, "0.png", 0, "good", 0.5) for c in cell.categories]
+                store.finish(cell.key, "test", Outcome(figures, scores, {"fit_seconds": 2.0}, {}))
                 summary.done += 1
         return summary
 
@@ -164,6 +165,15 @@ def test_an_export_goes_on_elsewhere(
     assert run([*grid, elsewhere, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["done"], told["before"]) == (0, 1)
+
+
+def test_a_results_file_is_taken_over_with_its_image_scores(rings: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.sqlite"
+    run(["bench", "--data", str(rings), "--method", "patchcore", "--results", results(tmp_path)])
+    assert run(["bench", "import", results(tmp_path), "--results", str(elsewhere)]) == 0
+    with Store(elsewhere) as store:
+        (cell,) = store.cells()
+        assert store.scores(cell.key) == [("rings", "0.png", 0, "good", 0.5)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ The `flawmap` commands of every ```sh block are checked against the command line
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -357,14 +357,10 @@ def test_every_grid_of_the_benchmarks_is_sound(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    path = ROOT / "benchmarks" / "write_tables.py"
-    spec = importlib.util.spec_from_file_location("write_tables", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tables() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module("write_tables")
 
 
 def test_the_tables_of_the_pages_are_up_to_date(tables: ModuleType) -> None:

@@ -678,6 +678,7 @@ def test_without_masks_an_evaluation_asks_for_scores_alone(
 
     monkeypatch.setattr(torch.autograd, "backward", refuse)
     alone = flawmap.evaluate(detector, bare, metrics=["segf1", "pixel_ap_edge", "aupro_0.05"])
+    assert (both.mapped, alone.mapped) == (True, False)
     for with_maps, without in zip(images_of(both), images_of(alone), strict=True):
         assert without.score == pytest.approx(with_maps.score, rel=1e-5)
         assert without.sample.path == with_maps.sample.path

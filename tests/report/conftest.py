@@ -89,6 +89,7 @@ class Maker:
         mask: bool = False,
         size: tuple[int, int] = (40, 60),
         threshold: float | None = 0.5,
+        group: str = "",
         written: bool = True,
     ) -> ImageResult:
         """An image whose map is `score` in a block of 6 x 8 px at (4, 10), and 0.1 elsewhere."""
@@ -104,7 +105,7 @@ class Maker:
             Image.fromarray(marked).save(path.with_suffix(".mask.png"))
             masks = (str(path.with_suffix(".mask.png")),)
         kind = defect if label else "good"
-        sample = Sample(str(path), category, "test", label, kind, masks)
+        sample = Sample(str(path), category, "test", label, kind, masks, group)
         return ImageResult(sample, score, threshold)
 
     def result(self, images: Sequence[ImageResult], promise: Threshold | None) -> CategoryResult:

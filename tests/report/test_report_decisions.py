@@ -20,7 +20,7 @@ def test_all_mistakes_are_named(make: Any, promise: Any) -> None:
     assert order == sorted(order)
     assert "a &lt;b&gt;.png" in missed
     assert "0.9" not in missed
-    assert "2 rejected good parts, by name" in rejected
+    assert "2 rejected good images, by name" in rejected
     assert rejected.index("0.8") < rejected.index("0.6")
     right = [make.image(0.9, 1, written=False), make.image(0.1, 0, written=False)]
     assert mistakes(make.result(right, promise), "") == ""

@@ -31,7 +31,7 @@ def test_groups_are_in_order_and_no_image_is_shown_twice(make: Any, promise: Any
     assert (alarms.title, scores(alarms)) == ("False alarms", [0.55, 0.2])
     assert (finds.title, scores(finds)) == ("Best finds", [0.95, 0.9])
     assert misses.words.startswith("2 of 6 defects missed")
-    assert alarms.words.startswith("1 of 3 good parts rejected")
+    assert alarms.words.startswith("1 of 3 good images rejected")
 
 
 def test_a_missed_defect_is_never_a_best_find(make: Any, promise: Any) -> None:

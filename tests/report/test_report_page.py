@@ -16,6 +16,8 @@ import pytest
 from flawmap.detector import Source
 from flawmap.errors import ExportError
 from flawmap.report import write_report
+from flawmap.report.curves import rate_limit
+from flawmap.report.head import Judged, limit_words
 from flawmap.report.page import render
 from flawmap.report.tables import why_undefined
 from flawmap.report.text import percent
@@ -171,11 +173,47 @@ def test_why_an_optional_metric_is_missing(
 
 def test_the_verdict_counts_what_happened(detector: Any, usual: Any) -> None:
     page = Page(render(detector, usual))
-    assert "found 4 of 5 defects and rejected 1 of 5 good parts ." in page.text
+    assert "found 4 of 5 defects and rejected 1 of 5 good images ." in page.text
     assert "at most 4% of good parts rejected (from 24 held-out good images)" in page.text
-    # One of five: 65.7% is the upper end of Clopper and Pearson's interval.
-    assert page.text.count("1 of 5 good parts below 65.7% with 95% confidence") == 1
+    # One of five: 65.74% is the upper end of Clopper and Pearson's interval.
+    assert page.text.count("1 of 5 good images below 65.8% with 95% confidence") == 1
     assert page.text.count("Too few good images for the 1.00% that was asked: bolt , nut") == 1
+
+
+def test_views_of_one_part_count_once_in_the_limits(
+    make: Any, detector: Any, usual: Any, promise: Any
+) -> None:
+    views = ((0.1, "a"), (0.6, "a"), (0.7, "a"), (0.2, "b"), (0.3, "c"))
+    images = [make.image(score, 0, group=part) for score, part in views]
+    images += [make.image(score, 1) for score in (0.8, 0.9)]
+    page = Page(render(detector, make.evaluation(part=make.result(images, promise))))
+    assert "rejected 2 of 5 good images" in page.text
+    # One of three parts is rejected: as images, two of five would give 81.1%.
+    assert "2 of 5 good images below 86.5% over 3 parts with 95% confidence" in page.text
+    assert "2 of 5 below 86.5% over 3 parts" in page.text
+    assert "0 of 2 defects below 77.7% with 95% confidence" in page.text
+    said = "Views of one part are not independent"
+    assert said in page.text
+    assert said not in Page(render(detector, usual)).text
+
+
+@pytest.mark.parametrize("n", [9, 59, 290, 1003])
+def test_no_limit_is_shown_below_itself(n: int) -> None:
+    words = limit_words(Judged(n, 0, n, 0))
+    shown = float(words.removeprefix("below ").removesuffix("%"))
+    assert 0 <= shown - 100 * rate_limit(0, n) < shown / 100
+
+
+def test_no_promise_of_several_categories_is_shown_below_itself(
+    make: Any, detector: Any, promise: Any
+) -> None:
+    many, few = (replace(promise, bound=1 / (n + 1), n=n) for n in (120, 12))
+    results = {
+        name: make.result([make.image(0.9, 1, category=name)], threshold)
+        for name, threshold in (("bolt", many), ("nut", few))
+    }
+    page = Page(render(detector, make.evaluation(**results)))
+    assert "at most 0.827% to 7.7% of good parts rejected in each category" in page.text
 
 
 def test_missing_figures_are_dashes_with_their_reason(detector: Any, usual: Any) -> None:
@@ -307,6 +345,12 @@ def test_where_the_figures_come_from(detector: Any, usual: Any) -> None:
         "false_reject_rate: 0.01",
     ):
         assert expected in page.text, expected
+
+
+def test_the_speed_is_to_maps_only_where_all_images_have_one(detector: Any, usual: Any) -> None:
+    assert "test: speed, from file to map" in Page(render(detector, usual)).text
+    alone = Page(render(detector, replace(usual, mapped=False)))
+    assert "test: speed, from file to score" in alone.text
 
 
 def test_the_same_evaluation_gives_the_same_page(detector: Any, usual: Any) -> None:

@@ -43,6 +43,12 @@ def test_too_few_images_are_said_not_hidden() -> None:
     assert "25%" in threshold.explain()
 
 
+def test_the_promise_is_rounded_up() -> None:
+    """1/121 is 0.8264...%: 0.826% would be more than it promises."""
+    assert conformal(np.arange(120), 0.01).explain().startswith("at most 0.827% of good parts")
+    assert conformal(np.arange(99), 0.01).explain().startswith("at most 1% of good parts")
+
+
 @pytest.mark.parametrize(("rate", "images"), [(0.01, 99), (0.05, 19), (0.5, 1), (0.001, 999)])
 def test_how_many_images_a_rate_needs(rate: float, images: int) -> None:
     assert needed(rate) == images

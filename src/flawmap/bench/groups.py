@@ -76,16 +76,6 @@ class Group:
         """Whether other cells ran while times were taken."""
         return any(c.environment.get("jobs", 1) > 1 for c in self.cells)
 
-    def about(self) -> dict[str, str]:
-        """Device, commit and date of the cells that count; several with semicolons between."""
-        seeds = self.counted_seeds
-        cells = [c for c in self.cells if c.seed in seeds]
-        found = {
-            key: sorted({str(c.environment[key]) for c in cells if c.environment.get(key)})
-            for key in ("device", "commit", "date")
-        }
-        return {key: "; ".join(values) for key, values in found.items()}
-
     @cached_property
     def counted_seeds(self) -> dict[int, dict[str, Figures]]:
         """The seeds that have every category; where none has, those that have the most."""
@@ -118,7 +108,7 @@ class Group:
         for key in ("device",) if chosen else ("device", "precision"):
             several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
             if len(several) > 1:
-                found.append(f"several {key}s: {', '.join(several)}")
+                found.append(f"several {key}s: {'; '.join(several)}")
         weights = {c.environment.get("encoder_sha256") for c in self.cells} - {None}
         if len(weights) > 1 and not chosen:
             found.append("several weights of the encoder")

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flawmap.bench.groups import RESUMED, SHARED
+from flawmap.bench.notes import said
 from flawmap.bench.results import StoredCell
 from flawmap.bench.table import COSTS, Column, Line, make_table
 from flawmap.errors import BenchError, ConfigError, ExportError, unknown_name
 from flawmap.files import atomic_path
 from flawmap.metrics.catalog import MARK
+from flawmap.wording import few
 
 AGAINST = ("images_per_second", "parameters", "fit_seconds")
 """The costs that `flawmap bench plot` draws by default, one panel each."""
@@ -78,15 +81,17 @@ def plot(
         for panel, cost in zip(axes, against, strict=True):
             _panel(panel, lines, column, cost, labels, data, join)
         notes = [f"{MARK} {column.footnote}"] if column.footnote else []
-        if not all(line.complete and line.values[metric].complete for line in lines):
-            notes.append("hollow: not over all categories or seeds")
+        if any(_hollow(line, metric, cost) for line in lines for cost in against):
+            notes.append("hollow: not over all categories or seeds, or timed beside other cells")
+        if any(COSTS[name].timed for name in (metric, *against) if name in COSTS):
+            notes += _about_times(lines)
         figure.legend(
             handles=_legend(labels, data),
             loc="outside lower center",
             ncols=min(6, 2 * len(against)),
             frameon=False,
             # Room is kept for a legend, not for text beside it.
-            title=textwrap.fill("; ".join(notes), 60 * len(against)),
+            title="\n".join(textwrap.fill(note, 60 * len(against)) for note in notes),
             title_fontsize=7,
         )
         with atomic_path(target, error=ExportError) as path:
@@ -122,8 +127,8 @@ def _panel(
             fmt=_marker(labels, line.label),
             color=colour,
             capsize=2,
-            # Figures over fewer categories or seeds are no match for the others.
-            markerfacecolor=colour if line.complete and y.complete else "none",
+            # Such figures are no match for the others.
+            markerfacecolor="none" if _hollow(line, metric.name, cost) else colour,
         )
     if join:
         for key, places in joined.items():
@@ -135,6 +140,26 @@ def _panel(
     panel.set_xlabel(column.title)
     panel.set_ylabel(metric.title if metric.name in COSTS else f"{metric.title}, %")
     panel.grid(alpha=0.3)
+
+
+def _hollow(line: Line, *names: str) -> bool:
+    """Whether the line, or one of these figures of it, cannot be compared with others."""
+    figures = [line.values[name] for name in names if name in line.values]
+    return not line.complete or not all(figure.complete for figure in figures)
+
+
+def _about_times(lines: Sequence[Line]) -> list[str]:
+    """What must be known of times, with the lines that it concerns if not all."""
+    notes = []
+    for mark in (SHARED, RESUMED):
+        marked = [line for line in lines if mark in line.marks]
+        names = list(dict.fromkeys(line.label for line in marked))
+        if marked:
+            notes.append(mark if len(marked) == len(lines) else f"{few(names)}: {mark}")
+    devices = said([cell for line in lines for cell in line.cells], "device")
+    if len(devices) > 1:
+        notes.append(f"times of several devices: {'; '.join(devices)}")
+    return notes
 
 
 def _legend(labels: Sequence[str], data: Sequence[tuple[str, str]]) -> list[Any]:

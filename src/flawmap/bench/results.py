@@ -17,6 +17,9 @@ VERSION = 1
 
 Status = Literal["running", "done", "failed"]
 
+Score = tuple[str, str, int, str, float]
+"""Category, path relative to the data, label, defect and image score."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -24,14 +27,13 @@ class Outcome:
 
     Attributes:
         figures: Metrics by category; undefined ones are None.
-        scores: (category, path relative to the data, label, defect, image score) of each test
-            image.
+        scores: Of each test image.
         cost: Seconds, images/s, latency, memory, parameters, MACs and bytes; see `measure`.
         environment: Device, versions, commit, date, and what `Cell.about` gives.
     """
 
     figures: Mapping[str, Mapping[str, float | None]]
-    scores: Sequence[tuple[str, str, int, str, float]]
+    scores: Sequence[Score]
     cost: Mapping[str, Any]
     environment: Mapping[str, Any]
 

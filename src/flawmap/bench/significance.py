@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from scipy import stats
 
@@ -14,7 +15,7 @@ MIN_PAIRS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """A Wilcoxon signed-rank test of the best line against another one.
+    """A Wilcoxon signed-rank test of one line against another one.
 
     Attributes:
         metric: What was compared.
@@ -22,7 +23,8 @@ class Comparison:
         other: The other one.
         pairs: These categories.
         wins: Those in which the better one is ahead; ties count for neither.
-        p: Two-sided, corrected by Holm's procedure for the number of comparisons.
+        p: Two-sided, corrected by Holm's procedure.
+        tests: How many tests it is corrected for.
     """
 
     metric: str
@@ -31,6 +33,7 @@ class Comparison:
     pairs: int
     wins: int
     p: float
+    tests: int = 1
 
     def __str__(self) -> str:
         return (
@@ -44,20 +47,24 @@ def compare_with_best(
 ) -> list[Comparison]:
     """For each metric, compare the best line with each of the others.
 
+    Which line is the best is known from the same figures: Holm's correction is for all pairs of
+    lines, of all metrics.
+
     Args:
         metrics: For each metric and line, its figure in each category: a mean over seeds.
 
     Returns:
-        The comparisons in the order of the metrics; none where the lines of a metric share fewer
-        than `MIN_PAIRS` categories. Holm's correction is over all that are returned.
+        The comparisons with the best, in the order of the metrics, the nearest line first; none
+        where the lines of a metric share fewer than `MIN_PAIRS` categories.
 
     Source: Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets" (JMLR 2006).
 
     Example:
         >>> a = {str(i): 0.9 + i / 100 for i in range(8)}
-        >>> b = {name: value - 0.05 for name, value in a.items()}
-        >>> [(c.better, c.wins, round(c.p, 4)) for c in compare_with_best({"m": {"a": a, "b": b}})]
-        [('a', 8, 0.0078)]
+        >>> b, c = ({name: value - loss for name, value in a.items()} for loss in (0.05, 0.1))
+        >>> found = compare_with_best({"m": {"a": a, "b": b, "c": c}})
+        >>> [(c.better, c.other, c.wins, round(c.p, 4), c.tests) for c in found]
+        [('a', 'b', 8, 0.0234, 3), ('a', 'c', 8, 0.0234, 3)]
     """
     found = [c for metric, lines in metrics.items() for c in _of_metric(metric, lines)]
     corrected: dict[int, float] = {}
@@ -65,23 +72,30 @@ def compare_with_best(
     for rank, index in enumerate(sorted(range(len(found)), key=lambda i: found[i].p)):
         floor = max(floor, min(1.0, found[index].p * (len(found) - rank)))
         corrected[index] = floor
-    return [replace(c, p=corrected[i]) for i, c in enumerate(found)]
+    # The first pair of a metric has its best line.
+    best: dict[str, str] = {}
+    for comparison in found:
+        best.setdefault(comparison.metric, comparison.better)
+    return [
+        replace(c, p=corrected[i], tests=len(found))
+        for i, c in enumerate(found)
+        if c.better == best[c.metric]
+    ]
 
 
 def _of_metric(metric: str, lines: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
+    """All pairs of lines, those with the best first; not yet corrected."""
     lines = {name: figures for name, figures in lines.items() if figures}
     if len(lines) < 2:
         return []
     shared = sorted(set.intersection(*(set(figures) for figures in lines.values())))
     if len(shared) < MIN_PAIRS:
         return []
-    best = max(lines, key=lambda name: math.fsum(lines[name][c] for c in shared))
+    ranked = sorted(lines, key=lambda name: -math.fsum(lines[name][c] for c in shared))
     found = []
-    for name, figures in lines.items():
-        if name == best:
-            continue
+    for better, other in combinations(ranked, 2):
         # Rounded: differences in the last bit are ties, and ties must stay ties.
-        gains = [round(lines[best][c] - figures[c], 9) for c in shared]
+        gains = [round(lines[better][c] - lines[other][c], 9) for c in shared]
         p = float(stats.wilcoxon(gains).pvalue) if any(gains) else 1.0
-        found.append(Comparison(metric, best, name, len(shared), sum(g > 0 for g in gains), p))
+        found.append(Comparison(metric, better, other, len(shared), sum(g > 0 for g in gains), p))
     return found

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from flawmap.bench.grid import Cell, setting_of
-from flawmap.bench.results import VERSION, Outcome, Status, StoredCell, read_export
+from flawmap.bench.results import VERSION, Outcome, Score, Status, StoredCell, read_export
 from flawmap.errors import BenchError
 
 STALE_SECONDS = 40.0
@@ -66,6 +66,14 @@ def read_cells(path: Path) -> list[StoredCell]:
         return read_export(path)
     with Store(path) as store:
         return store.cells()
+
+
+def read_scored(path: Path) -> list[tuple[StoredCell, list[Score]]]:
+    """The cells with their image scores, which an export does not have; see `read_cells`."""
+    if path.suffix.lower() == ".json":
+        return [(cell, []) for cell in read_export(path)]
+    with Store(path) as store:
+        return [(cell, store.scores(cell.key)) for cell in store.cells()]
 
 
 def _about(stored: StoredCell, cell: Cell) -> dict[str, Any]:
@@ -203,10 +211,7 @@ class Store:
                 return False
             self._clear(key)
             self._write_figures(key, outcome.figures)
-            self._db.executemany(
-                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
-                [(key, *map(_stored, row)) for row in outcome.scores],
-            )
+            self._write_scores(key, outcome.scores)
         return True
 
     def fail(
@@ -257,11 +262,14 @@ class Store:
                     (cell.key, stored.key),
                 )
 
-    def add(self, stored: Sequence[StoredCell]) -> int:
+    def add(self, stored: Sequence[StoredCell], scores: Sequence[Sequence[Score]] = ()) -> int:
         """Write finished cells of another results file, or of an export.
 
-        What this file has finished itself stays as it is, and counts as newer. Image scores are not
-        in an export.
+        What this file has finished itself stays as it is, and counts as newer.
+
+        Args:
+            stored: The cells.
+            scores: The image scores of each, in the same order; an export has none.
 
         Returns:
             How many are new here.
@@ -270,7 +278,8 @@ class Store:
         with self._transaction():
             (first,) = self._db.execute("SELECT min(rowid) FROM cells").fetchone()
             before = min(1, first or 1) - len(stored)
-            for place, cell in enumerate(stored, start=before):
+            scored = zip(stored, scores or [()] * len(stored), strict=True)
+            for place, (cell, found) in enumerate(scored, start=before):
                 row = self._db.execute(
                     "SELECT status FROM cells WHERE key = ?", (cell.key,)
                 ).fetchone()
@@ -290,6 +299,7 @@ class Store:
                 )
                 self._clear(cell.key)
                 self._write_figures(cell.key, cell.figures)
+                self._write_scores(cell.key, found)
                 added += 1
         return added
 
@@ -378,7 +388,7 @@ class Store:
             for row in rows
         ]
 
-    def scores(self, key: str) -> list[tuple[str, str, int, str, float]]:
+    def scores(self, key: str) -> list[Score]:
         """The image scores of a cell; see `Outcome.scores`."""
         with self._explained():
             rows = self._db.execute(
@@ -417,6 +427,12 @@ class Store:
                 for category, metrics in figures.items()
                 for metric, value in metrics.items()
             ],
+        )
+
+    def _write_scores(self, key: str, scores: Iterable[Score]) -> None:
+        self._db.executemany(
+            "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?)",
+            [(key, *map(_stored, row)) for row in scores],
         )
 
     def _clear(self, key: str) -> None:

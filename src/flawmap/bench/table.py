@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flawmap.bench.groups import RESUMED, SHARED, Figures, Group, groups_of
+from flawmap.bench.notes import about, failures, said, significance
 from flawmap.bench.published import FIGURES, MAIN_TABLES, Published, dataset_of, published
 from flawmap.bench.results import StoredCell
-from flawmap.bench.significance import MIN_PAIRS, compare_with_best
 from flawmap.errors import BenchError, ConfigError, unknown_name
 from flawmap.metrics.catalog import CATALOG, CROP, HEADLINE, MARK, info, names
 
@@ -107,7 +107,7 @@ class Line:
         marks: Footnotes that concern this line alone.
         source: Of a published line; "" for ours.
         complete: Whether every category of the data set is in it.
-        about: Device, commit and date of ours; what is not known is empty.
+        cells: Of ours: those that its figures come from.
     """
 
     data: str
@@ -119,7 +119,12 @@ class Line:
     marks: tuple[str, ...] = ()
     source: str = ""
     complete: bool = True
-    about: Mapping[str, str] = field(default_factory=dict)
+    cells: tuple[StoredCell, ...] = ()
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Device, commit and date of ours; several with semicolons between, "" if not known."""
+        return {key: "; ".join(said(self.cells, key)) for key in ("device", "commit", "date")}
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,7 @@ def make_table(
     by_category: bool = False,
     published_from: Collection[str] = MAIN_TABLES,
     with_significance: bool = True,
+    only_with: str = "",
     title: str = "Results",
 ) -> Table:
     """The table of a results file.
@@ -194,6 +200,8 @@ def make_table(
         published_from: Add what papers print for the same data set in these tables of theirs; see
             `published.TABLES`.
         with_significance: Add notes on whether differences are beyond chance.
+        only_with: One of the columns: lines without a figure in it are left out, with all that is
+            said of them below the table.
         title: Heading.
 
     Raises:
@@ -211,10 +219,17 @@ def make_table(
     wanted = columns_of(columns, sorted({c.format for c in done}))
     groups, notes = groups_of(done)
     having = _categories_with(groups)
-    lines = [line for group in groups for line in _lines(group, wanted, by_category, having)]
-    kept = [
-        c for c in wanted if any(_defined(line.values.get(c.name)) is not None for line in lines)
+
+    def shown(line: Line) -> bool:
+        return not only_with or only_with in line.values
+
+    made = [
+        (group, [line for line in _lines(group, wanted, by_category, having) if shown(line)])
+        for group in groups
     ]
+    groups = [group for group, lines in made if lines]
+    lines = [line for _, found in made for line in found]
+    kept = [c for c in wanted if any(c.name in line.values for line in lines)]
     if not kept:
         raise ConfigError(
             "no finished cell has any of these columns",
@@ -225,11 +240,13 @@ def make_table(
     lines = _with_best(lines, kept)
     if published_from and not by_category:
         lines, more = _with_published(lines, groups, kept, published_from)
+        lines = [line for line in lines if shown(line)]
         notes += more
     if with_significance:
-        notes += significance_notes(groups, [c for c in kept if c.name not in COSTS])
-    notes += _failures(cells)
-    notes += _about(done)
+        judged = [c for c in kept if c.higher_is_better and c.name not in COSTS]
+        notes += significance(groups, {c.name: c.title.rstrip(MARK) for c in judged})
+    notes += failures(cells)
+    notes += about([cell for line in lines for cell in line.cells])
     line_marks = [mark for line in lines for mark in line.marks]
     footnotes = [c.footnote for c in kept if c.footnote]
     return Table(
@@ -259,13 +276,12 @@ def _lines(
     group: Group, columns: Sequence[Column], by_category: bool, having: Having
 ) -> list[Line]:
     seeds = group.counted_seeds
-    marks, complete, about = group.marks(), group.complete, group.about()
+    marks, complete = group.marks(), group.complete
     alone = not group.shared_the_machine
     timed = {c.name for c in columns if c.timed}
     if not timed:
         marks = tuple(mark for mark in marks if mark not in (SHARED, RESUMED))
-    cells = [c for c in group.cells if c.seed in seeds]
-    encoder = ", ".join(sorted({c.encoder for c in cells}))
+    counted = [c for c in group.cells if c.seed in seeds]
     parts = [(category,) for category in group.categories] if by_category else [group.categories]
     measured = {category for figures in seeds.values() for category in figures}
     lines = []
@@ -288,12 +304,13 @@ def _lines(
             if over:
                 partial[column.name] = over
         titles = {c.name: c.title.rstrip(MARK) for c in columns}
+        cells = tuple(c for c in counted if set(c.categories) & set(part))
         lines.append(
             Line(
                 data=f"{group.data}/{part[0]}" if by_category else group.data,
                 setting=group.setting,
                 label=group.label,
-                encoder=encoder,
+                encoder=", ".join(sorted({c.encoder for c in cells})),
                 seeds=tuple(sorted(seeds)),
                 values={
                     name: Value(
@@ -308,7 +325,7 @@ def _lines(
                     *(f"{titles[name]}: over {', '.join(over)}" for name, over in partial.items()),
                 ),
                 complete=complete,
-                about=about,
+                cells=cells,
             )
         )
     return lines
@@ -432,68 +449,3 @@ def _placed(paper: Published, shown: Collection[str]) -> tuple[dict[str, str], l
             f"{paper.method}, {paper.setting}: pixel metrics over the centre crop alone"
         ]
     return {k + CROP if k in pixel else k: v for k, v in paper.figures.items()}, []
-
-
-def significance_notes(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
-    """Comparisons within each setting, over the categories of all data sets that lines share."""
-    notes: list[str] = []
-    several = False
-    for setting in dict.fromkeys(g.setting for g in groups):
-        mine = [g for g in groups if g.setting == setting and g.complete]
-        labels = list(dict.fromkeys(g.label for g in mine))
-        several = several or len(labels) > 1
-        metrics: dict[str, dict[str, dict[str, float]]] = {}
-        for column in columns:
-            if column.higher_is_better:
-                lines = metrics.setdefault(column.title.rstrip(MARK), {n: {} for n in labels})
-                for group in mine:
-                    for category, value in group.mean_by_category(column.name).items():
-                        lines[group.label][_picture(group, category)] = value
-        found = compare_with_best(metrics)
-        notes += [f"{setting}, {comparison}" for comparison in found]
-        if found:
-            notes[-1] += f" (Wilcoxon signed-rank; Holm over these {len(found)} comparisons)"
-    if several and not notes:
-        notes.append(
-            f"the lines share fewer than {MIN_PAIRS} categories: no test over categories can tell "
-            "a difference from chance"
-        )
-    return notes
-
-
-def _picture(group: Group, category: str) -> str:
-    """A name for a category's images: the same data under two names must count once."""
-    cells = [c for c in group.cells if category in c.categories]
-    prints = sorted({c.fingerprint for c in cells}) if group.setting == "separate" else [group.data]
-    return f"{' '.join(prints)}/{category}"
-
-
-def _failures(cells: Sequence[StoredCell]) -> list[str]:
-    return [
-        f"failed: {cell}: {' '.join(str((cell.error or {}).get('message')).split())}"
-        for cell in cells
-        if cell.status == "failed"
-    ]
-
-
-def _about(done: Sequence[StoredCell]) -> list[str]:
-    """Hardware, versions and commits: a figure without them is worth little."""
-    notes = []
-    for key, title in (("device", "Hardware"), ("commit", "Commit"), ("date", "Date")):
-        found = sorted({str(c.environment[key]) for c in done if c.environment.get(key)})
-        if found:
-            notes.append(f"{title}: {'; '.join(found)}.")
-    known = [c.environment["versions"] for c in done if c.environment.get("versions")]
-    versions = sorted({", ".join(f"{k} {n}" for k, n in sorted(v.items())) for v in known})
-    if versions:
-        notes.append(f"Versions: {'; '.join(versions)}.")
-    seeds = sorted({c.seed for c in done})
-    notes.append(
-        f"Seeds: {', '.join(map(str, seeds))}; mean ± sample standard deviation over them. "
-        "Metrics in percent, pixel metrics at 256 x 256 unless named otherwise."
-    )
-    return notes
-
-
-def _defined(value: Value | None) -> float | None:
-    return None if value is None else value.mean

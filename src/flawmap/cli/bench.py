@@ -282,13 +282,14 @@ def import_(
 ) -> None:
     """Take finished cells over into a results file.
 
-    No grid runs them again. What that file has finished itself stays as it is.
+    No grid runs them again. What that file has finished itself stays as it is. Image scores come
+    with the cells of a results file; an export has none.
     """
-    from flawmap.bench.store import Store, read_cells
+    from flawmap.bench.store import Store, read_scored
 
-    found = [cell for path in exports for cell in read_cells(path)]
+    found = [scored for path in exports for scored in read_scored(path)]
     with Store(results, create=True) as store:
-        added = store.add(found)
+        added = store.add([cell for cell, _ in found], [scores for _, scores in found])
     show.note(f"{added} of {len(found)} cells are new in {results}")
 
 

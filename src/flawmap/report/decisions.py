@@ -9,7 +9,7 @@ from flawmap.evaluation import CategoryResult, ImageResult
 from flawmap.report.tables import scroll
 from flawmap.report.text import esc, name, number, short_path
 from flawmap.scoring import Calibration
-from flawmap.wording import counted
+from flawmap.wording import at_most, counted
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """False-reject rates whose thresholds are shown beside the one that was asked for."""
@@ -19,7 +19,7 @@ _MOST = 200
 
 
 def mistakes(result: CategoryResult, root: str) -> str:
-    """Every missed defect and every rejected good part by name; "" when there is none.
+    """Every missed defect and every rejected good image by name; "" when there is none.
 
     Args:
         result: The category.
@@ -30,7 +30,7 @@ def mistakes(result: CategoryResult, root: str) -> str:
     parts = (
         _listed(counted(len(missed), "missed defect"), sorted(missed, key=_by_score), root),
         _listed(
-            counted(len(rejected), "rejected good part"),
+            counted(len(rejected), "rejected good image"),
             sorted(rejected, key=_by_score, reverse=True),
             root,
         ),
@@ -86,7 +86,7 @@ def other_thresholds(calibration: Calibration, category: str, result: CategoryRe
         now = ' class="now"' if rate == asked else ""
         rows[found.value] = (
             f'<tr{now}><td class="n">{100 * rate:g}%</td>'
-            f'<td class="n">at most {100 * found.bound:.3g}%</td>'
+            f'<td class="n">at most {at_most(found.bound)}</td>'
             f'<td class="n">{number(found.value)}</td>'
             f'<td class="n">{_wrong(result.images, 0, found.value)}</td>'
             f'<td class="n">{_wrong(result.images, 1, found.value)}</td></tr>'

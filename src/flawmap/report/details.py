@@ -140,9 +140,10 @@ def _timings(detector: Detector, evaluation: Evaluation) -> str:
     ]
     if evaluation.n_images and evaluation.seconds > 0:
         rate = evaluation.n_images / evaluation.seconds
+        to = "map" if evaluation.mapped else "score"
         rows += [
             (f"test: {counted(evaluation.n_images, 'image')}", duration(evaluation.seconds)),
-            ("test: speed, from file to map", f"{rate:.3g} images/s, {1000 / rate:.3g} ms each"),
+            (f"test: speed, from file to {to}", f"{rate:.3g} images/s, {1000 / rate:.3g} ms each"),
         ]
     return _fold("Timings", _rows(rows))
 

@@ -108,10 +108,10 @@ def _alarms(images: Sequence[ImageResult], rejected: int, of: int, judged: bool)
         words = "The highest-scoring good images; there is no threshold."
     elif rejected:
         title = "False alarms"
-        words = f"{rejected:,} of {counted(of, 'good part')} rejected; the highest scores first."
+        words = f"{rejected:,} of {counted(of, 'good image')} rejected; the highest scores first."
     else:
         title = "No false alarm"
-        words = f"None of {counted(of, 'good part')} rejected; these came closest."
+        words = f"None of {counted(of, 'good image')} rejected; these came closest."
     return Group(title, words, tuple(images))
 
 

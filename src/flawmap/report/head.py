@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flawmap.evaluation import CategoryResult, Evaluation
+from flawmap.evaluation import CategoryResult, Evaluation, ImageResult
 from flawmap.report.curves import rate_limit
 from flawmap.report.text import esc, name, percent
 from flawmap.scoring import Threshold
-from flawmap.wording import counted
+from flawmap.types import Sample
+from flawmap.wording import at_most, counted
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Decisions on good images, or on defects.
+
+    Attributes:
+        n: Images judged.
+        wrong: Of these, how many were decided wrongly.
+        parts: Physical parts that they show.
+        wrong_parts: Of these, how many have any view that was decided wrongly.
+    """
+
+    n: int
+    wrong: int
+    parts: int
+    wrong_parts: int
+
+    @classmethod
+    def of(cls, images: Sequence[ImageResult]) -> Judged:
+        """Counts over images with a verdict."""
+        every = [image.sample for image in images]
+        wrong = [image.sample for image in images if image.flagged != bool(image.sample.label)]
+        return cls(len(every), len(wrong), len(_parts(every)), len(_parts(wrong)))
+
+
+def _parts(samples: Iterable[Sample]) -> set[tuple[str, str]]:
+    return {(sample.category, sample.part) for sample in samples}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,26 +47,19 @@ class Tally:
     """Decisions at the calibrated thresholds; categories without one are not counted.
 
     Attributes:
-        good: Good images judged.
-        rejected: Of these, how many raised the alarm.
-        defect: Defects judged.
-        missed: Of these, how many did not.
+        good: On good images; the wrong ones raised the alarm.
+        defect: On defects; the wrong ones did not.
     """
 
-    good: int
-    rejected: int
-    defect: int
-    missed: int
+    good: Judged
+    defect: Judged
 
     @classmethod
     def of(cls, results: Iterable[CategoryResult]) -> Tally:
         """Counts over all images of these categories."""
         judged = [image for r in results for image in r.images if image.flagged is not None]
-        good = [image.flagged for image in judged if image.sample.label == 0]
-        defect = [image.flagged for image in judged if image.sample.label == 1]
-        return cls(
-            len(good), sum(map(bool, good)), len(defect), len(defect) - sum(map(bool, defect))
-        )
+        good, defect = ([i for i in judged if i.sample.label == label] for label in (0, 1))
+        return cls(Judged.of(good), Judged.of(defect))
 
 
 def head(evaluation: Evaluation, title: str, subtitle: str) -> str:
@@ -56,13 +78,12 @@ def verdict(evaluation: Evaluation) -> str:
     tally = Tally.of(evaluation.categories.values())
     good, defect = _totals(evaluation)
     parts = []
-    if tally.defect:
-        found = tally.defect - tally.missed
-        parts.append(f"found <strong>{found:,} of {counted(tally.defect, 'defect')}</strong>")
-    if tally.good:
-        parts.append(
-            f"rejected <strong>{tally.rejected:,} of {counted(tally.good, 'good part')}</strong>"
-        )
+    if tally.defect.n:
+        found = tally.defect.n - tally.defect.wrong
+        parts.append(f"found <strong>{found:,} of {counted(tally.defect.n, 'defect')}</strong>")
+    if tally.good.n:
+        good_images = counted(tally.good.n, "good image")
+        parts.append(f"rejected <strong>{tally.good.wrong:,} of {good_images}</strong>")
     if parts:
         text = f"The detector {' and '.join(parts)}."
     else:
@@ -76,7 +97,7 @@ def verdict(evaluation: Evaluation) -> str:
     if not defect:
         text += " The test holds no defects, so it says nothing about how many are missed."
     if not good:
-        text += " The test holds no good parts, so it says nothing about false alarms."
+        text += " The test holds no good images, so it says nothing about false alarms."
     without = sum(r.threshold is None for r in evaluation.categories.values())
     if parts and without:
         without_words = counted(without, "category", "categories")
@@ -108,8 +129,8 @@ def _tiles(evaluation: Evaluation) -> str:
     return (
         _tile("Test images", f"{good + defect:,}", images)
         + _tile("Image AUROC", _share(auroc), ranking)
-        + _rate_tile("False rejects", tally.rejected, tally.good, "good part")
-        + _rate_tile("Escapes", tally.missed, tally.defect, "defect")
+        + _rate_tile("False rejects", tally.good, "good image")
+        + _rate_tile("Escapes", tally.defect, "defect")
     )
 
 
@@ -119,17 +140,22 @@ def _share(value: float) -> str:
     return f'<data value="{value!r}">{esc(percent(value))}</data><span class="unit">%</span>'
 
 
-def _rate_tile(label: str, events: int, n: int, noun: str) -> str:
-    if not n:
+def _rate_tile(label: str, judged: Judged, noun: str) -> str:
+    if not judged.n:
         return _tile(label, "–", f"no {noun}s were judged at a threshold")
-    words = f"{events:,} of {counted(n, noun)}<br>{limit_words(events, n)} with 95% confidence"
-    return _tile(label, _share(events / n), words)
+    words = f"{judged.wrong:,} of {counted(judged.n, noun)}<br>{limit_words(judged)}"
+    return _tile(label, _share(judged.wrong / judged.n), f"{words} with 95% confidence")
 
 
-def limit_words(events: int, n: int) -> str:
-    """What so many images allow to say, with 95% confidence, of the rate on parts to come."""
-    limit = rate_limit(events, n)
-    return "no upper limit" if limit >= 1 else f"below {esc(percent(limit))}%"
+def limit_words(judged: Judged) -> str:
+    """What so many parts allow to say, with 95% confidence, of the rate on parts to come.
+
+    Views of one part are not independent: a part counts once, as wrong if any of its views is.
+    """
+    limit = rate_limit(judged.wrong_parts, judged.parts)
+    words = "no upper limit" if limit >= 1 else f"below {at_most(limit)}"
+    over = "" if judged.parts == judged.n else f" over {counted(judged.parts, 'part')}"
+    return words + over
 
 
 def _tile(label: str, value: str, words: str) -> str:
@@ -159,7 +185,7 @@ def _promise(categories: Mapping[str, CategoryResult]) -> str:
         approximate = "" if all(t.exact for t in found) else ", approximate where left-one-out"
         text += (
             f"Each was set from its category’s good images alone, before any defect was seen: "
-            f"at most {_range([f'{b:.2%}' for b in bounds])} of good parts rejected in each "
+            f"at most {_range([at_most(b) for b in bounds])} of good parts rejected in each "
             f"category (from {_range([f'{n:,}' for n in sorted(t.n for t in found)])} good images"
             f"{approximate})."
         )

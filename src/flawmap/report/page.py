@@ -162,10 +162,10 @@ def _summary(result: CategoryResult) -> str:
     if counts["defect"] and counts["defects_with_mask"] != counts["defect"]:
         parts[0] += f" ({counts['defects_with_mask']:,} with a mask)"
     tally = Tally.of([result])
-    if tally.good:
-        parts.append(f"{tally.rejected:,} good rejected")
-    if tally.defect:
-        parts.append(f"{counted(tally.missed, 'defect')} missed")
+    if tally.good.n:
+        parts.append(f"{tally.good.wrong:,} good rejected")
+    if tally.defect.n:
+        parts.append(f"{counted(tally.defect.wrong, 'defect')} missed")
     return esc(" · ".join(parts))
 
 
@@ -176,12 +176,13 @@ def _plots(result: CategoryResult) -> str:
     parts = [_plot("Scores", "", histogram_chart(histogram(labels, scores, threshold), threshold))]
     if 0 < sum(labels) < len(labels):
         tally = Tally.of([result])
+        good, defect = tally.good, tally.defect
         roc = pr = None
         if threshold is not None:
-            found = tally.defect - tally.missed
-            roc = (tally.rejected / tally.good, found / tally.defect)
-            alarms = found + tally.rejected
-            pr = (found / tally.defect, found / alarms) if alarms else None
+            found = defect.n - defect.wrong
+            roc = (good.wrong / good.n, found / defect.n)
+            alarms = found + good.wrong
+            pr = (found / defect.n, found / alarms) if alarms else None
         auroc, ap = result.metrics["image_auroc"], result.metrics["image_ap"]
         parts += [
             _plot("ROC", _figure("AUROC", auroc), roc_chart(labels, scores, roc)),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from flawmap.evaluation import CategoryResult, Evaluation
 from flawmap.metrics.catalog import ALWAYS, CROP, HEADLINE, MARK, ORIGINAL, info
 from flawmap.pixels import APART, SPRO
-from flawmap.report.head import Tally, limit_words
+from flawmap.report.head import Judged, Tally, limit_words
 from flawmap.report.text import esc, name, number, percent
 
 _TITLES = {
@@ -21,6 +21,10 @@ _TITLES = {
     "aupro": "AUPRO",
 }
 _FULL = tuple(metric for metric in ALWAYS if metric.endswith(ORIGINAL))
+_SEVERAL_VIEWS = (
+    " Views of one part are not independent: where a part was tested in several, this is over "
+    "parts, of which one counts if any of its views does."
+)
 
 
 class Reasons:
@@ -198,13 +202,15 @@ def calibrated_table(evaluation: Evaluation) -> str:
         )
         cells = (
             f'<td class="n">{value}</td>'
-            + _rate_cell("false_reject_rate", result, tally.rejected, tally.good, reasons)
-            + _rate_cell("escape_rate", result, tally.missed, tally.defect, reasons)
+            + _rate_cell("false_reject_rate", result, tally.good, reasons)
+            + _rate_cell("escape_rate", result, tally.defect, reasons)
             + _metric_cell("f1", result, reasons)
             + f'<td class="words">{promise}</td>'
         )
         link = f'<a href="#c{index}">{name(category)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th>{cells}</tr>')
+    whole = Tally.of(evaluation.categories.values())
+    several_views = any(judged.parts < judged.n for judged in (whole.good, whole.defect))
     foot = ""
     if len(evaluation.categories) > 1:
         cells = "".join(
@@ -221,19 +227,19 @@ def calibrated_table(evaluation: Evaluation) -> str:
             '<th scope="col" class="words">promised for the next good part</th></tr></thead>'
             f"<tbody>{''.join(rows)}</tbody>{foot}",
         )
-        + '<p class="quiet">A false reject is a good part above the threshold, an escape a defect '
+        + '<p class="quiet">A false reject is a good image above the threshold, an escape a defect '
         "at or below it. “Below” is what so many images rule out with 95% confidence, if parts to "
-        "come are like the ones tested.</p>" + reasons.html()
+        f"come are like the ones tested.{_SEVERAL_VIEWS * several_views}</p>" + reasons.html()
     )
 
 
-def _rate_cell(metric: str, result: CategoryResult, events: int, n: int, reasons: Reasons) -> str:
+def _rate_cell(metric: str, result: CategoryResult, judged: Judged, reasons: Reasons) -> str:
     value = result.metrics[metric]
     if math.isnan(value):
         return _metric_cell(metric, result, reasons)
     return (
-        f'<td class="n">{_share(value)}<small>{events:,} of {n:,}<br>{limit_words(events, n)}'
-        "</small></td>"
+        f'<td class="n">{_share(value)}<small>{judged.wrong:,} of {judged.n:,}<br>'
+        f"{limit_words(judged)}</small></td>"
     )
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from flawmap.quantities import require_rate
 from flawmap.types import EVERY
+from flawmap.wording import at_most
 
 _STANDS_OUT = 6.0
 """Robust standard deviations above the median."""
@@ -61,7 +62,7 @@ class Threshold:
     def explain(self) -> str:
         """One sentence for people."""
         kind = "held-out " if self.exact else ""
-        text = f"at most {_percent(self.bound)} of good parts rejected "
+        text = f"at most {at_most(self.bound)} of good parts rejected "
         text += f"(from {self.n} {kind}good images"
         text += ")" if self.exact else ", approximate)"
         if not self.enough:
