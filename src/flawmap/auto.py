@@ -210,7 +210,7 @@ def within_budget(given: Situation, config: Config) -> tuple[dict[str, Any], str
         what = "on a graphics card" if given.gpu else "with this encoder and these levels"
         return {}, f"the time budget is not followed: nothing tells how long it takes {what}"
     height, width = config.data.size
-    models = 1 if given.together else given.products
+    models = 1 if given.together else max(1, given.products)
     # Of each model, taken as alike.
     patches = given.learnt * (height // _STRIDE) * (width // _STRIDE) // models
 

@@ -100,9 +100,7 @@ def test_views_of_one_part_are_held_out_together() -> None:
 
 @pytest.mark.parametrize("can_leave_out", [True, False])
 def test_views_of_a_single_part_set_no_threshold(can_leave_out: bool) -> None:
-    made, notes = plan(
-        [replace(s, group="the one") for s in good(30)], can_leave_out=can_leave_out
-    )
+    made, notes = plan([replace(s, group="the one") for s in good(30)], can_leave_out=can_leave_out)
     assert (len(made.learn), made.held_out, made.leave_out) == (30, (), ())
     assert "30 good training images of a single part" in notes[0]
     assert "gets no threshold; add parts" in notes[0]
