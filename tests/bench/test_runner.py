@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flawmap.bench import runner
+from flawmap.bench import child, runner
 from flawmap.bench.grid import Cell, cells_of, make_grid
 from flawmap.bench.groups import current
 from flawmap.bench.results import Outcome
@@ -82,7 +82,7 @@ class Stage:
         self.patch = monkeypatch
         monkeypatch.setenv("CALLS", str(self.log))
         monkeypatch.setattr(
-            runner, "stage_command", lambda stage, job: [sys.executable, self.script, stage, job]
+            child, "stage_command", lambda stage, job: [sys.executable, self.script, stage, job]
         )
         # Its own pace would be most of the time that these tests take.
         monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
@@ -481,7 +481,7 @@ def test_models_are_kept_when_asked_for_and_not_forgotten(
 
 
 def test_the_command_of_a_stage_can_be_run() -> None:
-    command = runner.stage_command("fit", Path("nowhere.json"))
+    command = child.stage_command("fit", Path("nowhere.json"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert b"nowhere.json" in process.stderr.read()
@@ -491,7 +491,7 @@ def test_the_command_of_a_stage_can_be_run() -> None:
 def test_a_stage_ends_when_the_benchmark_is_gone(tmp_path: Path) -> None:
     # A job that waits for ever, as its file is a pipe that nobody writes.
     os.mkfifo(tmp_path / "job.json")
-    command = runner.stage_command("fit", tmp_path / "job.json")
+    command = child.stage_command("fit", tmp_path / "job.json")
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.close()

@@ -8,10 +8,7 @@ import math
 import os
 import secrets
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flawmap.bench.child import Child
 from flawmap.bench.environment import code, environment
 from flawmap.bench.grid import Cell
 from flawmap.bench.groups import current
@@ -35,10 +33,6 @@ from flawmap.training.interrupt import Interrupted, PoliteStop
 
 _POLL_SECONDS = 0.2
 _ALIVE_SECONDS = 4.0
-_STOP_SECONDS = 20.0
-"""How long a child may take to save itself after Ctrl-C."""
-
-_LOG_TAIL = 2000
 
 
 @dataclass
@@ -91,56 +85,6 @@ def run_cells(
     return _Run(cells, store, jobs, retry, keep_models, device, progress or Silent()).run()
 
 
-def stage_command(stage: str, job: Path) -> list[str]:
-    """The command that runs one stage of a cell; see `measure`."""
-    return [sys.executable, "-W", "ignore", "-m", "flawmap.bench.measure", stage, str(job)]
-
-
-@dataclass
-class _Child:
-    """A cell that is being run."""
-
-    cell: Cell
-    folder: Path
-    stages: deque[str]
-    lock: FolderLock
-    process: subprocess.Popen[bytes] | None = None
-    stage: str = ""
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def log(self) -> Path:
-        """What its processes say."""
-        return self.folder / "log.txt"
-
-    def end(self) -> None:
-        """Wait until its process has saved itself and ended, or end it."""
-        if self.process is not None:
-            try:
-                self.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        self.lock.close()
-
-    def last_words(self) -> str:
-        """The end of what the cell's processes said, for a failure without a message."""
-        try:
-            with self.log.open("rb") as log:
-                # Only its end: this is asked several times a second.
-                log.seek(max(0, self.log.stat().st_size - _LOG_TAIL))
-                return log.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return ""
-
-    def doing(self) -> str:
-        """The last line of its progress."""
-        lines = self.last_words().splitlines()
-        return lines[-1][:60] if lines else self.stage
-
-
 Durations = dict[tuple[str, str], list[tuple[float, int]]]
 """Seconds and images of finished cells, by method and data."""
 
@@ -166,7 +110,7 @@ class _Run:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.work = work_folder(store.path)
         self.waiting = deque(cells)
-        self.running: list[_Child] = []
+        self.running: list[Child] = []
         self.total = len(cells)
         # Only what auto chooses may be the same fit as another line.
         self.chooses = any(cell.config.chosen for cell in cells)
@@ -315,13 +259,13 @@ class _Run:
         lost = self.store.alive([c.cell.key for c in self.running], self.owner)
         for child in [c for c in self.running if c.cell.key in lost]:
             self.progress.note(f"another process has taken over: {child.cell}")
-            self._signal(child)
+            child.stop()
             child.end()
             self.running.remove(child)
             self.finished += 1
             self.summary.elsewhere += 1
 
-    def _start(self, cell: Cell, folder: Path, lock: FolderLock) -> _Child:
+    def _start(self, cell: Cell, folder: Path, lock: FolderLock) -> Child:
         tree = cell.config.model_dump(mode="json")
         tree["training"]["device"] = self.device
         if self.threads is not None:
@@ -357,32 +301,12 @@ class _Run:
             # Its fit stands with the figures that were measured first.
             (folder / "fit.json").write_text("{}", encoding="utf-8")
         todo = deque(s for s in STAGES if not (folder / f"{s}.json").is_file())
-        child = _Child(cell, folder, todo, lock)
+        child = Child(cell, folder, todo, lock, self.threads)
         if child.stages:
-            self._next_stage(child)
+            child.next_stage()
         return child
 
-    def _next_stage(self, child: _Child) -> None:
-        child.stage = child.stages.popleft()
-        (child.folder / f"{child.stage}.error.json").unlink(missing_ok=True)
-        variables = dict(os.environ)
-        if self.threads is not None:
-            share = str(self.threads)
-            variables.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), share))
-        with child.log.open("ab") as log:
-            log.write(f"{child.stage}\n".encode())
-            log.flush()
-            child.process = subprocess.Popen(
-                stage_command(child.stage, child.folder / "job.json"),
-                # It closes when this process is gone, however that came about; see `measure`.
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=variables,
-                **_apart(child.lock),
-            )
-
-    def _attend(self, child: _Child) -> None:
+    def _attend(self, child: Child) -> None:
         code = 0 if child.process is None else child.process.poll()
         if code is None:
             return
@@ -390,10 +314,7 @@ class _Run:
         if code == 0 and all((child.folder / f"{s}.json").is_file() for s in STAGES):
             self._finish(child)
         elif code == 0 and child.stages and (child.folder / f"{child.stage}.json").is_file():
-            assert child.process is not None
-            assert child.process.stdin is not None
-            child.process.stdin.close()
-            self._next_stage(child)
+            child.next_stage()
             return
         else:
             self._fail(child, code)
@@ -401,7 +322,7 @@ class _Run:
         self.running.remove(child)
         self.finished += 1
 
-    def _finish(self, child: _Child) -> None:
+    def _finish(self, child: Child) -> None:
         fit = json.loads((child.folder / "fit.json").read_text(encoding="utf-8"))
         score = json.loads((child.folder / "score.json").read_text(encoding="utf-8"))
         outcome = Outcome(
@@ -426,7 +347,7 @@ class _Run:
             shutil.rmtree(child.folder, ignore_errors=True)
 
     @staticmethod
-    def _describe(child: _Child) -> None:
+    def _describe(child: Child) -> None:
         """Leave the bundle, and beside it what it is."""
         job = json.loads((child.folder / "job.json").read_text(encoding="utf-8"))
         about = {"cell": str(child.cell), "data": child.cell.data, **job}
@@ -435,20 +356,15 @@ class _Run:
         for name in ("job.json", "fit.json", "score.json"):
             (child.folder / name).unlink(missing_ok=True)
 
-    def _fail(self, child: _Child, code: int) -> None:
-        found = child.folder / f"{child.stage}.error.json"
-        if found.is_file():
-            error = json.loads(found.read_text(encoding="utf-8"))
-        else:
-            error = {"message": _how_it_ended(code), "log": child.last_words()}
-        error["stage"] = child.stage
+    def _fail(self, child: Child, code: int) -> None:
+        error = child.error(code)
         if self.store.fail(child.cell.key, self.owner, error, environment()):
             self.summary.failed.append(f"{child.cell}: {_reason(error)}")
             self.progress.note(f"failed: {child.cell}: {_reason(error)}\n  its log: {child.log}")
 
     def _stop_children(self) -> None:
         for child in self.running:
-            self._signal(child)
+            child.stop()
         for child in self.running:
             child.end()
         for child in self.running:
@@ -456,12 +372,6 @@ class _Run:
             with contextlib.suppress(BenchError):
                 self.store.release(child.cell.key, self.owner)
         self.running.clear()
-
-    @staticmethod
-    def _signal(child: _Child) -> None:
-        """Ask a child to end; a fit that hears this saves a checkpoint first."""
-        if child.process is not None and child.process.poll() is None:
-            child.process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.SIGTERM)
 
     def _show(self, task: Task) -> None:
         now = "-"
@@ -503,20 +413,5 @@ def expected_seconds(cell: Cell, durations: Durations) -> float:
     return sum(whole) / len(whole)
 
 
-def _apart(lock: FolderLock) -> dict[str, Any]:
-    """Options of a child: Ctrl-C reaches this process alone, which passes it on in its own time."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True, "pass_fds": (lock.descriptor,)}
-
-
 def _reason(error: Mapping[str, Any]) -> str:
     return " ".join(str(error.get("message", "unknown")).split())
-
-
-def _how_it_ended(code: int) -> str:
-    if code == -9:
-        return "its process was killed, perhaps because the memory was full"
-    if code < 0:
-        return f"its process ended with signal {-code}"
-    return f"its process ended with exit code {code}"
