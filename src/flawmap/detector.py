@@ -172,7 +172,7 @@ class Detector:
         given: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
         items = [_in_the_home(i) if isinstance(i, str | os.PathLike) else i for i in given]
         if single and isinstance(items[0], str | os.PathLike) and Path(items[0]).is_dir():
-            items, single = list(_in_the_folder(items[0])), False
+            items, single = list(_in_the_folder(items[0], self.categories)), False
         found = list(self._predict_items(items, category, batch_size))
         return found[0] if single else found
 
@@ -429,9 +429,9 @@ def _in_the_home(path: str | os.PathLike[str]) -> str:
     return str(as_path(text)) if text.startswith("~") else text
 
 
-def _in_the_folder(folder: str | os.PathLike[str]) -> list[str]:
+def _in_the_folder(folder: str | os.PathLike[str], known: Sequence[str]) -> list[str]:
     """The paths of its images, as `images_below` chooses them; what it leaves out is said."""
-    found = images_below(Path(folder))
+    found = images_below(Path(folder), known)
     raise_unreadable(found.problems, where=shown(folder))
     for note in found.notes:
         warnings.warn(note, FlawmapWarning, stacklevel=3)

@@ -163,11 +163,12 @@ def evaluate_table(
         count = counted(len(table.problems), "file or folder", "files or folders")
         verb = "is" if len(table.problems) == 1 else "are"
         notes.append(f"{count} could not be read and {verb} left out")
-    if seen := sum(s.split == "test" for s in of_known_parts(table)):
+    if seen := sum(s.split == "test" and s.label is not None for s in of_known_parts(table)):
         notes.append(
-            f"{seen} of {counted(len(test), 'test image')} show parts that training images of this "
-            "data show too: of a model that was fitted on it the figures are better than on new "
-            "parts; keep all images of a part in one split"
+            f"{counted(seen, 'test image')} of {len(test)} "
+            f"{'shows a part' if seen == 1 else 'show parts'} that training images of this data "
+            "show too: of a model that was fitted on it the figures are better than on new parts; "
+            "keep all images of a part in one split"
         )
     results: dict[str, CategoryResult] = {}
     seconds, mapped = 0.0, True

@@ -529,10 +529,12 @@ def test_a_line_of_a_category_tells_of_its_own_model(stored: Make) -> None:
         for c in "xy"
     ]
     lines = make_table(cells, columns=COLUMNS, by_category=True).lines
-    assert [(line.encoder, line.about["device"]) for line in lines] == [
-        ("x", "the x"),
-        ("y", "the y"),
+    assert [(line.encoder, line.about["device"], line.marks) for line in lines] == [
+        ("x", "the x", ()),
+        ("y", "the y", ()),
     ]
+    (line,) = make_table(cells, columns=COLUMNS).lines
+    assert "several devices: the x; the y" in line.marks
 
 
 def test_failures_and_shared_machines_are_told(stored: Make) -> None:

@@ -55,7 +55,7 @@ def test_each_listed_option_exists_with_its_default(name: str) -> None:
 def test_the_choice_is_explained_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["methods", "auto"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("auto  (the default of fit)\n  chooses one of the others")
+    assert text.startswith("auto  (the default of fit)\n  chooses one of the methods")
     assert "source:" not in text
 
 

@@ -96,6 +96,13 @@ def test_masks_maps_and_overlays_are_no_pictures_of_parts(half_a_data_set: Path)
     )
 
 
+def test_a_product_that_is_called_like_masks_is_scored(tmp_path: Path) -> None:
+    for name in ("face_mask/0.png", "bottle/0.png", "scratch_mask/0.png"):
+        image(tmp_path / name)
+    found = find_images([tmp_path], known=("face_mask", "bottle"))
+    assert [Path(s.path).parent.name for s in found.samples] == ["bottle", "face_mask"]
+
+
 def test_masks_beside_a_folder_of_good_images(tmp_path: Path) -> None:
     image(tmp_path / "parts" / "good" / "0.png")
     image(tmp_path / "parts" / "masks" / "0.png")

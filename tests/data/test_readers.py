@@ -685,6 +685,15 @@ class TestTable:
         with pytest.raises(DataError, match="label is 'good' but defect is 'true'"):
             self.read(images, "path,label,defect\nimages/a.png,good,true\n")
 
+    def test_flags_of_programs_in_the_column_of_defects(self, images: Path) -> None:
+        lines = (
+            '{"path": "images/a.png", "defect": false}\n{"path": "images/b.png", "defect": true}\n'
+        )
+        assert summary(self.read(images, lines, "t.jsonl")) == {
+            ("default", "train", 0, "good"): 1,
+            ("default", "test", 1, "defect"): 1,
+        }
+
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_in_another_encoding_is_recognised(self, images: Path, name: str) -> None:
         text = {

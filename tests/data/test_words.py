@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from flawmap.data.words import Meaning, folded, is_masks, is_nothing, meaning
+from flawmap.data.words import Meaning, folded, is_masks, is_nothing, is_yes, meaning
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,8 @@ def test_masks_are_told_from_splits() -> None:
 
 
 def test_words_for_no_kind_of_defect() -> None:
-    assert all(map(is_nothing, ("none", "NO", "False", "-", "n/a", "NA", "null", "kein")))
-    assert not any(map(is_nothing, ("", "0", "good", "nothing", "n_o", "--a")))
+    assert all(map(is_nothing, ("none", "NO", "False", "-", "–", "n/a", "N.A.", "None.")))
+    assert all(map(is_nothing, ("null", "kein", "no defect", "kein Fehler", "nothing")))
+    assert not any(map(is_nothing, ("", "0", "N", "good", "--a", "no weld")))
+    assert all(map(is_yes, ("True", "YES", "ja")))
+    assert not any(map(is_yes, ("", "1", "T", "Y", "defect")))

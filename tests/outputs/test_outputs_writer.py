@@ -175,3 +175,19 @@ def test_skipped_images_alone_replace_nothing(tmp_path: Path) -> None:
         writer.skip("y.png", "it is truncated")
     lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == ["x.png", "y.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("predictions.csv", "\ufeffpath;category;verdict;score\r\n"),
+        ("predictions.csv", '"path","category","verdict"\n'),
+        ("predictions.jsonl", '{"path": "a.png", "sc'),
+        ("predictions.jsonl", ""),
+    ],
+)
+def test_own_tables_are_known_whatever_became_of_them(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with PredictionWriter(tmp_path, roots=[]):
+        pass
+    assert (tmp_path / name).read_text(encoding="utf-8") != text or not text

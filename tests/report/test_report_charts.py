@@ -52,7 +52,7 @@ def test_the_roc_line_goes_through_the_corners_of_the_data() -> None:
         (middle_x, TOP),
         (WIDTH - RIGHT, TOP),
     ]
-    assert "good parts rejected (%)" in texts(svg)
+    assert "good images rejected (%)" in texts(svg)
     assert "defects found (%)" in texts(svg)
     assert texts(svg).count("100") == 2
 
@@ -63,7 +63,7 @@ def test_the_operating_point_is_drawn_where_it_lies_and_told_in_words() -> None:
     assert float(point.get("cx", "")) == (LEFT + WIDTH - RIGHT) / 2
     assert float(point.get("cy", "")) == TOP
     told = parsed(svg).get("aria-label") or ""
-    assert "100.0% of defects are found and 50.0% of good parts are rejected" in told
+    assert "100.0% of defects are found and 50.0% of good images are rejected" in told
     assert having(roc_chart([0, 1], [0, 1], None), "operating") == []
 
 

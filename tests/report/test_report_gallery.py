@@ -53,7 +53,10 @@ def test_without_a_threshold_nothing_is_called_a_miss(
     images = [make.image(0.9, 1, threshold=None), make.image(0.1, 0, threshold=None)]
     detector.pixel_threshold = None
     result = make.result(images, None)
-    assert [g.title for g in choose(result, 4)] == ["Hardest defects", "Most suspicious good parts"]
+    assert [g.title for g in choose(result, 4)] == [
+        "Hardest defects",
+        "Most suspicious good images",
+    ]
     html = show(detector, result, tmp_path)
     for word in ("missed", "found", "false alarm", "region found"):
         assert word not in html

@@ -71,11 +71,6 @@ class Group:
                 found.setdefault(cell.categories, {}).update(cost)
         return list(found.values())
 
-    @property
-    def shared_the_machine(self) -> bool:
-        """Whether other cells ran while times were taken."""
-        return any(c.environment.get("jobs", 1) > 1 for c in self.cells)
-
     @cached_property
     def counted_seeds(self) -> dict[int, dict[str, Figures]]:
         """The seeds that have every category; where none has, those that have the most."""
@@ -91,8 +86,9 @@ class Group:
             set(figures) >= set(self.categories) for figures in counted.values()
         )
 
-    def marks(self) -> tuple[str, ...]:
-        """What a reader must know of this line."""
+    def marks(self, part: Collection[str]) -> tuple[str, ...]:
+        """What a reader must know of the line of some of the categories."""
+        cells = [c for c in self.cells if set(c.categories) & set(part)]
         counted = self.counted_seeds
         most = max(len(figures) for figures in counted.values())
         found = []
@@ -100,22 +96,23 @@ class Group:
             found.append(f"incomplete: {most} of {len(self.categories)} categories")
         elif len(counted) < len(self.seeds):
             found.append(f"{len(counted)} of {len(self.seeds)} seeds")
-        if any(c.cost.get("fit_resumed") for c in self.cells):
+        if any(c.cost.get("fit_resumed") for c in cells):
             found.append(RESUMED)
-        if self.shared_the_machine:
+        if any(c.environment.get("jobs", 1) > 1 for c in cells):
             found.append(SHARED)
-        chosen = any(c.config.get("chosen") for c in self.cells)
+        chosen = any(c.config.get("chosen") for c in cells)
         for key in ("device",) if chosen else ("device", "precision"):
-            several = sorted({str(c.environment[key]) for c in self.cells if key in c.environment})
+            several = sorted({str(c.environment[key]) for c in cells if key in c.environment})
             if len(several) > 1:
                 found.append(f"several {key}s: {'; '.join(several)}")
-        weights = {c.environment.get("encoder_sha256") for c in self.cells} - {None}
+        weights = {c.environment.get("encoder_sha256") for c in cells} - {None}
         if len(weights) > 1 and not chosen:
             found.append("several weights of the encoder")
         if any(
             0 < (figures.get("n_defects_with_mask") or 0) < (figures.get("n_defect") or 0)
-            for cell in self.cells
-            for figures in cell.figures.values()
+            for cell in cells
+            for category, figures in cell.figures.items()
+            if category in part
         ):
             found.append("some defects have no mask: pixel metrics are over the others")
         return tuple(found)

@@ -200,8 +200,8 @@ def make_table(
         published_from: Add what papers print for the same data set in these tables of theirs; see
             `published.TABLES`.
         with_significance: Add notes on whether differences are beyond chance.
-        only_with: One of the columns: lines without a figure in it are left out, with all that is
-            said of them below the table.
+        only_with: One of the columns: lines without a figure in it are left out, with their
+            commits, machines and seeds below the table.
         title: Heading.
 
     Raises:
@@ -276,16 +276,16 @@ def _lines(
     group: Group, columns: Sequence[Column], by_category: bool, having: Having
 ) -> list[Line]:
     seeds = group.counted_seeds
-    marks, complete = group.marks(), group.complete
-    alone = not group.shared_the_machine
     timed = {c.name for c in columns if c.timed}
-    if not timed:
-        marks = tuple(mark for mark in marks if mark not in (SHARED, RESUMED))
     counted = [c for c in group.cells if c.seed in seeds]
     parts = [(category,) for category in group.categories] if by_category else [group.categories]
     measured = {category for figures in seeds.values() for category in figures}
     lines = []
     for part in parts:
+        marks = group.marks(part)
+        alone = SHARED not in marks
+        if not timed:
+            marks = tuple(mark for mark in marks if mark not in (SHARED, RESUMED))
         per_seed: dict[str, list[float]] = {}
         partial: dict[str, list[str]] = {}
         for column in columns:
@@ -324,7 +324,7 @@ def _lines(
                     *marks,
                     *(f"{titles[name]}: over {', '.join(over)}" for name, over in partial.items()),
                 ),
-                complete=complete,
+                complete=group.complete,
                 cells=cells,
             )
         )

@@ -37,7 +37,7 @@ def run(
         return
     if name in (None, AUTO):
         show.out(f"{AUTO}  (the default of fit)")
-        show.out("  chooses one of the others by images, device, time and options, and says why")
+        show.out("  chooses one of the methods by images, device, time and options, and says why")
         show.out()
     for entry in found:
         show.out(f"{entry['name']}  ({entry['kind']})")

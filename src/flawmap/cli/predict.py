@@ -128,6 +128,7 @@ def run(
         skip_bad=skip_bad,
         leave_out=() if output is None else drawn_before(output),
         seed=detector.config.seed,
+        known=detector.categories,
     )
     for text in found.notes:
         show.note(text)

@@ -207,16 +207,16 @@ def to_rgb(image: npt.NDArray[Any] | Image.Image, *, white_level: int | None = N
         (H, W, 3): uint8 for uint8 and bool, else float32 in [0, 1].
 
     Raises:
-        DataError: The shape, the type or the range is another one; or it is a Pillow image of 16
-            bits in colour or with alpha, of which Pillow keeps 8.
+        DataError: The shape, the type or the range is another one; or with a white level, it is a
+            Pillow image of 16 bits in colour or with alpha, of which Pillow keeps 8.
         ConfigError: `white_level` is not positive.
     """
     _require_positive("white_level", white_level)
     if isinstance(image, Image.Image):
         name = shown(getattr(image, "filename", "") or "the image")
-        if loses_bytes(image):
+        if white_level is not None and loses_bytes(image):
             raise DataError(
-                "Pillow keeps 8 of the 16 bits of an image of this kind",
+                "Pillow keeps 8 of the 16 bits of an image of this kind: no white level fits them",
                 where=name,
                 given=f"{image.mode} ({raw_mode(image)})",
                 expected="a path, or a uint16 array",

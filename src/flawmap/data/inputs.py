@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,14 +38,21 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def images_below(folder: Path) -> Inputs:
+def images_below(folder: Path, known: Collection[str] = ()) -> Inputs:
     """All images below a folder that is no data set.
 
-    Folders of masks are left out, and the maps and overlays of an earlier run. The folder itself
-    counts, whatever it is called.
+    Folders of masks are left out, and the maps and overlays of an earlier run.
+
+    Args:
+        folder: It counts itself, whatever it is called.
+        known: Names of products: such a folder counts too.
     """
+
+    def masks(name: str) -> str | None:
+        return "masks" if is_masks(name) and name not in known else None
+
     lister = Lister()
-    paths = lister.tree(folder, leave_out=lambda name: "masks" if is_masks(name) else None)
+    paths = lister.tree(folder, leave_out=masks)
     return Inputs(
         samples=tuple(map(_sample, paths)),
         roots=(str(folder),),
@@ -61,6 +68,7 @@ def find_images(
     skip_bad: bool = False,
     leave_out: Iterable[PathLike] = (),
     seed: int = 0,
+    known: Collection[str] = (),
 ) -> Inputs:
     """List the images at paths.
 
@@ -74,6 +82,7 @@ def find_images(
         skip_bad: Do without what cannot be listed.
         leave_out: Files that do not count: maps and overlays of an earlier run.
         seed: As for `read_data`, for layouts without a split of their own.
+        known: As for `images_below`.
 
     Raises:
         DataError: A path does not exist, or there is no image.
@@ -95,7 +104,7 @@ def find_images(
             roots.append(table.root if is_folder(table.root) else str(Path(table.root).parent))
             problems += table.problems
         elif is_folder(path):
-            plain = images_below(path)
+            plain = images_below(path, known)
             chosen = list(plain.samples)
             roots += plain.roots
             problems += plain.problems

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from flawmap.data.lister import Lister, Problem
 from flawmap.data.samples import SampleTable, table_of
-from flawmap.data.words import is_defect, is_good, is_nothing
+from flawmap.data.words import is_defect, is_good, is_nothing, is_yes
 from flawmap.errors import DataError
 from flawmap.files import is_file
 from flawmap.types import GOOD, Sample, Split
@@ -50,7 +50,6 @@ _COLUMNS = {
 }
 _GOOD_NUMBERS = frozenset({"0", "0.0"})
 _DEFECT_NUMBERS = frozenset({"1", "1.0"})
-_YES = frozenset({"true", "yes", "ja"})
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -362,7 +361,9 @@ def _json_masks(given: object) -> tuple[str, ...]:
 def _json_text(key: str, given: object) -> str:
     if given is None:
         return ""
-    # True could mean good or defective.
+    if isinstance(given, bool) and key == "defect":
+        return str(given)
+    # Elsewhere it could mean good or defective.
     if isinstance(given, bool) or not isinstance(given, str | int | float):
         raise _WrongLineError(f"{key} is {json.dumps(given)}, expected text or a number")
     return str(given).strip()
@@ -415,7 +416,7 @@ def _sample(row: _Row, base: Path) -> Sample:
     kind = row.text("defect")
     if label == 0:
         kind = GOOD
-    elif label == 1 and (not kind or is_nothing(kind) or kind.casefold() in _YES):
+    elif label == 1 and (not kind or is_nothing(kind) or is_yes(kind)):
         kind = "defect"
     return Sample(
         path=_located(row.text("path"), base),

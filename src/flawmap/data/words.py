@@ -37,10 +37,13 @@ _MASKS = ("mask", "masks", "maske", "masken", "groundtruth")
 
 _NOTHING = frozenset(
     {
-        *("none", "no", "false", "null", "nan", "n/a", "na", "-"),
-        *("kein", "keine", "keiner", "nein"),
+        *("none", "no", "nothing", "false", "null", "nil", "nan", "na", ""),
+        *("nodefect", "nodefects", "noanomaly", "kein", "keine", "keiner", "nein", "nichts"),
+        *("keinfehler", "keinefehler", "keindefekt"),
     }
 )
+# Single letters are codes of defects perhaps.
+_YES = frozenset({"yes", "true", "ja"})
 
 
 def folded(word: str) -> str:
@@ -64,8 +67,13 @@ def is_defect(word: str) -> bool:
 
 
 def is_nothing(word: str) -> bool:
-    """Whether a word, where a kind of defect could stand, says that there is none."""
-    return word.casefold() in _NOTHING
+    """Whether a word, where a kind of defect could stand, says that there is none; so do dashes."""
+    return bool(word) and folded(word) in _NOTHING
+
+
+def is_yes(word: str) -> bool:
+    """Whether a word, where a kind of defect could stand, says that there is one, of no name."""
+    return folded(word) in _YES
 
 
 def is_masks(name: str) -> bool:

@@ -114,7 +114,7 @@ class PredictionWriter:
 
     def skip(self, path: str, reason: str) -> None:
         """Note an image that could not be read, or a path that could not be listed."""
-        # What an earlier run wrote outlives a run that scores nothing.
+        # What an earlier run wrote outlives one that fails before its first image.
         self._waiting.append((path, reason))
         if self._tables is not None:
             with self._writing():
@@ -215,13 +215,15 @@ class PredictionWriter:
 
 def _require_own(folder: Path) -> None:
     """Nobody else's tables lie where those of this run will."""
-    for name, quote in (("predictions.csv", ""), (RECORDS, '"')):
+    for name in ("predictions.csv", RECORDS):
         try:
-            with (folder / name).open(encoding="utf-8", errors="replace") as file:
-                words = set(re.split("[,:{} \n]+", file.readline()))
+            with (folder / name).open(encoding="utf-8-sig", errors="replace") as file:
+                line = file.readline().strip()
         except OSError:
             continue
-        if words - {""} and not {f"{quote}path{quote}", f"{quote}verdict{quote}"} <= words:
+        # A spreadsheet may have written the table anew, and a run have died within its first line.
+        words = set(re.split("\\W+", line))
+        if line and not line.startswith('{"path":') and not {"path", "verdict"} <= words:
             raise ConfigError(
                 f"there is a {name} that flawmap has not written, and it would be replaced",
                 where="--output",

@@ -105,15 +105,15 @@ def roc_chart(
     x, y = roc_points(labels, scores)
     px, py = thin(axes.at_x(x), axes.at_y(y))
     line = "M" + "L".join(f"{_px(a)} {_px(b)}" for a, b in zip(px, py, strict=True))
-    body = _unit_axes(axes, "good parts rejected (%)", "defects found (%)")
+    body = _unit_axes(axes, "good images rejected (%)", "defects found (%)")
     body += f'<path class="chance" d="M{_at(axes, 0, 0)}L{_at(axes, 1, 1)}"/>'
     body += _area_and_line(axes, line)
     body += _operating(axes, operating, below=18)
-    told = "ROC curve: share of defects found against share of good parts rejected."
+    told = "ROC curve: share of defects found against share of good images rejected."
     if operating:
         told += (
             f" At the threshold {operating[1]:.1%} of defects are found and "
-            f"{operating[0]:.1%} of good parts are rejected."
+            f"{operating[0]:.1%} of good images are rejected."
         )
     return _svg(body, told)
 

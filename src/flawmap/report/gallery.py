@@ -104,7 +104,7 @@ def _misses(images: Sequence[ImageResult], missed: int, of: int, judged: bool) -
 
 def _alarms(images: Sequence[ImageResult], rejected: int, of: int, judged: bool) -> Group:
     if not judged:
-        title = "Most suspicious good parts"
+        title = "Most suspicious good images"
         words = "The highest-scoring good images; there is no threshold."
     elif rejected:
         title = "False alarms"

@@ -74,8 +74,8 @@ def make_plan(
             warn(
                 f"{counted(len(known), 'validation image')} of '{category}' "
                 f"{'shows a part' if len(known) == 1 else 'show parts'} that training images show "
-                "too: they teach, since a threshold set on them would promise too much; keep all "
-                "images of a part in one split"
+                "too, and taught like these: a threshold set on such would promise too much; keep "
+                "all images of a part in one split"
             )
         teaches = {s.path for s in known} | {s.path for s in extra if s.path in taught}
         train_part += [s for s in extra if s.path in teaches]
