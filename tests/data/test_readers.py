@@ -685,6 +685,16 @@ class TestTable:
         with pytest.raises(DataError, match="label is 'good' but defect is 'true'"):
             self.read(images, "path,label,defect\nimages/a.png,good,true\n")
 
+    @pytest.mark.parametrize("sign", ["?", "+", "✗", "N.O.", "N/O"])
+    def test_a_sign_in_the_column_of_defects_is_a_defect(self, images: Path, sign: str) -> None:
+        table = self.read(images, f"path,defect\nimages/a.png,none\nimages/b.png,{sign}\n")
+        assert summary(table) == {
+            ("default", "train", 0, "good"): 1,
+            ("default", "test", 1, sign): 1,
+        }
+        with pytest.raises(DataError, match="label is 'good' but defect is"):
+            self.read(images, f"path,label,defect\nimages/a.png,good,{sign}\n")
+
     def test_flags_of_programs_in_the_column_of_defects(self, images: Path) -> None:
         lines = (
             '{"path": "images/a.png", "defect": false}\n{"path": "images/b.png", "defect": true}\n'

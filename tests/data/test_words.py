@@ -37,6 +37,8 @@ def test_masks_are_told_from_splits() -> None:
 def test_words_for_no_kind_of_defect() -> None:
     assert all(map(is_nothing, ("none", "NO", "False", "-", "–", "n/a", "N.A.", "None.")))
     assert all(map(is_nothing, ("null", "kein", "no defect", "kein Fehler", "nothing")))
-    assert not any(map(is_nothing, ("", "0", "N", "good", "--a", "no weld")))
+    assert all(map(is_nothing, ("NO_DEFECT", "no-defect", " None ", "--", "—")))
+    assert not any(map(is_nothing, ("", "0", "N", "n_o", "good", "--a", "no weld", "_", ".")))
+    assert not any(map(is_nothing, ("?", "+", "✗", "*", "!", "...", "N/O", "N.O.", "no?", "-?")))
     assert all(map(is_yes, ("True", "YES", "ja")))
     assert not any(map(is_yes, ("", "1", "T", "Y", "defect")))

@@ -150,7 +150,16 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("predictions.csv", "image_path,label,score\n"), ("predictions.jsonl", '{"image": "a"}\n')],
+    [
+        ("predictions.csv", "image_path,label,score\n"),
+        ("predictions.csv", "image-path;final-verdict;operator\n"),
+        ("predictions.csv", "\nimage,label\n"),
+        ("predictions.jsonl", '{"image": "a"}\n'),
+        ("predictions.jsonl", '{"image": "/path/verdict/a.png"}\n'),
+        ("predictions.jsonl", '{"path": "a.png", "label": "ok"}\n'),
+        ("predictions.jsonl", '{"path": "a.png", \n"label": "ok"}\n'),
+        ("predictions.jsonl", "3\n"),
+    ],
 )
 def test_tables_of_others_are_not_replaced(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)

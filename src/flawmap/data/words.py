@@ -37,9 +37,9 @@ _MASKS = ("mask", "masks", "maske", "masken", "groundtruth")
 
 _NOTHING = frozenset(
     {
-        *("none", "no", "nothing", "false", "null", "nil", "nan", "na", ""),
-        *("nodefect", "nodefects", "noanomaly", "kein", "keine", "keiner", "nein", "nichts"),
-        *("keinfehler", "keinefehler", "keindefekt"),
+        *("none", "no", "nothing", "false", "null", "nil", "nan", "na", "n/a", "n.a"),
+        *("no defect", "no defects", "nodefect", "kein", "keine", "keiner", "nein", "nichts"),
+        *("kein fehler", "keine fehler", "kein defekt"),
     }
 )
 # Single letters are codes of defects perhaps.
@@ -67,13 +67,20 @@ def is_defect(word: str) -> bool:
 
 
 def is_nothing(word: str) -> bool:
-    """Whether a word, where a kind of defect could stand, says that there is none; so do dashes."""
-    return bool(word) and folded(word) in _NOTHING
+    """Whether a word, where a kind of defect could stand, says that there is none; so do dashes.
+
+    Stricter than names of folders: whatever else it says is a defect, signs such as "?" included.
+    """
+    return _plain(word) in _NOTHING or bool(re.fullmatch(r"[-‐‑‒–—−]+", word.strip()))
 
 
 def is_yes(word: str) -> bool:
     """Whether a word, where a kind of defect could stand, says that there is one, of no name."""
-    return folded(word) in _YES
+    return _plain(word) in _YES
+
+
+def _plain(word: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", word.casefold().strip().rstrip(".")))
 
 
 def is_masks(name: str) -> bool:

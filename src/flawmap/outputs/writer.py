@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -215,21 +216,34 @@ class PredictionWriter:
 
 def _require_own(folder: Path) -> None:
     """Nobody else's tables lie where those of this run will."""
-    for name in ("predictions.csv", RECORDS):
+    for name, own in (("predictions.csv", _own_table), (RECORDS, _own_records)):
         try:
             with (folder / name).open(encoding="utf-8-sig", errors="replace") as file:
-                line = file.readline().strip()
+                text = file.read(2**16)
         except OSError:
             continue
-        # A spreadsheet may have written the table anew, and a run have died within its first line.
-        words = set(re.split("\\W+", line))
-        if line and not line.startswith('{"path":') and not {"path", "verdict"} <= words:
+        if text.strip() and not own(text):
             raise ConfigError(
                 f"there is a {name} that flawmap has not written, and it would be replaced",
                 where="--output",
                 given=folder,
                 hint="choose another folder, or move the file away",
             )
+
+
+def _own_table(text: str) -> bool:
+    # A spreadsheet may have written it anew.
+    cells = re.split("[,;\t]", text.partition("\n")[0])
+    return {"path", "verdict"} <= {cell.strip().strip('"') for cell in cells}
+
+
+def _own_records(text: str) -> bool:
+    line, newline, _ = text.partition("\n")
+    try:
+        return {"path", "verdict"} <= set(json.loads(line))
+    except (ValueError, TypeError):
+        # A run may have died within its first line.
+        return line.startswith('{"path":') and not newline
 
 
 @dataclass(frozen=True, slots=True)

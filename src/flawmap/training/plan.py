@@ -71,11 +71,13 @@ def make_plan(
             continue
         parts = {s.group for s in train_part if s.group}
         if known := [s for s in extra if s.group in parts]:
+            one = len(known) == 1
             warn(
                 f"{counted(len(known), 'validation image')} of '{category}' "
-                f"{'shows a part' if len(known) == 1 else 'show parts'} that training images show "
-                "too, and taught like these: a threshold set on such would promise too much; keep "
-                "all images of a part in one split"
+                f"{'shows a part' if one else 'show parts'} that training images show too: "
+                f"{'it is' if one else 'they are'} learnt as well, since a threshold set on "
+                f"{'it' if one else 'them'} would promise too much; keep all images of a part in "
+                "one split"
             )
         teaches = {s.path for s in known} | {s.path for s in extra if s.path in taught}
         train_part += [s for s in extra if s.path in teaches]
